@@ -1,0 +1,2 @@
+#![no_std]
+//! The bytes between libudsproxy.so and udsproxyd.

@@ -1,0 +1,130 @@
+//! /etc/farside/node.toml, and the gate for unencrypted links.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Another place for `/etc/farside`, for tests and for more than one node on a machine.
+pub const CONFIG_DIR_ENV: &str = "FARSIDE_CONFIG_DIR";
+pub const PLAINTEXT_ENV: &str = "FARSIDE_INSECURE_PLAINTEXT";
+
+pub fn config_dir() -> PathBuf {
+    std::env::var_os(CONFIG_DIR_ENV).map_or_else(|| PathBuf::from("/etc/farside"), PathBuf::from)
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Where this node serves its peer, `ADDR:PORT`.
+    pub listen: Option<String>,
+    /// The other machine's node, `ADDR:PORT`.
+    pub peer: Option<String>,
+    /// The directories that the peer may mount.
+    #[serde(default, rename = "export")]
+    pub exports: Vec<Export>,
+    /// What `farside dpu up` builds; only on the DPU.
+    pub offload: Option<Offload>,
+}
+
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    pub path: PathBuf,
+    #[serde(default)]
+    pub access: Access,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    Ro,
+    #[default]
+    Rw,
+}
+
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Offload {
+    /// The directory that libvirtd runs in, `/another_rootfs` in the guide.
+    pub rootfs: PathBuf,
+    /// The host's directories, mounted at the same paths inside the rootfs.
+    pub mounts: Vec<PathBuf>,
+    /// The host's emulators, each replaced in the rootfs by a wrapper that runs it through rexec.
+    pub emulators: Vec<PathBuf>,
+}
+
+/// A configuration that cannot be used: the file, and what to change.
+#[derive(Debug)]
+pub struct ConfigError(pub String);
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl NodeConfig {
+    /// Reads `node.toml` below `dir`; a missing file is an empty configuration.
+    pub fn load(dir: &Path) -> Result<Self, ConfigError> {
+        let path = dir.join("node.toml");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&text).map_err(|e| ConfigError(format!("{}: {e}", path.display()))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(e) => Err(ConfigError(format!("{}: {e}", path.display()))),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|e| e.to_string())
+    }
+}
+
+/// Whether the administrator has asked for unencrypted links, by option or by `FARSIDE_INSECURE_PLAINTEXT=1`.
+pub fn plaintext_wanted(option: bool) -> bool {
+    option || std::env::var_os(PLAINTEXT_ENV).is_some_and(|v| v == "1")
+}
+
+/// Whether an unencrypted link may have this address at either end: loopback and the lab's 192.168.10.0/24 only.
+pub fn plaintext_allows(addr: SocketAddr) -> bool {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.octets()[..3] == [192, 168, 10],
+        IpAddr::V6(ip) => ip.is_loopback(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plaintext_is_for_loopback_and_the_lab_alone() {
+        for (addr, allowed) in [
+            ("127.0.0.1:1", true),
+            ("[::1]:1", true),
+            ("192.168.10.11:1", true),
+            ("[::ffff:192.168.10.11]:1", true),
+            ("192.168.11.1:1", false),
+            ("10.0.0.1:1", false),
+            ("0.0.0.0:1", false),
+            ("[fe80::1]:1", false),
+        ] {
+            assert_eq!(plaintext_allows(addr.parse().unwrap()), allowed, "{addr}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_word_in_node_toml_is_refused_by_name() {
+        let said = NodeConfig::parse("listne = 'x'").unwrap_err();
+        assert!(said.contains("listne"), "{said}");
+    }
+
+    #[test]
+    fn exports_are_writable_unless_said_otherwise() {
+        let config = NodeConfig::parse("[[export]]\npath='/a'\n[[export]]\npath='/b'\naccess='ro'").unwrap();
+        assert_eq!(config.exports[0].access, Access::Rw);
+        assert_eq!(config.exports[1].access, Access::Ro);
+    }
+}

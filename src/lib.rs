@@ -1,0 +1,24 @@
+//! farside: one node, one session to its peer, three services on it (exec, unix sockets, files).
+//!
+//! `ARCHITECTURE.md` beside this file has the map and a byte's journey through it.
+
+pub mod cli;
+
+pub mod offload;
+pub mod qtfs;
+pub mod rexec;
+pub mod udsproxyd;
+
+pub mod link;
+
+pub mod fdpass;
+pub mod ring;
+
+pub mod mux;
+
+pub mod sys;
+pub mod wire;
+
+pub mod config;
+pub mod errno;
+pub mod limits;

@@ -1,0 +1,1 @@
+//! Streams over links: a pure state machine.

@@ -1,0 +1,1 @@
+//! The rootfs, and bringing the offload up and down.

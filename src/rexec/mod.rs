@@ -1,0 +1,1 @@
+//! Remote execution: the stand-in on the near side, the server on the far side.

@@ -1,0 +1,1 @@
+//! Safe words for unsafe calls. The only rooms with `unsafe` are this one, `ring` and the shim.

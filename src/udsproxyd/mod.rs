@@ -1,0 +1,1 @@
+//! Unix sockets of one machine, used from the other.
