@@ -52,3 +52,10 @@ pub const REDIAL_FIRST_MS: u64 = 100;
 pub const REDIAL_MAX_MS: u64 = 3_000;
 /// SIGTERM: streams may finish within this time.
 pub const DRAIN_MS: u64 = 5_000;
+/// Control frames waiting on a LAT link: two for each stream; a peer that makes more and reads none is cut off.
+pub const CONTROL_QUEUE_MAX: usize = 2 * STREAMS_MAX;
+/// Recipes being collected on one link pair, all streams together: four of the largest messages.
+pub const RECIPES_PENDING_MAX: usize = 4 * RECIPES_MAX;
+/// RECIPE and MOVE frames of one stream that may wait for the other link: the recipes of one message in LAT frames
+/// (66), and as many moves as fit a round trip.
+pub const EARLY_CONTROL_MAX: usize = 256;

@@ -3,6 +3,7 @@
 pub mod codec;
 pub mod frame;
 pub mod hello;
+pub mod parser;
 
 use std::fmt;
 

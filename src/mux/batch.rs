@@ -1,0 +1,60 @@
+//! Frames on their way out: what one SENDMSG will carry.
+
+use super::Payload;
+use crate::wire::frame::{HEADER_LEN, Header};
+
+/// A run of headers, or one frame's payload.
+#[derive(Debug)]
+pub enum Part<P> {
+    /// Bytes `start..end` of `Batch::heads`.
+    Heads(usize, usize),
+    Body(P),
+}
+
+/// Headers side by side in one buffer, payloads by reference, in the order they leave.
+#[derive(Debug)]
+pub struct Batch<P> {
+    pub heads: Vec<u8>,
+    pub parts: Vec<Part<P>>,
+    bytes: usize,
+}
+
+impl<P> Default for Batch<P> {
+    fn default() -> Self {
+        Self { heads: Vec::new(), parts: Vec::new(), bytes: 0 }
+    }
+}
+
+impl<P: Payload> Batch<P> {
+    pub fn clear(&mut self) {
+        self.heads.clear();
+        self.parts.clear();
+        self.bytes = 0;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Headers and payloads together.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn push(&mut self, mut header: Header, body: Option<P>) {
+        let len = body.as_ref().map_or(0, Payload::len);
+        header.len = u32::try_from(len).expect("a frame is shorter than its lane's limit");
+        let start = self.heads.len();
+        self.heads.extend_from_slice(&header.encode());
+        match self.parts.last_mut() {
+            Some(Part::Heads(_, end)) if *end == start => *end += HEADER_LEN,
+            _ => self.parts.push(Part::Heads(start, start + HEADER_LEN)),
+        }
+        if let Some(body) = body
+            && len > 0
+        {
+            self.parts.push(Part::Body(body));
+        }
+        self.bytes += HEADER_LEN + len;
+    }
+}
