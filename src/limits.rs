@@ -59,3 +59,7 @@ pub const RECIPES_PENDING_MAX: usize = 4 * RECIPES_MAX;
 /// RECIPE and MOVE frames of one stream that may wait for the other link: the recipes of one message in LAT frames
 /// (66), and as many moves as fit a round trip.
 pub const EARLY_CONTROL_MAX: usize = 256;
+/// Submission queue: one turn of a worker rarely submits more; a full queue is submitted and goes on.
+pub const RING_SQ_ENTRIES: u32 = 256;
+/// Completion queue: a burst of completions between two turns; the kernel keeps what does not fit (IORING_FEAT_NODROP).
+pub const RING_CQ_ENTRIES: u32 = 4096;

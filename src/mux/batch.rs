@@ -41,6 +41,12 @@ impl<P: Payload> Batch<P> {
         self.bytes
     }
 
+    /// A payload without a header: what leaves for a program, not for a link.
+    pub fn push_body(&mut self, body: P) {
+        self.bytes += body.len();
+        self.parts.push(Part::Body(body));
+    }
+
     pub(super) fn push(&mut self, mut header: Header, body: Option<P>) {
         let len = body.as_ref().map_or(0, Payload::len);
         header.len = u32::try_from(len).expect("a frame is shorter than its lane's limit");

@@ -86,13 +86,13 @@ impl World {
     /// Something happens at a random end.
     fn act(&mut self) {
         let at = self.rng.below(2);
-        self.now_us += self.rng.next() % if self.rng.chance(2) { 100_000 } else { 300 };
-        match self.rng.below(12) {
+        self.now_us += if self.rng.next() % 1000 < 5 { 80_000 } else { self.rng.next() % 30 };
+        match self.rng.below(14) {
             0 => self.open(at),
             1..=5 => self.read(at),
             6 => self.finish(at),
             7..=9 => self.transmit(at),
-            10 => self.consume(at),
+            10 | 11 => self.consume(at),
             _ => self.deliver(at),
         }
         self.deliver(1 - at);
@@ -101,7 +101,7 @@ impl World {
     }
 
     fn open(&mut self, at: usize) {
-        if self.ends[at].streams.len() >= 12 {
+        if self.ends[at].streams.len() >= 5 {
             return;
         }
         let request = vec![7; self.rng.below(100)];
@@ -143,7 +143,7 @@ impl World {
 
     fn finish(&mut self, at: usize) {
         let Some(id) = self.pick(at) else { return };
-        let how = self.rng.below(20);
+        let how = self.rng.below(400);
         let end = &mut self.ends[at];
         let side = end.streams.get_mut(&id).unwrap();
         let key = side.key.unwrap();
@@ -300,7 +300,7 @@ fn every_byte_record_and_fd_arrives_in_order_over_a_wire_that_splits_and_delays(
     let mut seen = BTreeMap::new();
     for seed in 1..=150 {
         let mut world = World::new(seed);
-        for _ in 0..1500 {
+        for _ in 0..8000 {
             world.act();
         }
         world.settle();

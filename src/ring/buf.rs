@@ -1,0 +1,229 @@
+//! Buffers that the kernel fills and frames point into.
+//!
+//! ```text
+//!   Pool ──take()──▶ Filling ═══ kernel writes ═══▶ Filling::cut(n) ──▶ Chunk, split_to, clone
+//!     ▲                the unfilled tail                                the filled part, shared
+//!     └──────────────── the last one dropped gives the memory back ◀──────┘
+//! ```
+//!
+//! A buffer is filled once, front to back: the tail belongs to the one `Filling`, every byte before it is only read.
+//! That is why the kernel may write the tail while chunks of the front are still on their way out.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use crate::mux::Payload;
+
+/// Sizes of pooled buffers: small ones for a stream's reads, large ones for links and big streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    Small,
+    Large,
+}
+
+impl Size {
+    const fn bytes(self) -> usize {
+        match self {
+            // One page, several small requests.
+            Self::Small => 4 << 10,
+            // One BULK frame.
+            Self::Large => 64 << 10,
+        }
+    }
+
+    /// How many free buffers are kept rather than given back to the allocator: 1 MiB and 4 MiB a worker.
+    const fn keep(self) -> usize {
+        match self {
+            Self::Small => 256,
+            Self::Large => 64,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Free {
+    lists: [Vec<Box<[u8]>>; 2],
+    /// Bytes of buffers that are in use.
+    used: usize,
+}
+
+/// One worker's buffers. Cloning gives another handle.
+#[derive(Clone, Default)]
+pub struct Pool(Rc<RefCell<Free>>);
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pool({} bytes used)", self.used())
+    }
+}
+
+impl Pool {
+    pub fn take(&self, size: Size) -> Filling {
+        let mut free = self.0.borrow_mut();
+        free.used += size.bytes();
+        let bytes = free.lists[size as usize].pop().unwrap_or_else(|| vec![0; size.bytes()].into_boxed_slice());
+        Filling { memory: Rc::new(Memory::new(bytes, Some((self.clone(), size)))), filled: 0 }
+    }
+
+    /// Bytes of buffers that are in use now.
+    pub fn used(&self) -> usize {
+        self.0.borrow().used
+    }
+}
+
+/// Where bytes live. Only `Filling` writes, and only behind every `Chunk`.
+struct Memory {
+    start: NonNull<u8>,
+    len: usize,
+    home: Option<(Pool, Size)>,
+}
+
+impl Memory {
+    fn new(bytes: Box<[u8]>, home: Option<(Pool, Size)>) -> Self {
+        let len = bytes.len();
+        let start = NonNull::new(Box::into_raw(bytes).cast::<u8>()).expect("a box is never null");
+        Self { start, len, home }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let raw = std::ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.len);
+        // SAFETY: `start` and `len` are the box that `new` took apart, and the last handle is going.
+        let bytes = unsafe { Box::from_raw(raw) };
+        if let Some((pool, size)) = self.home.take() {
+            let mut free = pool.0.borrow_mut();
+            free.used -= size.bytes();
+            let list = &mut free.lists[size as usize];
+            if list.len() < size.keep() {
+                list.push(bytes);
+            }
+        }
+    }
+}
+
+/// A buffer that is being filled: its tail is ours alone.
+pub struct Filling {
+    memory: Rc<Memory>,
+    filled: usize,
+}
+
+impl fmt::Debug for Filling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Filling({} of {})", self.filled, self.memory.len)
+    }
+}
+
+impl Filling {
+    /// Room left.
+    pub fn spare(&self) -> usize {
+        self.memory.len - self.filled
+    }
+
+    /// Where the kernel may write `spare` bytes.
+    pub(super) fn tail(&self) -> *mut u8 {
+        // SAFETY: `filled <= len`, so the result is inside the allocation or one past it.
+        unsafe { self.memory.start.as_ptr().add(self.filled) }
+    }
+
+    /// The kernel has written `count` bytes at the tail: they are a chunk now.
+    pub fn cut(&mut self, count: usize) -> Chunk {
+        assert!(count <= self.spare(), "the kernel writes no more than it was given");
+        let start = self.filled;
+        self.filled += count;
+        Chunk { memory: Rc::clone(&self.memory), start, end: self.filled }
+    }
+}
+
+/// Some bytes of a buffer, shared by reference.
+pub struct Chunk {
+    memory: Rc<Memory>,
+    start: usize,
+    end: usize,
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Chunk({} bytes)", self.len())
+    }
+}
+
+impl Chunk {
+    /// A copy in memory of its own, so that a small remainder does not keep a large buffer.
+    pub fn compacted(&self) -> Self {
+        Self::from_vec(self.as_ref().to_vec())
+    }
+
+    /// Whether the chunk keeps a buffer at least eight times its size.
+    pub fn is_wasteful(&self) -> bool {
+        self.memory.len / 8 > self.len()
+    }
+
+    /// Drops the first `count` bytes.
+    pub fn advance(&mut self, count: usize) {
+        assert!(count <= self.len(), "no more than there is");
+        self.start += count;
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: `start..end` lies in the allocation; it was written before `cut` made this chunk, and nobody writes
+        // there again: `Filling` writes only behind `filled`, which is not before `end`.
+        unsafe { std::slice::from_raw_parts(self.memory.start.as_ptr().add(self.start), self.len()) }
+    }
+}
+
+impl Payload for Chunk {
+    fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    fn split_to(&mut self, count: usize) -> Self {
+        assert!(count <= self.len(), "no more than there is");
+        let head = Self { memory: Rc::clone(&self.memory), start: self.start, end: self.start + count };
+        self.start += count;
+        head
+    }
+
+    fn from_vec(bytes: Vec<u8>) -> Self {
+        let end = bytes.len();
+        Self { memory: Rc::new(Memory::new(bytes.into_boxed_slice(), None)), start: 0, end }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_chunk_gives_the_buffer_back() {
+        let pool = Pool::default();
+        let mut filling = pool.take(Size::Small);
+        let mut chunk = filling.cut(10);
+        let head = chunk.split_to(4);
+        assert_eq!((head.len(), chunk.len(), pool.used()), (4, 6, 4096));
+        drop((filling, chunk));
+        assert_eq!(pool.used(), 4096);
+        drop(head);
+        assert_eq!(pool.used(), 0);
+        drop(pool.take(Size::Small));
+    }
+
+    #[test]
+    fn the_tail_may_be_written_while_the_front_is_read() {
+        let pool = Pool::default();
+        let mut filling = pool.take(Size::Small);
+        // SAFETY: the test is the kernel here.
+        unsafe { filling.tail().copy_from(b"front".as_ptr(), 5) };
+        let front = filling.cut(5);
+        // SAFETY: as above.
+        unsafe { filling.tail().copy_from(b"tail".as_ptr(), 4) };
+        let tail = filling.cut(4);
+        assert_eq!((front.as_ref(), tail.as_ref()), (&b"front"[..], &b"tail"[..]));
+        assert!(front.is_wasteful());
+        assert_eq!(front.compacted().as_ref(), b"front");
+    }
+}

@@ -1,0 +1,116 @@
+//! What a worker may ask of the kernel, and what comes back.
+//!
+//! An operation owns everything that the kernel will touch: the buffer, the fd, the message. It gives them back with
+//! its completion, so nothing can be freed under it, and fds that arrive for an operation nobody waits for are closed.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::buf::{Chunk, Filling};
+use crate::errno::{Errno, OsResult};
+use crate::mux::{Batch, Part, Payload};
+
+/// An fd that operations share: it is closed when the last of them is done.
+pub type Fd = Rc<OwnedFd>;
+
+#[derive(Debug)]
+pub enum Op {
+    /// RECVMSG of at most `max` bytes into the tail of `into`. With `fds`, control data is taken too: a RECV would drop
+    /// passed fds without a word.
+    Recv { fd: Fd, into: Filling, max: usize, fds: bool },
+    /// read(2) at the file's own position, for pipes, files and terminals.
+    Read { fd: Fd, into: Filling, max: usize },
+    /// SENDMSG of what is left of the message.
+    Send { fd: Fd, message: Box<Message> },
+    /// SEND of one chunk.
+    SendChunk { fd: Fd, chunk: Chunk },
+    /// write(2) at the file's own position.
+    Write { fd: Fd, chunk: Chunk },
+    Accept { fd: Fd },
+    /// One readiness event, poll(2)'s bits.
+    Poll { fd: Fd, events: i16 },
+}
+
+/// Which operation, for `cancel`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpId(pub(super) u64);
+
+/// An operation that has ended. What it owned comes back.
+#[derive(Debug)]
+pub struct Done {
+    /// What `submit` was given.
+    pub token: u64,
+    pub op: Op,
+    pub result: Result<u32, Errno>,
+    /// Accepted, or received with the message.
+    pub fds: Vec<OwnedFd>,
+    /// Control data did not fit and fds are lost: MSG_CTRUNC, recvmsg(2).
+    pub fds_lost: bool,
+}
+
+/// One worker's way to the kernel. `uring` is the first; the rest of the house knows only this.
+pub trait Engine {
+    /// Hands the operation over; it starts at the next `wait`, or before.
+    fn submit(&mut self, op: Op, token: u64) -> OpId;
+
+    /// Asks for an early end. The operation still completes, with ECANCELED or with what it had done by then.
+    fn cancel(&mut self, id: OpId);
+
+    /// Starts what was submitted, waits until something has ended (or `timeout` is over), and appends it to `done`.
+    ///
+    /// # Errors
+    /// The ring itself failed; the worker cannot go on.
+    fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Done>) -> OsResult<()>;
+}
+
+/// What one SENDMSG carries: headers and payloads, fds with the first byte, and how far it has got.
+#[derive(Debug, Default)]
+pub struct Message {
+    pub batch: Batch<Chunk>,
+    pub fds: Vec<OwnedFd>,
+    sent: usize,
+}
+
+impl Message {
+    /// Bytes still to be sent.
+    pub fn left(&self) -> usize {
+        self.batch.bytes() - self.sent
+    }
+
+    /// The kernel took `count` bytes, and the fds with them.
+    pub fn advance(&mut self, count: usize) {
+        self.sent += count;
+        assert!(self.sent <= self.batch.bytes(), "no more than there is");
+        self.fds.clear();
+    }
+
+    pub fn clear(&mut self) {
+        self.batch.clear();
+        self.fds.clear();
+        self.sent = 0;
+    }
+
+    /// The bytes still to be sent, in order, as slices.
+    pub(super) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let mut skip = self.sent;
+        self.batch.parts.iter().filter_map(move |part| {
+            let bytes = match part {
+                Part::Heads(start, end) => &self.batch.heads[*start..*end],
+                Part::Body(body) => body.as_ref(),
+            };
+            let cut = skip.min(bytes.len());
+            skip -= cut;
+            (cut < bytes.len()).then_some(&bytes[cut..])
+        })
+    }
+}
+
+/// A message of one payload with fds, as a record or a control message is sent.
+impl From<Vec<Chunk>> for Message {
+    fn from(chunks: Vec<Chunk>) -> Self {
+        let mut batch = Batch::default();
+        chunks.into_iter().filter(|c| !c.is_empty()).for_each(|c| batch.push_body(c));
+        Self { batch, fds: Vec::new(), sent: 0 }
+    }
+}

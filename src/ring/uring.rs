@@ -1,0 +1,363 @@
+//! The io_uring engine, tier A: kernel 6.1, SINGLE_ISSUER and DEFER_TASKRUN, one-shot operations.
+//!
+//! ```text
+//!   submit(op) ──▶ slab slot + generation = user_data ──▶ SQE ──▶ kernel ──▶ CQE ──▶ slot taken ──▶ Done
+//! ```
+//!
+//! A slot is freed on its operation's only CQE. The generation in user_data tells a late completion of a cancelled
+//! operation from the slot's next tenant. Everything the kernel points to lives in the slot or in a box of it.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
+use io_uring::{IoUring, opcode, squeue, types};
+use slab::Slab;
+
+use super::op::{Done, Engine, Fd, Message, Op, OpId};
+use crate::errno::{Errno, OsError, OsResult, Step};
+use crate::limits::{FDS_MAX, RING_CQ_ENTRIES, RING_SQ_ENTRIES};
+
+/// CMSG_SPACE for 253 fds is 1032 bytes, a multiple of what cmsghdr must be aligned to.
+const CONTROL_WORDS: usize = 1032 / 8;
+const _: () = assert!(CONTROL_WORDS * 8 == 16 + (FDS_MAX * 4).next_multiple_of(8));
+
+/// The completion of a cancel request itself.
+const NOBODY: u64 = u64::MAX;
+
+/// What RECVMSG and SENDMSG point to besides the buffers.
+struct Envelope {
+    header: libc::msghdr,
+    slices: Vec<libc::iovec>,
+    control: [u64; CONTROL_WORDS],
+}
+
+impl Envelope {
+    fn new() -> Box<Self> {
+        // SAFETY: msghdr is plain data; all zero is an empty one.
+        let header = unsafe { std::mem::zeroed() };
+        Box::new(Self { header, slices: Vec::new(), control: [0; CONTROL_WORDS] })
+    }
+
+    fn point(&mut self, control_len: usize) -> *mut libc::msghdr {
+        self.header.msg_iov = self.slices.as_mut_ptr();
+        self.header.msg_iovlen = self.slices.len();
+        self.header.msg_control =
+            if control_len == 0 { std::ptr::null_mut() } else { self.control.as_mut_ptr().cast() };
+        self.header.msg_controllen = control_len;
+        self.header.msg_flags = 0;
+        &raw mut self.header
+    }
+}
+
+struct Slot {
+    token: u64,
+    generation: u32,
+    op: Op,
+    envelope: Option<Box<Envelope>>,
+}
+
+pub struct Uring {
+    ring: IoUring,
+    slots: Slab<Slot>,
+    generation: u32,
+    /// Envelopes that are free: they are large, and every message needs one.
+    envelopes: Vec<Box<Envelope>>,
+    /// Operations that found no room in the submission queue.
+    cancels: Vec<u64>,
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Uring({} operations)", self.slots.len())
+    }
+}
+
+impl Uring {
+    /// Sets the ring up for the calling thread, which alone may use it.
+    ///
+    /// # Errors
+    /// ENOSYS: no io_uring in this kernel. EPERM: kernel.io_uring_disabled or a seccomp filter. EINVAL: older than 6.1.
+    /// ENOMEM: no memory, or a memlock limit.
+    pub fn new() -> OsResult<Self> {
+        let ring = IoUring::builder()
+            .setup_cqsize(RING_CQ_ENTRIES)
+            .setup_clamp()
+            .setup_submit_all()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .build(RING_SQ_ENTRIES)
+            .step("io_uring_setup")?;
+        Ok(Self { ring, slots: Slab::new(), generation: 0, envelopes: Vec::new(), cancels: Vec::new() })
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: what the entry points to is owned by its slot until its completion is taken.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            // The queue is full: start what is in it. An error here shows again at the next `wait`.
+            if self.ring.submit().is_err() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn collect(&mut self, done: &mut Vec<Done>) {
+        loop {
+            let Some(entry) = self.ring.completion().next() else { return };
+            let id = entry.user_data();
+            if id == NOBODY {
+                continue;
+            }
+            let index = usize::try_from(id & 0xffff_ffff).expect("32 bits");
+            let known = self.slots.get(index).is_some_and(|s| u64::from(s.generation) == id >> 32);
+            assert!(known, "a completion for an operation that is not in flight");
+            let slot = self.slots.remove(index);
+            done.push(self.finish(slot, entry.result()));
+        }
+    }
+
+    fn finish(&mut self, mut slot: Slot, result: i32) -> Done {
+        let result = u32::try_from(result).map_err(|_| Errno::from_raw(-result));
+        let mut fds = Vec::new();
+        let mut fds_lost = false;
+        if let Some(mut envelope) = slot.envelope.take() {
+            if let (Op::Recv { fds: true, .. }, Ok(_)) = (&slot.op, &result) {
+                take_fds(&envelope.header, &mut fds);
+                fds_lost = envelope.header.msg_flags & libc::MSG_CTRUNC != 0;
+            }
+            envelope.slices.clear();
+            if self.envelopes.len() < 64 {
+                self.envelopes.push(envelope);
+            }
+        }
+        if let (Op::Accept { .. }, Ok(fd)) = (&slot.op, &result) {
+            let raw = i32::try_from(*fd).expect("an fd");
+            // SAFETY: the kernel has just made this fd for us.
+            fds.push(unsafe { OwnedFd::from_raw_fd(raw) });
+        }
+        Done { token: slot.token, op: slot.op, result, fds, fds_lost }
+    }
+
+    fn recv(&mut self, fd: &Fd, tail: *mut u8, max: usize, fds: bool) -> (squeue::Entry, Option<Box<Envelope>>) {
+        let raw = types::Fd(fd.as_raw_fd());
+        if !fds {
+            let len = u32::try_from(max).expect("a buffer is small");
+            return (opcode::Recv::new(raw, tail, len).build(), None);
+        }
+        let mut envelope = self.envelopes.pop().unwrap_or_else(Envelope::new);
+        envelope.slices.push(libc::iovec { iov_base: tail.cast(), iov_len: max });
+        let header = envelope.point(CONTROL_WORDS * 8);
+        let entry = opcode::RecvMsg::new(raw, header).flags(libc::MSG_CMSG_CLOEXEC.cast_unsigned()).build();
+        (entry, Some(envelope))
+    }
+
+    fn send(&mut self, fd: &Fd, message: &Message) -> (squeue::Entry, Option<Box<Envelope>>) {
+        let mut envelope = self.envelopes.pop().unwrap_or_else(Envelope::new);
+        for slice in message.slices().take(SLICES_MAX) {
+            envelope.slices.push(libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() });
+        }
+        let control_len = put_fds(&mut envelope.control, &message.fds);
+        let header = envelope.point(control_len);
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let entry = opcode::SendMsg::new(types::Fd(fd.as_raw_fd()), header).flags(flags.cast_unsigned()).build();
+        (entry, Some(envelope))
+    }
+}
+
+/// UIO_MAXIOV, sendmsg(2).
+const SLICES_MAX: usize = 1024;
+
+impl Engine for Uring {
+    fn submit(&mut self, op: Op, token: u64) -> OpId {
+        let (entry, envelope) = match &op {
+            Op::Recv { fd, into, max, fds } => self.recv(fd, into.tail(), (*max).min(into.spare()), *fds),
+            Op::Read { fd, into, max } => {
+                let len = u32::try_from((*max).min(into.spare())).expect("a buffer is small");
+                // Offset -1: the file's own position, io_uring_enter(2).
+                (opcode::Read::new(types::Fd(fd.as_raw_fd()), into.tail(), len).offset(u64::MAX).build(), None)
+            }
+            Op::Send { fd, message } => self.send(fd, message),
+            Op::SendChunk { fd, chunk } => {
+                let bytes = chunk.as_ref();
+                let len = u32::try_from(bytes.len()).expect("a chunk is small");
+                let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+                (opcode::Send::new(types::Fd(fd.as_raw_fd()), bytes.as_ptr(), len).flags(flags).build(), None)
+            }
+            Op::Write { fd, chunk } => {
+                let bytes = chunk.as_ref();
+                let len = u32::try_from(bytes.len()).expect("a chunk is small");
+                let raw = types::Fd(fd.as_raw_fd());
+                (opcode::Write::new(raw, bytes.as_ptr(), len).offset(u64::MAX).build(), None)
+            }
+            Op::Accept { fd } => {
+                let null = std::ptr::null_mut();
+                let flags = libc::SOCK_CLOEXEC;
+                (opcode::Accept::new(types::Fd(fd.as_raw_fd()), null, null.cast()).flags(flags).build(), None)
+            }
+            Op::Poll { fd, events } => {
+                let events = u32::from(events.cast_unsigned());
+                (opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events).build(), None)
+            }
+        };
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let index = self.slots.insert(Slot { token, generation, op, envelope });
+        let id = u64::from(generation) << 32 | u64::try_from(index).expect("far fewer than 2^32 operations");
+        self.push(&entry.user_data(id));
+        OpId(id)
+    }
+
+    fn cancel(&mut self, id: OpId) {
+        self.cancels.push(id.0);
+        while let Some(id) = self.cancels.pop() {
+            let builder = CancelBuilder::user_data(id);
+            self.push(&opcode::AsyncCancel2::new(builder).build().user_data(NOBODY));
+        }
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Done>) -> OsResult<()> {
+        let ready = !self.ring.completion().is_empty();
+        let spec = timeout.map(Timespec::from);
+        let mut args = SubmitArgs::new();
+        if let Some(spec) = &spec {
+            args = args.timespec(spec);
+        }
+        match self.ring.submitter().submit_with_args(usize::from(!ready), &args) {
+            Ok(_) => {}
+            // ETIME: the timeout is over. EINTR: a signal. EBUSY, EAGAIN: completions must be taken first.
+            Err(e) => match e.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
+                _ => return Err(OsError::new("io_uring_enter", crate::errno::errno_of(&e))),
+            },
+        }
+        self.collect(done);
+        Ok(())
+    }
+}
+
+/// Takes over every fd of the received control data, so that none leaks whatever happens next.
+fn take_fds(header: &libc::msghdr, out: &mut Vec<OwnedFd>) {
+    // SAFETY: the kernel has filled msg_control up to msg_controllen with whole cmsghdrs; the fds in them are new and
+    // ours alone.
+    unsafe {
+        let mut cmsg = libc::CMSG_FIRSTHDR(header);
+        while !cmsg.is_null() {
+            if ((*cmsg).cmsg_level, (*cmsg).cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                let data = libc::CMSG_DATA(cmsg).cast::<i32>();
+                let bytes = (*cmsg).cmsg_len - libc::CMSG_LEN(0) as usize;
+                for i in 0..bytes / size_of::<i32>() {
+                    out.push(OwnedFd::from_raw_fd(data.add(i).read_unaligned()));
+                }
+            }
+            cmsg = libc::CMSG_NXTHDR(header, cmsg);
+        }
+    }
+}
+
+/// Writes one SCM_RIGHTS message; returns its length, 0 for no fds.
+fn put_fds(control: &mut [u64; CONTROL_WORDS], fds: &[OwnedFd]) -> usize {
+    if fds.is_empty() {
+        return 0;
+    }
+    assert!(fds.len() <= FDS_MAX, "the kernel takes no more, nor did the peer send more");
+    let bytes = u32::try_from(size_of_val(fds)).expect("253 fds");
+    let header = control.as_mut_ptr().cast::<libc::cmsghdr>();
+    // SAFETY: `control` has room for 253 fds behind a header and is aligned for it.
+    unsafe {
+        (*header).cmsg_len = libc::CMSG_LEN(bytes) as usize;
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        let data = libc::CMSG_DATA(header).cast::<i32>();
+        for (i, fd) in fds.iter().enumerate() {
+            data.add(i).write_unaligned(fd.as_raw_fd());
+        }
+        libc::CMSG_SPACE(bytes) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mux::Payload;
+    use crate::ring::buf::{Chunk, Pool, Size};
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::rc::Rc;
+
+    fn wait_one(ring: &mut Uring) -> Done {
+        let mut done = Vec::new();
+        while done.is_empty() {
+            ring.wait(Some(Duration::from_secs(5)), &mut done).unwrap();
+        }
+        done.pop().unwrap()
+    }
+
+    fn shared(stream: UnixStream) -> Fd {
+        Rc::new(stream.into())
+    }
+
+    #[test]
+    fn bytes_and_253_fds_cross_a_socket() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (near, far) = (shared(near), shared(far));
+        let mut ring = Uring::new().unwrap();
+        let mut message = Box::new(Message::from(vec![Chunk::from_vec(b"hello".to_vec())]));
+        let (probe, mut other) = UnixStream::pair().unwrap();
+        message.fds = (0..253).map(|_| probe.try_clone().unwrap().into()).collect();
+        ring.submit(Op::Send { fd: near, message }, 1);
+        let sent = wait_one(&mut ring);
+        assert_eq!((sent.token, sent.result), (1, Ok(5)));
+        let into = Pool::default().take(Size::Small);
+        ring.submit(Op::Recv { fd: far, into, max: 100, fds: true }, 2);
+        let mut got = wait_one(&mut ring);
+        assert_eq!((got.token, got.result, got.fds.len(), got.fds_lost), (2, Ok(5), 253, false));
+        let Op::Recv { mut into, .. } = got.op else { panic!("another operation came back") };
+        assert_eq!(into.cut(5).as_ref(), b"hello");
+        UnixStream::from(got.fds.pop().unwrap()).write_all(b"x").unwrap();
+        let mut byte = [0];
+        other.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+    }
+
+    #[test]
+    fn a_cancelled_read_completes_and_gives_its_buffer_back() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let pool = Pool::default();
+        let mut ring = Uring::new().unwrap();
+        let op = Op::Recv { fd: shared(near), into: pool.take(Size::Large), max: 100, fds: true };
+        let id = ring.submit(op, 7);
+        ring.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
+        ring.cancel(id);
+        let done = wait_one(&mut ring);
+        assert_eq!((done.token, done.result), (7, Err(Errno::ECANCELED)));
+        drop(done);
+        assert_eq!(pool.used(), 0);
+    }
+
+    #[test]
+    fn a_wait_without_work_ends_at_its_timeout() {
+        let mut ring = Uring::new().unwrap();
+        let mut done = Vec::new();
+        ring.wait(Some(Duration::from_millis(5)), &mut done).unwrap();
+        assert!(done.is_empty());
+    }
+
+    #[test]
+    fn more_operations_than_the_queue_has_room_for_all_complete() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let near = shared(near);
+        let mut ring = Uring::new().unwrap();
+        for token in 0..3 * u64::from(RING_SQ_ENTRIES) {
+            ring.submit(Op::Poll { fd: Rc::clone(&near), events: libc::POLLIN }, token);
+        }
+        (&far).write_all(b"x").unwrap();
+        let mut done = Vec::new();
+        while done.len() < 3 * RING_SQ_ENTRIES as usize {
+            ring.wait(Some(Duration::from_secs(5)), &mut done).unwrap();
+        }
+        assert!(done.iter().all(|d| d.result == Ok(1)));
+    }
+}
