@@ -1,1 +1,58 @@
 //! fds that cross: fd to recipe on the near side, recipe to fd on the far side.
+//!
+//! ```text
+//!   near: fd ──describe──▶ Recipe ────wire────▶ rebuild ──▶ fd for the far program
+//!                     └──▶ Pump ═══ one more stream ═══ Pump ◀──┘
+//! ```
+//!
+//! One room for rexec's inherited fds and for SCM_RIGHTS. What cannot be made again is refused by name: a program must
+//! not run on a lie. Blocking calls may happen here, so a helper thread runs it, never a worker.
+
+mod far;
+mod near;
+
+use std::os::fd::OwnedFd;
+
+use crate::sys::tempdir::PrivateDir;
+use crate::wire::recipe::Recipe;
+
+pub use far::{connect_listener, rebuild};
+pub use near::{Mode, describe};
+
+/// This node's end of an fd that crossed: what the worker moves bytes with.
+#[derive(Debug)]
+pub struct Pump {
+    pub fd: OwnedFd,
+    pub kind: PumpKind,
+}
+
+#[derive(Debug)]
+pub enum PumpKind {
+    /// Both ways, half-close each; fds may be passed inside.
+    Socket,
+    /// Bytes come out of it: a pipe's read end, a file, a terminal.
+    Source,
+    /// Bytes go into it.
+    Sink,
+    /// A listening socket of a near program: each client becomes a stream.
+    Listener,
+    /// A listening socket made here for a far program, and where to connect to it.
+    Listening(PrivateDir),
+}
+
+/// An fd on its way to the other machine.
+#[derive(Debug)]
+pub struct Described {
+    /// Its stream id is filled in when the stream has been announced.
+    pub recipe: Recipe,
+    pub pump: Option<Pump>,
+}
+
+/// An fd made here from a recipe.
+#[derive(Debug)]
+pub struct Rebuilt {
+    /// For the program.
+    pub fd: OwnedFd,
+    /// The announced stream, and this node's end.
+    pub pump: Option<(u32, Pump)>,
+}

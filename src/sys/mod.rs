@@ -1,1 +1,5 @@
 //! Safe words for unsafe calls. The only rooms with `unsafe` are this one, `ring` and the shim.
+
+pub mod nonblock;
+pub mod same_file;
+pub mod tempdir;

@@ -4,6 +4,8 @@ pub mod codec;
 pub mod frame;
 pub mod hello;
 pub mod parser;
+pub mod recipe;
+pub mod service;
 
 use std::fmt;
 

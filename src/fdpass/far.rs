@@ -1,0 +1,99 @@
+//! An fd made from a recipe, for a program of this machine.
+
+use std::fs::OpenOptions;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::fcntl::OFlag;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket, socketpair,
+};
+use nix::unistd::pipe2;
+
+use super::{Pump, PumpKind, Rebuilt};
+use crate::errno::{Errno, OsError, OsResult, Step};
+use crate::sys::nonblock::set_nonblocking;
+use crate::sys::tempdir::PrivateDir;
+use crate::wire::recipe::{Access, Device, Recipe, SocketKind};
+
+/// Makes all fds of one message. On an error nothing is left behind.
+///
+/// # Errors
+/// The first step that failed; the message must not be delivered.
+pub fn rebuild(recipes: &[Recipe]) -> OsResult<Vec<Rebuilt>> {
+    let mut done: Vec<Rebuilt> = Vec::with_capacity(recipes.len());
+    for recipe in recipes {
+        let made = match recipe {
+            Recipe::Pipe { stream, access } => pipe(*stream, *access)?,
+            Recipe::Socket { stream, kind, nonblock } => socket_pair(*stream, *kind, *nonblock)?,
+            Recipe::Listener { stream, kind, backlog, nonblock } => listener(*stream, *kind, *backlog, *nonblock)?,
+            Recipe::Device { device, access } => Rebuilt { fd: open_device(*device, *access)?, pump: None },
+            Recipe::Same { index } => {
+                let twin = &done[usize::from(*index)];
+                Rebuilt { fd: twin.fd.try_clone().step("dup")?, pump: None }
+            }
+        };
+        done.push(made);
+    }
+    Ok(done)
+}
+
+fn pipe(stream: u32, access: Access) -> OsResult<Rebuilt> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).step("pipe2")?;
+    let (fd, pump) = if access.read {
+        (reader, Pump { fd: writer, kind: PumpKind::Sink })
+    } else {
+        (writer, Pump { fd: reader, kind: PumpKind::Source })
+    };
+    set_nonblocking(&fd, access.nonblock)?;
+    Ok(Rebuilt { fd, pump: Some((stream, pump)) })
+}
+
+fn sock_type(kind: SocketKind) -> OsResult<SockType> {
+    match kind {
+        SocketKind::Stream => Ok(SockType::Stream),
+        SocketKind::SeqPacket | SocketKind::Datagram => {
+            Err(OsError::on("carry", "a datagram or seqpacket socket", Errno::EOPNOTSUPP))
+        }
+    }
+}
+
+fn socket_pair(stream: u32, kind: SocketKind, nonblock: bool) -> OsResult<Rebuilt> {
+    let (fd, ours) =
+        socketpair(AddressFamily::Unix, sock_type(kind)?, None, SockFlag::SOCK_CLOEXEC).step("socketpair")?;
+    set_nonblocking(&fd, nonblock)?;
+    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Socket })) })
+}
+
+/// A listener at a private path: the program only sees the fd. The path goes with the pump.
+fn listener(stream: u32, kind: SocketKind, backlog: u32, nonblock: bool) -> OsResult<Rebuilt> {
+    let fd = socket(AddressFamily::Unix, sock_type(kind)?, SockFlag::SOCK_CLOEXEC, None).step("socket")?;
+    let dir = PrivateDir::new("listener")?;
+    let address = UnixAddr::new(&dir.path().join(LISTENER_NAME)).step("socket address")?;
+    bind(fd.as_raw_fd(), &address).step_on("bind", dir.path().display())?;
+    let backlog = Backlog::new(i32::try_from(backlog.min(4096)).expect("small")).step("backlog")?;
+    listen(&fd, backlog).step_on("listen", dir.path().display())?;
+    set_nonblocking(&fd, nonblock)?;
+    let ours = fd.try_clone().step("dup")?;
+    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Listening(dir) })) })
+}
+
+const LISTENER_NAME: &str = "s";
+
+/// One more client of a listener that was made here. Waits while its queue is full, as connect(2) does.
+///
+/// # Errors
+/// ECONNREFUSED when the program has closed its listening socket.
+pub fn connect_listener(dir: &std::path::Path) -> OsResult<OwnedFd> {
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).step("socket")?;
+    let address = UnixAddr::new(&dir.join(LISTENER_NAME)).step("socket address")?;
+    connect(fd.as_raw_fd(), &address).step_on("connect", dir.display())?;
+    Ok(fd)
+}
+
+fn open_device(device: Device, access: Access) -> OsResult<OwnedFd> {
+    let flags = if access.nonblock { OFlag::O_NONBLOCK.bits() } else { 0 };
+    let mut options = OpenOptions::new();
+    options.read(access.read || !access.write).write(access.write).custom_flags(flags | OFlag::O_NOCTTY.bits());
+    options.open(device.path()).map(OwnedFd::from).step_on("open", device.path())
+}

@@ -1,0 +1,125 @@
+//! An fd of a near program: what it is, and how to make it again over there.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
+use nix::sys::stat::{FileStat, SFlag, fstat, major, minor};
+
+use super::{Described, Pump, PumpKind};
+use crate::errno::{Errno, OsError, OsResult, Step};
+use crate::sys::same_file;
+use crate::wire::recipe::{Access, Device, Recipe, SocketKind};
+
+/// What an fd is for, where the kind alone does not say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Passed in a message: only what can truly be made again.
+    Passed,
+    /// Inherited by a command, fd 3 and above: a file that is only read is pumped from its offset.
+    Inherited,
+    /// A command's stdin: bytes flow to the program, whatever it is.
+    Stdin,
+    /// A command's stdout or stderr: bytes flow from the program, whatever it is.
+    Output,
+}
+
+/// Describes all fds of one message, in order.
+///
+/// # Errors
+/// EOPNOTSUPP names the first one that cannot be made again; the message must not be delivered.
+pub fn describe(fds: Vec<(OwnedFd, Mode)>) -> OsResult<Vec<Described>> {
+    let mut done: Vec<Described> = Vec::with_capacity(fds.len());
+    // Which earlier fd a later one may be the same file as: the program's shared offset and order depend on it.
+    let kept: Vec<(OwnedFd, Mode)> =
+        fds.iter().map(|(fd, mode)| Ok((fd.try_clone().step("dup")?, *mode))).collect::<OsResult<_>>()?;
+    for (at, (fd, mode)) in fds.into_iter().enumerate() {
+        let twin = (0..at).find(|&i| kept[i].1 == mode && same_file::same_open_file(&kept[i].0, &fd));
+        done.push(match twin {
+            Some(index) => {
+                let index = u16::try_from(index).expect("at most 253 fds");
+                Described { recipe: Recipe::Same { index }, pump: None }
+            }
+            None => describe_one(fd, mode)?,
+        });
+    }
+    Ok(done)
+}
+
+fn describe_one(fd: OwnedFd, mode: Mode) -> OsResult<Described> {
+    let stat = fstat(&fd).step("fstat")?;
+    let access = access_of(fd.as_fd())?;
+    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    match kind {
+        SFlag::S_IFIFO => Ok(pipe(fd, access, access.read && !access.write)),
+        SFlag::S_IFSOCK => socket(fd, access.nonblock),
+        SFlag::S_IFCHR => device(fd, &stat, access, mode),
+        SFlag::S_IFREG => match mode {
+            Mode::Stdin => Ok(pipe(fd, access, true)),
+            Mode::Output => Ok(pipe(fd, access, false)),
+            Mode::Inherited if access.read && !access.write => Ok(pipe(fd, access, true)),
+            Mode::Inherited | Mode::Passed => Err(refused("a regular file", fd.as_fd())),
+        },
+        SFlag::S_IFDIR => Err(refused("a directory", fd.as_fd())),
+        _ => Err(refused("an fd of a kind that cannot be made again (eventfd, timerfd, epoll, ...)", fd.as_fd())),
+    }
+}
+
+/// A new pipe over there; this fd stays and is pumped. `reads`: the program reads.
+fn pipe(fd: OwnedFd, access: Access, reads: bool) -> Described {
+    let access = Access { read: reads, write: !reads, append: false, ..access };
+    let kind = if reads { PumpKind::Source } else { PumpKind::Sink };
+    Described { recipe: Recipe::Pipe { stream: 0, access }, pump: Some(Pump { fd, kind }) }
+}
+
+fn socket(fd: OwnedFd, nonblock: bool) -> OsResult<Described> {
+    let kind = match getsockopt(&fd, sockopt::SockType).step("SO_TYPE")? {
+        SockType::Stream => SocketKind::Stream,
+        // Record types come with the record pump.
+        _ => return Err(refused("a datagram or seqpacket socket", fd.as_fd())),
+    };
+    if getsockopt(&fd, sockopt::AcceptConn).step("SO_ACCEPTCONN")? {
+        if same_file::is_inet(fd.as_fd()) {
+            return Err(refused("a listening network socket", fd.as_fd()));
+        }
+        // The kernel does not tell a listener's backlog; libvirt's is 1, and a queue that is longer here only waits.
+        let recipe = Recipe::Listener { stream: 0, kind, backlog: LISTENER_BACKLOG, nonblock };
+        return Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Listener }) });
+    }
+    let recipe = Recipe::Socket { stream: 0, kind, nonblock };
+    Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Socket }) })
+}
+
+/// Clients that may wait in the far listener's queue; the near listener's own queue comes before it.
+const LISTENER_BACKLOG: u32 = 16;
+
+fn device(fd: OwnedFd, stat: &FileStat, access: Access, mode: Mode) -> OsResult<Described> {
+    let number = stat.st_rdev;
+    if major(number) == 1
+        && let Some(device) = Device::ALL.into_iter().find(|d| d.minor() == minor(number))
+    {
+        return Ok(Described { recipe: Recipe::Device { device, access }, pump: None });
+    }
+    match mode {
+        Mode::Stdin => Ok(pipe(fd, access, true)),
+        Mode::Output => Ok(pipe(fd, access, false)),
+        Mode::Inherited | Mode::Passed => Err(refused("a character device", fd.as_fd())),
+    }
+}
+
+fn access_of(fd: BorrowedFd<'_>) -> OsResult<Access> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).step("F_GETFL")?);
+    let mode = flags & OFlag::O_ACCMODE;
+    Ok(Access {
+        read: mode != OFlag::O_WRONLY,
+        write: mode != OFlag::O_RDONLY,
+        append: flags.contains(OFlag::O_APPEND),
+        nonblock: flags.contains(OFlag::O_NONBLOCK),
+    })
+}
+
+fn refused(what: &str, fd: BorrowedFd<'_>) -> OsError {
+    let shown = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let name = shown.map_or_else(|_| String::new(), |p| format!(" ({})", p.display()));
+    OsError::on("carry", format!("{what}{name}"), Errno::EOPNOTSUPP)
+}
