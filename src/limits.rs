@@ -63,3 +63,22 @@ pub const EARLY_CONTROL_MAX: usize = 256;
 pub const RING_SQ_ENTRIES: u32 = 256;
 /// Completion queue: a burst of completions between two turns; the kernel keeps what does not fit (IORING_FEAT_NODROP).
 pub const RING_CQ_ENTRIES: u32 = 4096;
+/// Helper threads of a process: as many blocking calls (connect, open, fork) as may be under way at once.
+pub const HELPERS_MAX: usize = 64;
+/// A helper without work ends after this time.
+pub const HELPERS_IDLE_MS: u64 = 10_000;
+/// What one SENDMSG on a LAT link may carry: four full frames, so that a control frame waits for little.
+pub const LAT_BATCH: usize = 4 * LAT_FRAME_MAX as usize;
+/// What one SENDMSG on a BULK link may carry: enough to fill a TCP send buffer's usual room.
+pub const BULK_BATCH: usize = 4 * BULK_FRAME_MAX as usize;
+/// Buffers in use on one worker above which small pieces are copied out of large buffers: a slow reader of a few bytes
+/// must not keep 64 KiB.
+pub const POOL_PRESSURE: usize = 16 << 20;
+/// A read that has waited so long gives its buffer back and waits for readiness only.
+pub const COOL_AFTER_MS: u64 = 1_000;
+/// Pieces that one send to a program may gather.
+pub const GATHER_MAX: usize = 64;
+/// Link pairs of one session, and so worker threads of one node: the cores of a large DPU.
+pub const LINKS_MAX: usize = 64;
+/// Sessions of one node: one with its peer, and one for each command that came without a node of its own.
+pub const SESSIONS_MAX: usize = 4096;

@@ -74,7 +74,9 @@ fn listener(stream: u32, kind: SocketKind, backlog: u32, nonblock: bool) -> OsRe
     let backlog = Backlog::new(i32::try_from(backlog.min(4096)).expect("small")).step("backlog")?;
     listen(&fd, backlog).step_on("listen", dir.path().display())?;
     set_nonblocking(&fd, nonblock)?;
-    let ours = fd.try_clone().step("dup")?;
+    // Not the socket itself: when the program closes it, a connect must be refused.
+    let ours = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir.path());
+    let ours = OwnedFd::from(ours.step_on("open", dir.path().display())?);
     Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Listening(dir) })) })
 }
 

@@ -1,3 +1,25 @@
-//! Links between two nodes: how they are dialled and accepted, and the mux that runs over them.
+//! Links between two nodes: how they are dialled and accepted, and the streams that are pumped over them.
+//!
+//! ```text
+//!   door, dialer ──fd──▶ node ──▶ worker (thread, ring) ── pair (mux + LAT + BULK) ── port (fd ↔ stream)
+//! ```
 
 pub mod conn;
+mod dialer;
+mod door;
+mod helpers;
+mod inbox;
+mod lane;
+mod node;
+mod pair;
+mod port;
+mod token;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use dialer::{dial_client, keep_session};
+pub use door::Door;
+pub use helpers::Helpers;
+pub use inbox::{Attached, First, Notice, Pending};
+pub use node::{FileServer, Handler, Incoming, Node, NodeOptions, Peer};

@@ -37,6 +37,11 @@ impl Key {
     pub fn id(self) -> u32 {
         self.id
     }
+
+    /// Small and dense, for the driver's own table; a later stream may have it again.
+    pub fn index(self) -> usize {
+        self.slot
+    }
 }
 
 /// The encoded recipes of one message's fds.
@@ -229,6 +234,16 @@ impl<P: Payload> Mux<P> {
         let grant = stream.recv.widen(window);
         self.queue_control(Header { credit: grant, ..Header::new(FrameType::Accept, key.id) }, None);
         self.schedule(key.slot);
+    }
+
+    /// Whether the peer waits for our verdict on this stream.
+    pub fn waits_for_us(&self, key: Key) -> bool {
+        !self.is_ours(key.id) && self.streams.get(key.slot).is_some_and(|s| s.id == key.id && !s.accepted)
+    }
+
+    /// Whether the verdict has been given or received.
+    pub fn is_open(&self, key: Key) -> bool {
+        self.streams.get(key.slot).is_some_and(|s| s.id == key.id && s.accepted)
     }
 
     /// Ends the stream now, both ways; also the verdict no.

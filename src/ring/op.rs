@@ -91,6 +91,22 @@ impl Message {
         self.sent = 0;
     }
 
+    /// The payloads still to be sent, in order. Only for a message without headers.
+    pub fn into_chunks(mut self) -> Vec<Chunk> {
+        let mut skip = self.sent;
+        let mut left = Vec::new();
+        for part in self.batch.parts.drain(..) {
+            let Part::Body(mut chunk) = part else { unreachable!("a message to a program has no headers") };
+            let cut = skip.min(chunk.len());
+            skip -= cut;
+            chunk.advance(cut);
+            if !chunk.is_empty() {
+                left.push(chunk);
+            }
+        }
+        left
+    }
+
     /// The bytes still to be sent, in order, as slices.
     pub(super) fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let mut skip = self.sent;

@@ -1,5 +1,8 @@
 //! Safe words for unsafe calls. The only rooms with `unsafe` are this one, `ring` and the shim.
 
 pub mod nonblock;
+pub mod random;
+pub mod readable;
 pub mod same_file;
+pub mod scm;
 pub mod tempdir;

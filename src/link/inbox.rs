@@ -1,0 +1,152 @@
+//! What other threads ask of a worker, and the handles by which they do.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::node::Peer;
+use crate::errno::{Errno, OsResult, Step};
+use crate::fdpass::{Described, Pump, Rebuilt};
+use crate::mux::{Key, Options};
+use crate::wire::hello::Lane;
+
+/// The answer to `open`: the stream, or the peer's errno.
+pub(super) type Verdict = Box<dyn FnOnce(Result<Pending, Errno>) + Send>;
+
+/// Called once, when something has ended.
+pub type Notice = Box<dyn FnOnce() + Send>;
+
+pub(super) enum Cmd {
+    /// A link has shaken hands. The pair comes to be with its first link.
+    Link { pair: u64, lane: Lane, fd: OwnedFd, options: Options, peer: Arc<Peer> },
+    Open { pair: u64, service: u16, request: Vec<u8>, verdict: Verdict },
+    /// The stream's local end; on an incoming one also the verdict yes. `first` leaves before anything is read.
+    Attach { pair: u64, key: Key, pump: Pump, first: Option<First> },
+    Reset { pair: u64, key: Key, errno: Errno },
+    /// A helper has described the fds of a message that was read.
+    Described { pair: u64, port: (usize, Key), result: OsResult<Vec<Described>> },
+    /// A helper has made the fds of a message that is to be written.
+    Rebuilt { pair: u64, port: (usize, Key), result: OsResult<Vec<Rebuilt>> },
+    /// The command has ended: its pipes give what is in them, and then their end.
+    FinishChildren { pair: u64, key: Key },
+    /// Tells when every child that writes here has written all.
+    WhenChildrenDone { pair: u64, key: Key, then: Notice },
+    /// No new streams; the pair ends with its last stream.
+    Leave { pair: u64 },
+    /// The pair ends now.
+    End { pair: u64, reason: String },
+    /// The worker ends when its pairs have.
+    Stop,
+}
+
+/// A message that opens a stream's traffic: bytes, and fds that cross with them.
+pub struct First {
+    pub bytes: Vec<u8>,
+    pub fds: Vec<Described>,
+}
+
+pub(super) struct Inbox {
+    queue: Mutex<Vec<Cmd>>,
+    pub(super) event: EventFd,
+}
+
+impl Inbox {
+    pub(super) fn new() -> OsResult<Self> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).step("eventfd")?;
+        Ok(Self { queue: Mutex::default(), event })
+    }
+
+    pub(super) fn push(&self, cmd: Cmd) {
+        let mut queue = self.queue.lock().expect("no holder panics: panic is abort");
+        queue.push(cmd);
+        if queue.len() == 1 {
+            self.event.write(1).expect("an eventfd takes a 1");
+        }
+    }
+
+    pub(super) fn take(&self) -> Vec<Cmd> {
+        std::mem::take(&mut *self.queue.lock().expect("no holder panics: panic is abort"))
+    }
+}
+
+/// A link pair on its worker.
+#[derive(Clone)]
+pub(super) struct PairRef {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) pair: u64,
+}
+
+/// A stream that has no local end yet. Dropped without a decision, it is reset.
+pub struct Pending {
+    at: PairRef,
+    key: Key,
+    decided: bool,
+}
+
+impl fmt::Debug for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pending(stream {})", self.key.id())
+    }
+}
+
+impl Pending {
+    pub(super) fn new(at: PairRef, key: Key) -> Self {
+        Self { at, key, decided: false }
+    }
+
+    /// Pumps between the stream and `pump` from now on; says yes to the peer if it waits for that.
+    pub fn attach(self, pump: Pump) -> Attached {
+        self.attach_with(pump, None)
+    }
+
+    /// As `attach`; `first` leaves before anything that is read.
+    pub fn attach_sending(self, pump: Pump, first: First) -> Attached {
+        self.attach_with(pump, Some(first))
+    }
+
+    fn attach_with(mut self, pump: Pump, first: Option<First>) -> Attached {
+        self.decided = true;
+        self.at.inbox.push(Cmd::Attach { pair: self.at.pair, key: self.key, pump, first });
+        Attached { at: self.at.clone(), key: self.key }
+    }
+
+    /// Says no: the peer's caller gets `errno`.
+    pub fn refuse(mut self, errno: Errno) {
+        self.decided = true;
+        self.at.inbox.push(Cmd::Reset { pair: self.at.pair, key: self.key, errno });
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.decided {
+            self.at.inbox.push(Cmd::Reset { pair: self.at.pair, key: self.key, errno: Errno::ECONNRESET });
+        }
+    }
+}
+
+/// A stream that is being pumped. Dropping it changes nothing.
+pub struct Attached {
+    at: PairRef,
+    key: Key,
+}
+
+impl fmt::Debug for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Attached(stream {})", self.key.id())
+    }
+}
+
+impl Attached {
+    /// The command behind this stream has ended: what its pipes still hold goes out, then their end.
+    pub fn finish_children(&self) {
+        self.at.inbox.push(Cmd::FinishChildren { pair: self.at.pair, key: self.key });
+    }
+
+    /// `then` runs when all that the fds sent with this stream were to receive has been written.
+    pub fn when_children_done(&self, then: Notice) {
+        self.at.inbox.push(Cmd::WhenChildrenDone { pair: self.at.pair, key: self.key, then });
+    }
+}

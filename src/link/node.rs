@@ -1,0 +1,405 @@
+//! This process as a node: its workers, its sessions, and what it answers to a HELLO.
+//!
+//! ```text
+//!   Door (accepts) ──┐                       ┌── worker 0: pairs
+//!                    ├── Node: sessions ─────┤
+//!   dialer threads ──┘    which pair where   └── worker 1: pairs
+//! ```
+//!
+//! A session of role Peer is the one session between two nodes: both may dial, and of two sessions born at once the
+//! one dialled by the smaller node id survives. A session of role Client is one command's.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use super::conn::Conn;
+use super::helpers::Helpers;
+use super::inbox::{Cmd, Inbox, PairRef, Pending};
+use super::pair::Shared;
+use super::worker::{self, Worker};
+use crate::errno::{Errno, OsError, OsResult};
+use crate::limits::{INITIAL_WINDOW, LINKS_MAX, RECORD_MAX};
+use crate::mux::Options;
+use crate::wire::hello::{Hello, Lane, Role, Verdict};
+
+/// Who is at the other end of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    pub name: String,
+    pub addr: SocketAddr,
+    pub node: [u8; 16],
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.addr)
+    }
+}
+
+/// A stream that the peer opened. Decide by `stream.attach` or `stream.refuse`, on a helper if that may take time.
+#[derive(Debug)]
+pub struct Incoming {
+    pub service: u16,
+    pub request: Vec<u8>,
+    pub peer: Arc<Peer>,
+    pub stream: Pending,
+    pub helpers: Helpers,
+}
+
+/// What a node does with streams that a peer opens. Called on a worker: it must not block.
+pub trait Handler: Send + Sync {
+    fn on_open(&self, incoming: Incoming);
+}
+
+/// What a node does with a file link. Called on a thread of its own.
+pub trait FileServer: Send + Sync {
+    fn serve(&self, conn: Conn);
+}
+
+pub struct NodeOptions {
+    /// Worker threads: one a core, unless told otherwise.
+    pub workers: usize,
+    pub handler: Arc<dyn Handler>,
+    pub files: Option<Arc<dyn FileServer>>,
+}
+
+struct Session {
+    id: u64,
+    role: Role,
+    peer: Arc<Peer>,
+    /// By this node.
+    dialled: bool,
+    pairs: Vec<Option<PairRef>>,
+    /// The survivor of two takes new streams; the other one only finishes what it has.
+    retired: bool,
+}
+
+#[derive(Default)]
+struct State {
+    sessions: Vec<Session>,
+    next_pair: u64,
+    leaving: bool,
+}
+
+struct Inner {
+    id: [u8; 16],
+    name: String,
+    inboxes: Vec<Arc<Inbox>>,
+    files: Option<Arc<dyn FileServer>>,
+    helpers: Helpers,
+    state: Mutex<State>,
+    changed: Condvar,
+    turn: AtomicUsize,
+}
+
+/// A handle; clones are the same node.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({})", self.0.name)
+    }
+}
+
+/// What becomes of a connection after its HELLO was answered with Ok.
+#[derive(Debug)]
+pub(super) enum Admission {
+    Link { pair: u64, worker: usize, options: Options, peer: Arc<Peer>, lane: Lane },
+    Files,
+}
+
+impl Node {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// A worker's ring cannot be set up; the errno tells why (see `Uring::new`).
+    pub fn start(options: NodeOptions) -> OsResult<Self> {
+        let workers = options.workers.clamp(1, LINKS_MAX);
+        let inboxes = (0..workers).map(|_| worker::inbox()).collect::<OsResult<Vec<_>>>()?;
+        let mut id = [0; 16];
+        crate::sys::random::fill(&mut id)?;
+        let name = nix::unistd::gethostname().map_or_else(|_| "?".into(), |n| n.to_string_lossy().into_owned());
+        let node = Self(Arc::new(Inner {
+            id,
+            name,
+            inboxes,
+            files: options.files,
+            helpers: Helpers::default(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            turn: AtomicUsize::new(0),
+        }));
+        for index in 0..workers {
+            node.start_worker(index, Arc::clone(&options.handler))?;
+        }
+        Ok(node)
+    }
+
+    fn start_worker(&self, index: usize, handler: Arc<dyn Handler>) -> OsResult<()> {
+        let inbox = Arc::clone(&self.0.inboxes[index]);
+        let (helpers, node) = (self.0.helpers.clone(), self.clone());
+        let (ready, told) = mpsc::channel();
+        let run = move || {
+            let shared = Shared { inbox, helpers, handler };
+            let on_pair_end = Box::new(move |pair, reason: &str| node.on_pair_end(pair, reason));
+            match Worker::new(shared, on_pair_end) {
+                Ok(worker) => {
+                    let _ = ready.send(Ok(()));
+                    if let Err(e) = worker.run() {
+                        // The ring failed under us: no stream of this worker can go on, and half a node helps nobody.
+                        tracing::error!("worker {index}: {e}");
+                        std::process::abort();
+                    }
+                }
+                Err(e) => drop(ready.send(Err(e))),
+            }
+        };
+        let spawned = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run);
+        spawned.map_err(|e| OsError::new("start a worker", crate::errno::errno_of(&e)))?;
+        told.recv().unwrap_or(Err(OsError::new("start a worker", Errno::ECANCELED)))
+    }
+
+    pub fn helpers(&self) -> &Helpers {
+        &self.0.helpers
+    }
+
+    pub(super) fn files(&self) -> Option<Arc<dyn FileServer>> {
+        self.0.files.clone()
+    }
+
+    /// This node's HELLO.
+    pub fn hello(&self, role: Role, lane: Lane, session: u64, index: u16) -> Hello {
+        Hello {
+            role,
+            lane,
+            verdict: Verdict::Ok,
+            node: self.0.id,
+            session,
+            index,
+            workers: u16::try_from(self.0.inboxes.len()).expect("at most LINKS_MAX"),
+            initial_window: INITIAL_WINDOW,
+            record_max: RECORD_MAX,
+            features: 0,
+            name: self.0.name.clone(),
+            reason: String::new(),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.state.lock().expect("no holder panics: panic is abort")
+    }
+
+    // ---- sessions ------------------------------------------------------------------------------------------------
+
+    /// What a dialler's HELLO gets.
+    ///
+    /// # Errors
+    /// The verdict to answer, and the reason.
+    pub(super) fn admit(&self, hello: &Hello, addr: SocketAddr) -> Result<Admission, (Verdict, String)> {
+        if hello.role == Role::Files {
+            return match self.0.files {
+                Some(_) => Ok(Admission::Files),
+                None => Err((Verdict::Refused, "this node serves no directories".into())),
+            };
+        }
+        if usize::from(hello.index) >= LINKS_MAX || hello.workers == 0 {
+            return Err((Verdict::Refused, format!("link {} of {} workers", hello.index, hello.workers)));
+        }
+        let mut state = self.state();
+        if state.leaving {
+            return Err((Verdict::Refused, "this node is shutting down".into()));
+        }
+        let known = state.sessions.iter().position(|s| s.id == hello.session && s.peer.node == hello.node);
+        if known.is_none() {
+            if hello.node == self.0.id {
+                return Err((Verdict::Refused, "this is the same process; name another machine as the peer".into()));
+            }
+            if hello.role == Role::Peer && !self.dialled_by_survivor(&mut state, hello) {
+                return Err((Verdict::Duplicate, String::new()));
+            }
+            if state.sessions.len() >= crate::limits::SESSIONS_MAX {
+                return Err((Verdict::Refused, format!("{} sessions already", state.sessions.len())));
+            }
+        }
+        let peer = Peer { name: hello.name.clone(), addr, node: hello.node };
+        Ok(self.place(&mut state, hello, peer, false))
+    }
+
+    /// Of two sessions between the same nodes the one dialled by the smaller id survives. Returns whether the new one,
+    /// dialled by the peer, may live; retires one of ours that may not.
+    fn dialled_by_survivor(&self, state: &mut State, hello: &Hello) -> bool {
+        let Some(ours) = state
+            .sessions
+            .iter_mut()
+            .find(|s| s.role == Role::Peer && s.peer.node == hello.node && s.dialled && !s.retired)
+        else {
+            return true;
+        };
+        if self.0.id < hello.node {
+            return false;
+        }
+        ours.retired = true;
+        for pair in ours.pairs.iter().flatten() {
+            pair.inbox.push(Cmd::Leave { pair: pair.pair });
+        }
+        true
+    }
+
+    /// A link of a dialled session.
+    pub(super) fn dialled(&self, conn: Conn, hello: &Hello) {
+        let peer = Peer { name: conn.peer.name.clone(), addr: conn.peer_addr, node: conn.peer.node };
+        // The session is the dialler's; what the peer grants is in its own words.
+        let theirs = Hello { initial_window: conn.peer.initial_window, ..hello.clone() };
+        let admission = self.place(&mut self.state(), &theirs, peer, true);
+        self.hand_over(admission, conn.into_fd());
+    }
+
+    fn place(&self, state: &mut State, hello: &Hello, peer: Peer, dialled: bool) -> Admission {
+        let node = peer.node;
+        let at = state.sessions.iter().position(|s| s.id == hello.session && s.peer.node == node);
+        let at = at.unwrap_or_else(|| {
+            let (id, role) = (hello.session, hello.role);
+            match role {
+                Role::Peer => tracing::info!(%peer, dialled, "session up"),
+                _ => tracing::debug!(%peer, "client session up"),
+            }
+            let peer = Arc::new(peer);
+            state.sessions.push(Session { id, role, peer, dialled, pairs: Vec::new(), retired: false });
+            state.sessions.len() - 1
+        });
+        let index = usize::from(hello.index);
+        let worker = match hello.role {
+            // Each end deals the session's links over its own workers.
+            Role::Peer => index % self.0.inboxes.len(),
+            _ => usize::try_from(hello.session % self.0.inboxes.len() as u64).expect("a small remainder"),
+        };
+        let next = state.next_pair;
+        let session = &mut state.sessions[at];
+        if session.pairs.len() <= index {
+            session.pairs.resize_with(index + 1, || None);
+        }
+        let inbox = &self.0.inboxes[worker];
+        let pair = session.pairs[index].get_or_insert_with(|| PairRef { inbox: Arc::clone(inbox), pair: next }).pair;
+        let peer = Arc::clone(&session.peer);
+        if pair == next {
+            state.next_pair += 1;
+        }
+        let (window, peer_window) = (INITIAL_WINDOW, hello.initial_window);
+        let options = Options { dialer: dialled, window, peer_window, now_us: 0 };
+        self.0.changed.notify_all();
+        Admission::Link { pair, worker, options, peer, lane: hello.lane }
+    }
+
+    pub(super) fn hand_over(&self, admission: Admission, fd: OwnedFd) {
+        let Admission::Link { pair, worker, options, peer, lane } = admission else {
+            unreachable!("file links never come here")
+        };
+        self.0.inboxes[worker].push(Cmd::Link { pair, lane, fd, options, peer });
+    }
+
+    /// One pair is over: its session is.
+    fn on_pair_end(&self, pair: u64, reason: &str) {
+        let mut state = self.state();
+        let Some(at) = state.sessions.iter().position(|s| s.pairs.iter().flatten().any(|p| p.pair == pair)) else {
+            return;
+        };
+        if state.sessions[at].retired && reason == "drained" {
+            // A retired session's pairs end one by one, each with its last stream.
+            state.sessions[at].pairs.iter_mut().filter(|p| p.as_ref().is_some_and(|p| p.pair == pair)).for_each(|p| *p = None);
+            if state.sessions[at].pairs.iter().any(Option::is_some) {
+                return;
+            }
+        }
+        let session = state.sessions.swap_remove(at);
+        for other in session.pairs.iter().flatten().filter(|p| p.pair != pair) {
+            other.inbox.push(Cmd::End { pair: other.pair, reason: format!("another link: {reason}") });
+        }
+        match session.role {
+            Role::Peer if !session.retired => tracing::warn!(peer = %session.peer, "session over: {reason}"),
+            _ => tracing::debug!(peer = %session.peer, "session over: {reason}"),
+        }
+        self.0.changed.notify_all();
+    }
+
+    /// Whether the session is still there. With `None`: whether any session with a peer node is.
+    pub(super) fn has_session(&self, id: Option<u64>) -> bool {
+        let state = self.state();
+        state.sessions.iter().any(|s| id.map_or(s.role == Role::Peer && !s.retired, |id| s.id == id))
+    }
+
+    /// Waits until no session with a peer is up, or the node leaves. Returns false when it leaves.
+    pub(super) fn wait_without_peer(&self) -> bool {
+        let mut state = self.state();
+        while !state.leaving && state.sessions.iter().any(|s| s.role == Role::Peer && !s.retired) {
+            state = self.0.changed.wait(state).expect("no holder panics: panic is abort");
+        }
+        !state.leaving
+    }
+
+    /// Waits for `time`, or until the node leaves.
+    pub(super) fn pause(&self, time: Duration) {
+        let state = self.state();
+        let leaving = |s: &mut State| !s.leaving;
+        drop(self.0.changed.wait_timeout_while(state, time, leaving).expect("no holder panics: panic is abort"));
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.state().leaving
+    }
+
+    // ---- streams -------------------------------------------------------------------------------------------------
+
+    /// Opens a stream to the other node and waits for its verdict.
+    ///
+    /// # Errors
+    /// ENOTCONN: no session is up. ETIMEDOUT: no verdict by `deadline` (the stream is given up). Else the peer's errno.
+    pub fn open(&self, service: u16, request: Vec<u8>, deadline: Instant) -> Result<Pending, Errno> {
+        let at = self.next_pair().ok_or(Errno::ENOTCONN)?;
+        let (tell, told) = mpsc::sync_channel(1);
+        // A verdict that comes too late finds nobody and is dropped, which resets the stream.
+        let verdict = Box::new(move |v| drop(tell.send(v)));
+        at.inbox.push(Cmd::Open { pair: at.pair, service, request, verdict });
+        match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(verdict) => verdict,
+            Err(_) => Err(Errno::ETIMEDOUT),
+        }
+    }
+
+    /// The next link pair in turn of the session that takes new streams.
+    fn next_pair(&self) -> Option<PairRef> {
+        let state = self.state();
+        let session = state.sessions.iter().find(|s| s.dialled_client() || (s.role == Role::Peer && !s.retired))?;
+        let pairs: Vec<&PairRef> = session.pairs.iter().flatten().collect();
+        let turn = self.0.turn.fetch_add(1, Ordering::Relaxed);
+        pairs.get(turn % pairs.len().max(1)).map(|p| (*p).clone())
+    }
+
+    /// No new streams; waits until the old ones have finished, at most for `patience`. Returns whether they have.
+    pub fn leave(&self, patience: Duration) -> bool {
+        let mut state = self.state();
+        state.leaving = true;
+        self.0.changed.notify_all();
+        for pair in state.sessions.iter().flat_map(|s| s.pairs.iter().flatten()) {
+            pair.inbox.push(Cmd::Leave { pair: pair.pair });
+        }
+        let some = |s: &mut State| !s.sessions.is_empty();
+        let (state, out) =
+            self.0.changed.wait_timeout_while(state, patience, some).expect("no holder panics: panic is abort");
+        drop(state);
+        for inbox in &self.0.inboxes {
+            inbox.push(Cmd::Stop);
+        }
+        !out.timed_out()
+    }
+}
+
+impl Session {
+    fn dialled_client(&self) -> bool {
+        self.role == Role::Client && self.dialled
+    }
+}

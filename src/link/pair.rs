@@ -1,0 +1,626 @@
+//! A link pair on its worker: one mux, two connections, and the local ends of its streams.
+//!
+//! ```text
+//!   completions ─▶ lanes, ports ─▶ mux ─▶ events ─▶ ports ─▶ operations
+//!                                    └──▶ frames ─▶ lanes ─▶ operations
+//! ```
+//!
+//! `advance` runs after every turn's completions: first all events, then what leaves. A pair whose link fails ends as a
+//! whole: every stream is reset, every fd closed.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use slab::Slab;
+
+use super::helpers::Helpers;
+use super::inbox::{Cmd, First, Inbox, Notice, PairRef, Pending, Verdict};
+use super::lane::LaneEnd;
+use super::node::{Handler, Incoming, Peer};
+use super::port::{Hands, Item, Port, Read, SourceState, Wrote};
+use super::token::{Token, What};
+use crate::errno::{Errno, OsResult};
+use crate::fdpass::{self, Described, Mode, Pump, PumpKind, Rebuilt};
+use crate::limits::INITIAL_WINDOW;
+use crate::mux::{Event, Key, Mux, Options, Payload, Recipes};
+use crate::ring::{Chunk, Done};
+use crate::sys::readable;
+use crate::wire::hello::Lane;
+use crate::wire::recipe::{Recipe, decode_all, encode_all};
+use crate::wire::service;
+
+/// What all pairs of a worker share.
+pub(super) struct Shared {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) helpers: Helpers,
+    pub(super) handler: Arc<dyn Handler>,
+}
+
+pub(super) struct Pair {
+    /// The same everywhere in this process; never used again.
+    pub(super) id: u64,
+    slot: usize,
+    pub(super) peer: Arc<Peer>,
+    mux: Mux<Chunk>,
+    lanes: [Option<LaneEnd>; 2],
+    ports: Slab<Port>,
+    /// The port of each of the mux's stream slots.
+    by_stream: Vec<Option<usize>>,
+    watches: Vec<(Key, Notice)>,
+    leaving: bool,
+    pub(super) ended: Option<String>,
+}
+
+impl Pair {
+    pub(super) fn new(id: u64, slot: usize, peer: Arc<Peer>, options: Options) -> Self {
+        let mux = Mux::new(options);
+        let (lanes, ports) = ([None, None], Slab::new());
+        Self { id, slot, peer, mux, lanes, ports, by_stream: Vec::new(), watches: Vec::new(), leaving: false, ended: None }
+    }
+
+    fn token(&self, what: What, index: usize) -> u64 {
+        Token { what, pair: self.slot, index }.pack()
+    }
+
+    fn at(&self, shared: &Shared) -> PairRef {
+        PairRef { inbox: Arc::clone(&shared.inbox), pair: self.id }
+    }
+
+    // ---- links ---------------------------------------------------------------------------------------------------
+
+    pub(super) fn add_link(&mut self, lane: Lane, fd: OwnedFd, hands: &mut Hands, now_us: u64) {
+        if self.ended.is_some() || self.lanes[lane.index()].is_some() {
+            return;
+        }
+        let token = self.token(What::LinkRecv, lane.index());
+        let mut end = LaneEnd::new(lane, fd);
+        end.receive(hands, token);
+        self.lanes[lane.index()] = Some(end);
+        self.mux.on_link_up(lane);
+        if lane == Lane::Lat {
+            self.mux.ping(now_us);
+        }
+    }
+
+    pub(super) fn on_link_done(&mut self, what: What, index: usize, done: Done, hands: &mut Hands, now_us: u64) {
+        let recv_token = self.token(What::LinkRecv, index);
+        let send_token = self.token(What::LinkSend, index);
+        let Some(end) = &mut self.lanes[index] else { return };
+        let result = if what == What::LinkRecv {
+            let result = end.on_received(done, &mut self.mux, hands.pool, now_us);
+            if result.is_ok() {
+                end.receive(hands, recv_token);
+            }
+            result
+        } else {
+            end.on_sent(done, hands, send_token)
+        };
+        if let Err(e) = result {
+            self.end(&e.0, hands);
+        }
+    }
+
+    /// The pair is over: every stream is reset, every fd closed.
+    pub(super) fn end(&mut self, reason: &str, hands: &mut Hands) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.ended = Some(reason.to_owned());
+        for lane in self.lanes.iter_mut().flatten() {
+            lane.close(hands);
+        }
+        self.mux.reset_all(Errno::ECONNRESET);
+    }
+
+    /// Nothing of the pair is left, in the kernel or here.
+    pub(super) fn is_over(&self) -> bool {
+        self.ended.is_some() && self.ports.is_empty() && self.lanes.iter().flatten().all(LaneEnd::is_over)
+    }
+
+    pub(super) fn on_time(&mut self, hands: &mut Hands, now_us: u64) {
+        if self.ended.is_some() || self.lanes[Lane::Lat.index()].is_none() {
+            return;
+        }
+        if let Err(e) = self.mux.on_time(now_us) {
+            self.end(&e.0, hands);
+        }
+        for (_, port) in &mut self.ports {
+            if port.source != SourceState::Reading || port.is_listener() {
+                continue;
+            }
+            if std::mem::replace(&mut port.cooling, true)
+                && let Some(op) = port.source_op
+            {
+                hands.engine.cancel(op);
+            }
+        }
+    }
+
+    /// Carries out what the mux says, then sends what is ready.
+    pub(super) fn advance(&mut self, shared: &Shared, hands: &mut Hands) {
+        self.carry_out(shared, hands);
+        for index in 0..2 {
+            let token = self.token(What::LinkSend, index);
+            if let Some(end) = &mut self.lanes[index]
+                && end.is_idle()
+            {
+                end.transmit(&mut self.mux, hands, token);
+            }
+        }
+        let idle = self.lanes.iter().flatten().all(LaneEnd::is_idle);
+        if self.leaving && self.ended.is_none() && self.mux.streams() == 0 && idle {
+            self.end("drained", hands);
+        }
+        self.carry_out(shared, hands);
+    }
+
+    fn carry_out(&mut self, shared: &Shared, hands: &mut Hands) {
+        while let Some(event) = self.mux.poll_event() {
+            self.on_event(event, shared, hands);
+        }
+    }
+
+    // ---- events --------------------------------------------------------------------------------------------------
+
+    fn on_event(&mut self, event: Event<Chunk>, shared: &Shared, hands: &mut Hands) {
+        match event {
+            Event::Incoming { key, service, request } => self.on_incoming(key, service, request, shared),
+            Event::Accepted { key } => {
+                let Some(at) = self.port_of(key) else { return };
+                if let Some(verdict) = self.ports[at].verdict.take() {
+                    verdict(Ok(Pending::new(self.at(shared), key)));
+                }
+                self.pump(at, hands);
+            }
+            Event::Data { key, payload, recipes, overhead, .. } => {
+                let Some(at) = self.port_of(key) else { return };
+                if self.ports[at].sink_closed {
+                    self.mux.on_sink_gone(key);
+                    return;
+                }
+                self.ports[at].queue.push_back(match recipes {
+                    Some(recipes) => Item::Recipes { recipes, chunk: payload, overhead },
+                    None => Item::Bytes { chunk: payload, overhead },
+                });
+                self.write(at, shared, hands);
+            }
+            Event::Fin { key } => {
+                let Some(at) = self.port_of(key) else { return };
+                self.ports[at].fin = true;
+                self.close_sink(at, hands);
+            }
+            Event::ReadClosed { key } => {
+                let Some(at) = self.port_of(key) else { return };
+                if let Some(op) = self.ports[at].source_op {
+                    hands.engine.cancel(op);
+                }
+                self.ports[at].stop_source();
+                self.bury(at, hands);
+            }
+            Event::Reset { key, errno } => {
+                let Some(at) = self.port_of(key) else { return };
+                if let Some(verdict) = self.ports[at].verdict.take() {
+                    verdict(Err(errno));
+                }
+                self.abort_with_children(at, hands);
+            }
+            Event::MayRead { key } => {
+                let Some(at) = self.port_of(key) else { return };
+                if self.ports[at].source == SourceState::Starved {
+                    self.ports[at].source = SourceState::Idle;
+                    self.pump(at, hands);
+                }
+            }
+            Event::GoingAway => tracing::info!(peer = %self.peer, "the peer takes no new streams"),
+        }
+    }
+
+    fn on_incoming(&mut self, key: Key, service: u16, request: Vec<u8>, shared: &Shared) {
+        let at = self.add_port(key);
+        self.ports[at].owns_children = service == service::EXEC;
+        let stream = Pending::new(self.at(shared), key);
+        if service == service::LISTENER_CLIENT {
+            self.on_listener_client(&request, stream, shared);
+            return;
+        }
+        let peer = Arc::clone(&self.peer);
+        shared.handler.on_open(Incoming { service, request, peer, stream, helpers: shared.helpers.clone() });
+    }
+
+    /// A client of a listener that crossed: connect it to the one that was made here.
+    fn on_listener_client(&mut self, request: &[u8], stream: Pending, shared: &Shared) {
+        let wanted = request.try_into().map(u32::from_le_bytes).ok();
+        let found = self.ports.iter().find_map(|(_, port)| match &port.kind {
+            Some(PumpKind::Listening(dir)) if Some(port.key.id()) == wanted => Some((port.key, dir.path().to_owned())),
+            _ => None,
+        });
+        let Some((listener, path)) = found else { return stream.refuse(Errno::ECONNREFUSED) };
+        let (inbox, pair) = (Arc::clone(&shared.inbox), self.id);
+        shared.helpers.run(move || match fdpass::connect_listener(&path) {
+            Ok(fd) => drop(stream.attach(Pump { fd, kind: PumpKind::Socket })),
+            Err(e) => {
+                stream.refuse(e.errno);
+                // The program has closed its listening socket: the near one has no use any more.
+                inbox.push(Cmd::Reset { pair, key: listener, errno: e.errno });
+            }
+        });
+    }
+
+    // ---- commands ------------------------------------------------------------------------------------------------
+
+    pub(super) fn open(&mut self, service: u16, request: Vec<u8>, verdict: Verdict) {
+        if self.ended.is_some() {
+            return verdict(Err(Errno::ECONNRESET));
+        }
+        match self.mux.open(service, request, INITIAL_WINDOW) {
+            Ok(key) => {
+                let at = self.add_port(key);
+                self.ports[at].verdict = Some(verdict);
+            }
+            Err(errno) => verdict(Err(errno)),
+        }
+    }
+
+    /// `incoming` streams get their verdict with it; opened ones have theirs already.
+    pub(super) fn attach(
+        &mut self,
+        key: Key,
+        pump: Pump,
+        first: Option<First>,
+        shared: &Shared,
+        hands: &mut Hands,
+        now_us: u64,
+    ) {
+        let Some(at) = self.port_of(key) else { return };
+        if self.mux.waits_for_us(key) {
+            self.mux.accept(key, INITIAL_WINDOW);
+        }
+        if let Some(first) = first
+            && !self.send_first(key, first, now_us)
+        {
+            return self.reset(key, Errno::EMFILE, hands);
+        }
+        self.start(at, pump, shared, hands);
+    }
+
+    fn start(&mut self, at: usize, pump: Pump, shared: &Shared, hands: &mut Hands) {
+        let key = self.ports[at].key;
+        match pump.kind {
+            PumpKind::Sink | PumpKind::Listening(_) => self.mux.on_eof(key),
+            PumpKind::Socket | PumpKind::Source | PumpKind::Listener => {}
+        }
+        self.ports[at].attach(pump.fd, pump.kind);
+        self.pump(at, hands);
+        self.write(at, shared, hands);
+        self.close_sink(at, hands);
+    }
+
+    fn send_first(&mut self, key: Key, first: First, now_us: u64) -> bool {
+        let Some(recipes) = self.announce(first.fds, Some(key)) else { return false };
+        let chunk = Chunk::from_vec(first.bytes);
+        self.mux.on_read(key, chunk, false, recipes, now_us);
+        true
+    }
+
+    /// Announces a stream for every fd that needs one. `None`: no stream could be had, and nothing is left behind.
+    fn announce(&mut self, fds: Vec<Described>, parent: Option<Key>) -> Option<Option<Recipes>> {
+        let count = fds.len();
+        let mut recipes: Vec<Recipe> = Vec::with_capacity(count);
+        let mut made: Vec<Key> = Vec::new();
+        for mut fd in fds {
+            if let Some(pump) = fd.pump {
+                let Ok(key) = self.mux.announce(INITIAL_WINDOW) else {
+                    for key in made {
+                        self.forget(key);
+                    }
+                    return None;
+                };
+                made.push(key);
+                fd.recipe.set_stream(key.id());
+                let at = self.add_port(key);
+                self.ports[at].parent = parent;
+                if matches!(pump.kind, PumpKind::Sink) {
+                    self.mux.on_eof(key);
+                }
+                self.ports[at].attach(pump.fd, pump.kind);
+            }
+            recipes.push(fd.recipe);
+        }
+        Some((count > 0).then(|| Recipes::new(encode_all(&recipes), count)))
+    }
+
+    pub(super) fn reset(&mut self, key: Key, errno: Errno, hands: &mut Hands) {
+        self.mux.reset(key, errno);
+        if let Some(at) = self.port_of(key) {
+            self.abort_with_children(at, hands);
+        }
+    }
+
+    /// A helper has described the fds that came with a message.
+    pub(super) fn on_described(
+        &mut self,
+        (at, key): (usize, Key),
+        result: OsResult<Vec<Described>>,
+        hands: &mut Hands,
+        now_us: u64,
+    ) {
+        if self.ports.get(at).is_none_or(|p| p.key != key) {
+            return;
+        }
+        let Some(chunk) = self.ports[at].held.take() else { return };
+        let recipes = match result {
+            Ok(described) => self.announce(described, None),
+            Err(e) => {
+                tracing::warn!(peer = %self.peer, "stream {} ends: {e}", key.id());
+                return self.reset(key, e.errno, hands);
+            }
+        };
+        let Some(recipes) = recipes else { return self.reset(key, Errno::EMFILE, hands) };
+        self.mux.on_read(key, chunk, false, recipes, now_us);
+        self.ports[at].source = SourceState::Idle;
+        self.pump(at, hands);
+    }
+
+    /// A helper has made the fds for a message that is to be written.
+    pub(super) fn on_rebuilt(
+        &mut self,
+        (at, key): (usize, Key),
+        result: OsResult<Vec<Rebuilt>>,
+        shared: &Shared,
+        hands: &mut Hands,
+    ) {
+        if self.ports.get(at).is_none_or(|p| p.key != key) {
+            return;
+        }
+        self.ports[at].rebuilding = false;
+        let made = match result {
+            Ok(made) => made,
+            Err(e) => {
+                tracing::warn!(peer = %self.peer, "stream {} ends: {e}", key.id());
+                return self.reset(key, e.errno, hands);
+            }
+        };
+        let mut fds = Vec::with_capacity(made.len());
+        for Rebuilt { fd, pump } in made {
+            fds.push(fd);
+            let Some((id, pump)) = pump else { continue };
+            let adopted = match self.mux.adopt(id, INITIAL_WINDOW) {
+                Ok(adopted) => adopted,
+                Err(e) => return self.end(&e.0, hands),
+            };
+            let child = self.add_port(adopted);
+            self.ports[child].parent = self.ports[at].owns_children.then_some(key);
+            self.mux.accept(adopted, INITIAL_WINDOW);
+            self.start(child, pump, shared, hands);
+        }
+        let Some(Item::Recipes { chunk, overhead, .. }) = self.ports[at].queue.pop_front() else {
+            unreachable!("the recipes stay in front while they are followed");
+        };
+        self.ports[at].queue.push_front(Item::Message { fds, chunk, overhead });
+        self.write(at, shared, hands);
+    }
+
+    /// The command behind `key` has ended.
+    pub(super) fn finish_children(&mut self, key: Key, hands: &mut Hands) {
+        let children: Vec<usize> =
+            self.ports.iter().filter(|(_, p)| p.parent == Some(key)).map(|(at, _)| at).collect();
+        for at in children {
+            let child = self.ports[at].key;
+            match self.ports[at].kind {
+                Some(PumpKind::Source | PumpKind::Socket) => {
+                    self.ports[at].finishing = true;
+                    if let Some(op) = self.ports[at].source_op {
+                        hands.engine.cancel(op);
+                    } else if self.ports[at].source == SourceState::Idle {
+                        self.pump(at, hands);
+                    }
+                }
+                _ => self.reset(child, Errno::EPIPE, hands),
+            }
+        }
+    }
+
+    pub(super) fn when_children_done(&mut self, key: Key, then: Notice) {
+        self.watches.push((key, then));
+        self.look_at_watches();
+    }
+
+    fn look_at_watches(&mut self) {
+        for at in (0..self.watches.len()).rev() {
+            let parent = Some(self.watches[at].0);
+            let busy = |p: &Port| p.parent == parent && !p.sink_closed;
+            if !self.ports.iter().any(|(_, p)| busy(p)) {
+                (self.watches.swap_remove(at).1)();
+            }
+        }
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.leaving = true;
+        self.mux.leave();
+    }
+
+    // ---- ports ---------------------------------------------------------------------------------------------------
+
+    fn add_port(&mut self, key: Key) -> usize {
+        let at = self.ports.insert(Port::new(key));
+        if self.by_stream.len() <= key.index() {
+            self.by_stream.resize(key.index() + 1, None);
+        }
+        self.by_stream[key.index()] = Some(at);
+        at
+    }
+
+    fn port_of(&self, key: Key) -> Option<usize> {
+        let at = self.by_stream.get(key.index()).copied().flatten()?;
+        self.ports.get(at).is_some_and(|p| p.key == key).then_some(at)
+    }
+
+    /// A stream that was announced and will not be sent after all.
+    fn forget(&mut self, key: Key) {
+        self.mux.reset(key, Errno::ECONNRESET);
+        if let Some(at) = self.port_of(key) {
+            self.ports.remove(at);
+        }
+    }
+
+    pub(super) fn on_port_done(&mut self, what: What, at: usize, done: Done, shared: &Shared, hands: &mut Hands, now_us: u64) {
+        if what == What::PortSource {
+            let read = self.ports[at].on_source_done(done);
+            self.on_source(at, read, shared, hands, now_us);
+        } else {
+            let token = self.token(What::PortSink, at);
+            let key = self.ports[at].key;
+            match self.ports[at].on_sink_done(done, hands, token) {
+                Wrote::Consumed(count) => self.mux.on_consumed(key, count, now_us),
+                Wrote::Again => {}
+                Wrote::Gone(errno) => {
+                    tracing::debug!(peer = %self.peer, "stream {}: nobody reads: {}", key.id(), errno.desc());
+                    self.mux.on_sink_gone(key);
+                    self.ports[at].drop_sink();
+                }
+            }
+            self.write(at, shared, hands);
+            self.close_sink(at, hands);
+        }
+        self.bury(at, hands);
+    }
+
+    fn on_source(&mut self, at: usize, read: Read, shared: &Shared, hands: &mut Hands, now_us: u64) {
+        let key = self.ports[at].key;
+        if self.ports[at].source == SourceState::Ended {
+            return;
+        }
+        match read {
+            Read::Bytes(chunk) => {
+                self.mux.on_read(key, chunk, false, None, now_us);
+                self.pump(at, hands);
+            }
+            Read::WithFds(chunk, fds) => {
+                self.ports[at].source = SourceState::Describing;
+                self.ports[at].held = Some(chunk);
+                let (inbox, pair) = (Arc::clone(&shared.inbox), self.id);
+                let fds = fds.into_iter().map(|fd| (fd, Mode::Passed)).collect();
+                shared.helpers.run(move || inbox.push(Cmd::Described { pair, port: (at, key), result: fdpass::describe(fds) }));
+            }
+            Read::Accepted(fd) => {
+                self.on_client(key, fd, hands);
+                self.pump(at, hands);
+            }
+            Read::Ready => self.read(at, hands),
+            Read::Nothing if self.ports[at].finishing => self.pump(at, hands),
+            Read::Nothing => {
+                let token = self.token(What::PortSource, at);
+                self.ports[at].poll_source(hands, token);
+            }
+            Read::Eof => self.end_source(at, hands),
+            Read::Failed(Errno::ECONNRESET) => self.reset(key, Errno::ECONNRESET, hands),
+            Read::Failed(errno) => {
+                tracing::warn!(peer = %self.peer, "stream {}: read: {}", key.id(), errno.desc());
+                self.reset(key, errno, hands);
+            }
+        }
+    }
+
+    /// A near program's listener has a client: it becomes a client of the far one.
+    fn on_client(&mut self, listener: Key, fd: OwnedFd, hands: &mut Hands) {
+        let request = listener.id().to_le_bytes().to_vec();
+        // Refused for want of streams: dropping the fd closes it.
+        let Ok(key) = self.mux.open(service::LISTENER_CLIENT, request, INITIAL_WINDOW) else { return };
+        let at = self.add_port(key);
+        self.ports[at].attach(fd, PumpKind::Socket);
+        self.pump(at, hands);
+    }
+
+    /// The source's next step, when nothing is in flight for it.
+    fn pump(&mut self, at: usize, hands: &mut Hands) {
+        let port = &self.ports[at];
+        if port.source != SourceState::Idle || port.source_op.is_some() || port.fd.is_none() {
+            return;
+        }
+        if port.finishing && !port.fd.as_ref().is_some_and(|fd| readable::bytes(&**fd) > 0) {
+            return self.end_source(at, hands);
+        }
+        self.read(at, hands);
+    }
+
+    fn read(&mut self, at: usize, hands: &mut Hands) {
+        let token = self.token(What::PortSource, at);
+        let port = &mut self.ports[at];
+        let room = if port.is_listener() { u32::from(self.mux.is_open(port.key)) } else { self.mux.room(port.key) };
+        if room == 0 {
+            port.source = SourceState::Starved;
+            self.mux.wait_for_room(port.key);
+            return;
+        }
+        port.read_source(hands, room, token);
+    }
+
+    /// The source has ended: the peer hears it, and also whether the program reads on.
+    fn end_source(&mut self, at: usize, hands: &mut Hands) {
+        let key = self.ports[at].key;
+        let hung_up = self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(&**fd));
+        self.mux.on_eof(key);
+        if hung_up || (self.ports[at].finishing && self.ports[at].is_socket()) {
+            self.mux.on_sink_gone(key);
+            if let Some(op) = self.ports[at].sink_op {
+                hands.engine.cancel(op);
+            }
+            self.ports[at].drop_sink();
+        }
+        self.ports[at].end_source();
+        self.bury(at, hands);
+    }
+
+    fn write(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
+        let token = self.token(What::PortSink, at);
+        let Some(recipes) = self.ports[at].write_sink(hands, token) else { return };
+        let (inbox, pair, key) = (Arc::clone(&shared.inbox), self.id, self.ports[at].key);
+        shared.helpers.run(move || {
+            let result = match decode_all(recipes.bytes(), recipes.count()) {
+                Ok(recipes) => fdpass::rebuild(&recipes),
+                Err(e) => {
+                    tracing::error!("{e}");
+                    Err(crate::errno::OsError::new("decode recipes", Errno::EPROTO))
+                }
+            };
+            inbox.push(Cmd::Rebuilt { pair, port: (at, key), result });
+        });
+    }
+
+    fn close_sink(&mut self, at: usize, hands: &mut Hands) {
+        if self.ports[at].close_sink_if_done() {
+            self.bury(at, hands);
+        }
+    }
+
+    /// The stream's end takes what belongs to it along.
+    fn abort_with_children(&mut self, at: usize, hands: &mut Hands) {
+        let key = self.ports[at].key;
+        self.ports[at].abort(hands.engine);
+        self.bury(at, hands);
+        let children: Vec<Key> = self.ports.iter().filter(|(_, p)| p.parent == Some(key)).map(|(_, p)| p.key).collect();
+        for child in children {
+            self.reset(child, Errno::ECONNRESET, hands);
+        }
+    }
+
+    fn bury(&mut self, at: usize, _hands: &mut Hands) {
+        if !self.ports.get(at).is_some_and(Port::is_over) {
+            return;
+        }
+        let port = self.ports.remove(at);
+        let index = port.key.index();
+        if self.by_stream[index] == Some(at) {
+            self.by_stream[index] = None;
+        }
+        self.look_at_watches();
+    }
+}
+
+/// Whether the other end is gone altogether, not only silent: POLLHUP of a unix or TCP socket, poll(2).
+fn is_hung_up(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1)) && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP))
+}

@@ -1,0 +1,348 @@
+//! Two real nodes over loopback: what a program at one end does, a program at the other end sees.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::errno::Errno;
+use crate::fdpass::{Mode, Pump, PumpKind, describe};
+use crate::wire::service;
+
+/// Answers OPEN with one end of a socket pair and gives the test the other; ENOENT for the request `missing`.
+struct Far(mpsc::Sender<UnixStream>);
+
+impl Handler for Far {
+    fn on_open(&self, incoming: Incoming) {
+        if incoming.request == b"missing" {
+            return incoming.stream.refuse(Errno::ENOENT);
+        }
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        incoming.stream.attach(Pump { fd: ours.into(), kind: PumpKind::Socket });
+        self.0.send(theirs).unwrap();
+    }
+}
+
+struct Nobody;
+
+impl Handler for Nobody {
+    fn on_open(&self, incoming: Incoming) {
+        incoming.stream.refuse(Errno::EOPNOTSUPP);
+    }
+}
+
+struct World {
+    near: Node,
+    far: Node,
+    opened: mpsc::Receiver<UnixStream>,
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+impl World {
+    fn new(workers: usize) -> Self {
+        let (tell, opened) = mpsc::channel();
+        let far = Node::start(NodeOptions { workers, handler: Arc::new(Far(tell)), files: None }).unwrap();
+        let door = Door::bind("127.0.0.1:0", far.clone()).unwrap();
+        let addr = door.addresses()[0].to_string();
+        door.open().unwrap();
+        let near = Node::start(NodeOptions { workers: 1, handler: Arc::new(Nobody), files: None }).unwrap();
+        keep_session(&near, addr).unwrap();
+        while !near.has_session(None) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Self { near, far, opened }
+    }
+
+    /// A connected pair of sockets: one on each machine.
+    fn connect(&self) -> (UnixStream, UnixStream) {
+        let stream = self.near.open(service::UDS, b"path".to_vec(), soon()).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        stream.attach(Pump { fd: ours.into(), kind: PumpKind::Socket });
+        let far = self.opened.recv_timeout(Duration::from_secs(10)).unwrap();
+        for end in [&theirs, &far] {
+            end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        }
+        (theirs, far)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.near.leave(Duration::ZERO);
+        self.far.leave(Duration::ZERO);
+    }
+}
+
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|i| u8::try_from((i * 31 + i / 251 + seed) % 256).unwrap()).collect()
+}
+
+#[test]
+fn a_request_and_its_answer_cross() {
+    let world = World::new(2);
+    let (mut near, mut far) = world.connect();
+    for i in 0..100 {
+        near.write_all(&pattern(64, i)).unwrap();
+        let mut got = [0; 64];
+        far.read_exact(&mut got).unwrap();
+        assert_eq!(got[..], pattern(64, i));
+        far.write_all(&got).unwrap();
+        near.read_exact(&mut got).unwrap();
+        assert_eq!(got[..], pattern(64, i));
+    }
+}
+
+#[test]
+fn the_far_errno_comes_back() {
+    let world = World::new(1);
+    let said = world.near.open(service::UDS, b"missing".to_vec(), soon());
+    assert_eq!(said.err(), Some(Errno::ENOENT));
+}
+
+#[test]
+fn half_close_and_then_the_reply() {
+    let world = World::new(1);
+    let (mut near, mut far) = world.connect();
+    near.write_all(b"question").unwrap();
+    near.shutdown(Shutdown::Write).unwrap();
+    let mut got = String::new();
+    far.read_to_string(&mut got).unwrap();
+    assert_eq!(got, "question");
+    far.write_all(b"reply").unwrap();
+    drop(far);
+    let mut got = String::new();
+    near.read_to_string(&mut got).unwrap();
+    assert_eq!(got, "reply");
+}
+
+#[test]
+fn megabytes_cross_both_ways_at_once_while_a_small_stream_answers() {
+    let world = World::new(2);
+    let (small_near, mut small_far) = world.connect();
+    let (near, far) = world.connect();
+    let len = 32 << 20;
+    let send = |mut to: UnixStream, seed| {
+        std::thread::spawn(move || {
+            for piece in pattern(len, seed).chunks(100_000) {
+                to.write_all(piece).unwrap();
+            }
+            to.shutdown(Shutdown::Write).unwrap();
+        })
+    };
+    let recv = |mut from: UnixStream, seed| {
+        std::thread::spawn(move || {
+            let mut got = Vec::new();
+            from.read_to_end(&mut got).unwrap();
+            assert_eq!(got.len(), len);
+            assert!(got == pattern(len, seed), "other bytes came out");
+        })
+    };
+    let threads = [
+        send(near.try_clone().unwrap(), 1),
+        send(far.try_clone().unwrap(), 2),
+        recv(near, 2),
+        recv(far, 1),
+    ];
+    let mut small_near = small_near;
+    for _ in 0..200 {
+        small_near.write_all(b"ping").unwrap();
+        let mut got = [0; 4];
+        small_far.read_exact(&mut got).unwrap();
+    }
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn one_that_does_not_read_stops_its_own_writer_and_nobody_else() {
+    let world = World::new(1);
+    let (stuck, _unread) = world.connect();
+    stuck.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    let until = Instant::now() + Duration::from_millis(300);
+    while Instant::now() < until {
+        match (&stuck).write(&[0; 65536]) {
+            Ok(n) => sent += n,
+            Err(e) => {
+                assert_eq!(e.kind(), std::io::ErrorKind::WouldBlock);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+    assert!(sent < 8 << 20, "{sent} bytes went nowhere");
+    let (mut near, mut far) = world.connect();
+    let begun = Instant::now();
+    for _ in 0..100 {
+        near.write_all(b"x").unwrap();
+        far.read_exact(&mut [0]).unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_closed_reader_is_epipe_for_the_writer() {
+    let world = World::new(1);
+    let (mut near, far) = world.connect();
+    drop(far);
+    let until = soon();
+    loop {
+        match near.write(b"x") {
+            Ok(_) => assert!(Instant::now() < until, "no EPIPE came"),
+            Err(e) => break assert_eq!(e.kind(), std::io::ErrorKind::BrokenPipe),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(near.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn three_hundred_streams_at_once() {
+    let world = World::new(2);
+    let mut all: Vec<_> = (0..300).map(|_| world.connect()).collect();
+    for (i, (near, _)) in all.iter_mut().enumerate() {
+        near.write_all(&pattern(3000, i)).unwrap();
+    }
+    for (i, (_, far)) in all.iter_mut().enumerate() {
+        let mut got = vec![0; 3000];
+        far.read_exact(&mut got).unwrap();
+        assert!(got == pattern(3000, i));
+    }
+}
+
+/// Sends fds with the first bytes of a stream, as rexec does, and returns what the far program receives.
+fn pass(world: &World, fds: Vec<(OwnedFd, Mode)>) -> (Attached, UnixStream, UnixStream, Vec<OwnedFd>) {
+    let count = fds.len();
+    let stream = world.near.open(service::EXEC, Vec::new(), soon()).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let first = First { bytes: b"request".to_vec(), fds: describe(fds).unwrap() };
+    let attached = stream.attach_sending(Pump { fd: ours.into(), kind: PumpKind::Socket }, first);
+    let far = world.opened.recv_timeout(Duration::from_secs(10)).unwrap();
+    far.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut bytes = [0; 100];
+    let (n, got) = crate::sys::scm::recv_with_fds(&far, &mut bytes).unwrap();
+    assert_eq!((&bytes[..n], got.len()), (&b"request"[..], count));
+    (attached, theirs, far, got)
+}
+
+#[test]
+fn pipes_cross_as_fds_with_their_ends() {
+    let world = World::new(2);
+    let (stdin_reader, mut stdin_writer) = std::io::pipe().unwrap();
+    let (mut stdout_reader, stdout_writer) = std::io::pipe().unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let twin = stdout_writer.try_clone().unwrap();
+    let fds = vec![
+        (stdin_reader.into(), Mode::Stdin),
+        (stdout_writer.into(), Mode::Output),
+        (twin.into(), Mode::Output),
+        (null.into(), Mode::Inherited),
+    ];
+    let (_attached, _control, _far, mut got) = pass(&world, fds);
+    stdin_writer.write_all(b"to the far program").unwrap();
+    drop(stdin_writer);
+    got.pop();
+    let twin = got.pop().unwrap();
+    assert!(crate::sys::same_file::same_open_file(&twin, &got[1]), "2>&1 stays one file");
+    drop(twin);
+    let mut far_out = std::fs::File::from(got.pop().unwrap());
+    let mut far_in = std::fs::File::from(got.pop().unwrap());
+    let mut text = String::new();
+    far_in.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "to the far program");
+    far_out.write_all(b"back").unwrap();
+    drop(far_out);
+    let mut text = String::new();
+    stdout_reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "back");
+}
+
+#[test]
+fn a_listener_crosses_with_a_client_already_in_its_queue() {
+    let world = World::new(2);
+    let dir = crate::sys::tempdir::PrivateDir::new("test").unwrap();
+    let path = dir.path().join("monitor.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut early = UnixStream::connect(&path).unwrap();
+    early.write_all(b"early").unwrap();
+    let (_attached, _control, _far, mut got) = pass(&world, vec![(listener.into(), Mode::Inherited)]);
+    let far_listener = UnixListener::from(got.pop().unwrap());
+    let (mut client, _) = far_listener.accept().unwrap();
+    let mut bytes = [0; 5];
+    client.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"early");
+    client.write_all(b"hello").unwrap();
+    early.read_exact(&mut bytes).unwrap();
+    drop(early);
+    assert_eq!(client.read(&mut bytes).unwrap(), 0);
+    let mut second = UnixStream::connect(&path).unwrap();
+    let (mut client, _) = far_listener.accept().unwrap();
+    client.write_all(b"again").unwrap();
+    second.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"again");
+    drop(far_listener);
+    let mut refused = UnixStream::connect(&path).unwrap();
+    assert_eq!(refused.read(&mut bytes).unwrap(), 0, "nobody is there any more");
+}
+
+#[test]
+fn what_a_finished_command_has_written_comes_out_before_the_end() {
+    let world = World::new(1);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    // The test holds the far handle of the same stream too, which in production is the exec service's.
+    let (attached, _control, _far, mut got) = pass(&world, vec![(writer.into(), Mode::Output)]);
+    let mut out = std::fs::File::from(got.pop().unwrap());
+    out.write_all(&pattern(60_000, 3)).unwrap();
+    drop(out);
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).unwrap();
+    assert!(bytes == pattern(60_000, 3));
+    let (tell, told) = mpsc::channel();
+    attached.when_children_done(Box::new(move || tell.send(()).unwrap()));
+    told.recv_timeout(Duration::from_secs(10)).unwrap();
+}
+
+#[test]
+fn an_fd_in_a_message_of_a_proxied_socket_crosses() {
+    let world = World::new(2);
+    let (near, far) = world.connect();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    crate::sys::scm::send_with_fds(&near, b"take this", &[reader.as_raw_fd()]).unwrap();
+    drop(reader);
+    let mut bytes = [0; 100];
+    let (n, mut got) = crate::sys::scm::recv_with_fds(&far, &mut bytes).unwrap();
+    assert_eq!((&bytes[..n], got.len()), (&b"take this"[..], 1));
+    writer.write_all(b"through the pipe").unwrap();
+    drop(writer);
+    let mut text = String::new();
+    std::fs::File::from(got.pop().unwrap()).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "through the pipe");
+    // One that cannot cross ends the stream; its message is not delivered without it.
+    let event = nix::sys::eventfd::EventFd::new().unwrap();
+    crate::sys::scm::send_with_fds(&near, b"and this", &[std::os::fd::AsFd::as_fd(&event).as_raw_fd()]).unwrap();
+    let (n, got) = crate::sys::scm::recv_with_fds(&far, &mut bytes).unwrap();
+    assert_eq!((n, got.len()), (0, 0));
+}
+
+#[test]
+fn when_the_far_node_dies_every_stream_ends_and_a_new_session_comes() {
+    let world = World::new(1);
+    let (mut near, far) = world.connect();
+    world.far.leave(Duration::ZERO);
+    // The session drains only when its streams end; the near end closes first here.
+    near.shutdown(Shutdown::Both).unwrap();
+    drop(far);
+    assert_eq!(near.read(&mut [0]).unwrap(), 0);
+    let until = soon();
+    while world.near.has_session(None) {
+        assert!(Instant::now() < until, "the session does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(world.near.open(service::UDS, Vec::new(), soon()).err(), Some(Errno::ENOTCONN));
+}

@@ -1,0 +1,197 @@
+//! One thread, one ring, its link pairs. A stream never leaves its worker, so nothing here is locked.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::inbox::{Cmd, Inbox};
+use super::pair::{Pair, Shared};
+use super::port::Hands;
+use super::token::{Token, What};
+use crate::errno::{Errno, OsResult, Step};
+use crate::ring::{Done, Engine, Fd, Op, Pool, Size, Uring};
+
+/// How often pings, cooling and deadlines are looked at: fine enough for limits of seconds.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Told when a pair is over: its number, and why.
+pub(super) type OnPairEnd = Box<dyn Fn(u64, &str) + Send>;
+
+pub(super) struct Worker {
+    engine: Box<dyn Engine>,
+    pool: Pool,
+    shared: Shared,
+    pairs: Slab<Pair>,
+    by_id: HashMap<u64, usize>,
+    /// Pairs to advance at the end of the turn.
+    dirty: Vec<usize>,
+    wake: Fd,
+    born: Instant,
+    stopping: bool,
+    on_pair_end: OnPairEnd,
+}
+
+impl Worker {
+    /// On the worker's own thread: the ring takes no other.
+    pub(super) fn new(shared: Shared, on_pair_end: OnPairEnd) -> OsResult<Self> {
+        let engine = Box::new(Uring::new()?);
+        let wake = std::os::fd::AsFd::as_fd(&shared.inbox.event).try_clone_to_owned().step("dup")?;
+        Ok(Self {
+            engine,
+            pool: Pool::default(),
+            shared,
+            pairs: Slab::new(),
+            by_id: HashMap::new(),
+            dirty: Vec::new(),
+            wake: Rc::new(wake),
+            born: Instant::now(),
+            stopping: false,
+            on_pair_end,
+        })
+    }
+
+    /// Runs until it was told to stop and its last pair is over.
+    pub(super) fn run(mut self) -> OsResult<()> {
+        self.listen_to_inbox();
+        let mut done: Vec<Done> = Vec::new();
+        let mut next_tick = TICK;
+        while !(self.stopping && self.pairs.is_empty()) {
+            let now = self.born.elapsed();
+            self.engine.wait(Some(next_tick.saturating_sub(now)), &mut done)?;
+            let now_us = self.now_us();
+            for one in done.drain(..) {
+                self.on_done(one, now_us);
+            }
+            if self.born.elapsed() >= next_tick {
+                next_tick = self.born.elapsed() + TICK;
+                self.on_tick(now_us);
+            }
+            self.advance();
+        }
+        Ok(())
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_micros()).expect("half a million years")
+    }
+
+    fn listen_to_inbox(&mut self) {
+        let into = self.pool.take(Size::Small);
+        let token = Token { what: What::Wake, pair: 0, index: 0 }.pack();
+        self.engine.submit(Op::Read { fd: Rc::clone(&self.wake), into, max: 8 }, token);
+    }
+
+    fn on_done(&mut self, done: Done, now_us: u64) {
+        let Token { what, pair, index } = Token::unpack(done.token);
+        if what == What::Wake {
+            drop(done);
+            self.listen_to_inbox();
+            for cmd in self.shared.inbox.take() {
+                self.on_cmd(cmd, now_us);
+            }
+            return;
+        }
+        let Self { engine, pool, pairs, shared, .. } = self;
+        let mut hands = Hands { engine: engine.as_mut(), pool };
+        let pair_end = &mut pairs[pair];
+        match what {
+            What::LinkRecv | What::LinkSend => pair_end.on_link_done(what, index, done, &mut hands, now_us),
+            _ => pair_end.on_port_done(what, index, done, shared, &mut hands, now_us),
+        }
+        self.touch(pair);
+    }
+
+    fn on_cmd(&mut self, cmd: Cmd, now_us: u64) {
+        let (id, slot) = match &cmd {
+            Cmd::Link { pair, peer, options, .. } => (*pair, Some(self.pair_for(*pair, peer, *options))),
+            Cmd::Open { pair, .. }
+            | Cmd::Attach { pair, .. }
+            | Cmd::Reset { pair, .. }
+            | Cmd::Described { pair, .. }
+            | Cmd::Rebuilt { pair, .. }
+            | Cmd::FinishChildren { pair, .. }
+            | Cmd::WhenChildrenDone { pair, .. }
+            | Cmd::Leave { pair }
+            | Cmd::End { pair, .. } => (*pair, self.by_id.get(pair).copied()),
+            Cmd::Stop => {
+                self.stopping = true;
+                return;
+            }
+        };
+        let Some(slot) = slot else {
+            tracing::debug!("pair {id} is over");
+            match cmd {
+                Cmd::Open { verdict, .. } => verdict(Err(Errno::ECONNRESET)),
+                Cmd::WhenChildrenDone { then, .. } => then(),
+                _ => {}
+            }
+            return;
+        };
+        let Self { engine, pool, pairs, shared, .. } = self;
+        let mut hands = Hands { engine: engine.as_mut(), pool };
+        let pair = &mut pairs[slot];
+        match cmd {
+            Cmd::Link { lane, fd, .. } => pair.add_link(lane, fd, &mut hands, now_us),
+            Cmd::Open { service, request, verdict, .. } => pair.open(service, request, verdict),
+            Cmd::Attach { key, pump, first, .. } => pair.attach(key, pump, first, shared, &mut hands, now_us),
+            Cmd::Reset { key, errno, .. } => pair.reset(key, errno, &mut hands),
+            Cmd::Described { port, result, .. } => pair.on_described(port, result, &mut hands, now_us),
+            Cmd::Rebuilt { port, result, .. } => pair.on_rebuilt(port, result, shared, &mut hands),
+            Cmd::FinishChildren { key, .. } => pair.finish_children(key, &mut hands),
+            Cmd::WhenChildrenDone { key, then, .. } => pair.when_children_done(key, then),
+            Cmd::Leave { .. } => pair.leave(),
+            Cmd::End { reason, .. } => pair.end(&reason, &mut hands),
+            Cmd::Stop => unreachable!("taken above"),
+        }
+        self.touch(slot);
+    }
+
+    fn pair_for(&mut self, id: u64, peer: &Arc<super::node::Peer>, options: crate::mux::Options) -> usize {
+        if let Some(slot) = self.by_id.get(&id) {
+            return *slot;
+        }
+        let options = crate::mux::Options { now_us: self.now_us(), ..options };
+        let entry = self.pairs.vacant_entry();
+        let slot = entry.key();
+        entry.insert(Pair::new(id, slot, Arc::clone(peer), options));
+        self.by_id.insert(id, slot);
+        slot
+    }
+
+    fn touch(&mut self, slot: usize) {
+        if !self.dirty.contains(&slot) {
+            self.dirty.push(slot);
+        }
+    }
+
+    fn on_tick(&mut self, now_us: u64) {
+        let Self { engine, pool, pairs, .. } = self;
+        let mut hands = Hands { engine: engine.as_mut(), pool };
+        for (_, pair) in pairs.iter_mut() {
+            pair.on_time(&mut hands, now_us);
+        }
+        self.dirty = self.pairs.iter().map(|(slot, _)| slot).collect();
+    }
+
+    fn advance(&mut self) {
+        for slot in std::mem::take(&mut self.dirty) {
+            let Self { engine, pool, pairs, shared, .. } = self;
+            let mut hands = Hands { engine: engine.as_mut(), pool };
+            let Some(pair) = pairs.get_mut(slot) else { continue };
+            pair.advance(shared, &mut hands);
+            if pair.is_over() {
+                let pair = pairs.remove(slot);
+                self.by_id.remove(&pair.id);
+                (self.on_pair_end)(pair.id, pair.ended.as_deref().unwrap_or_default());
+            }
+        }
+    }
+}
+
+/// A worker's inbox, made before its thread.
+pub(super) fn inbox() -> OsResult<Arc<Inbox>> {
+    Ok(Arc::new(Inbox::new()?))
+}
