@@ -82,3 +82,9 @@ pub const GATHER_MAX: usize = 64;
 pub const LINKS_MAX: usize = 64;
 /// Sessions of one node: one with its peer, and one for each command that came without a node of its own.
 pub const SESSIONS_MAX: usize = 4096;
+/// Commands that one node runs at once: each costs a thread, a keeper process and a few fds.
+pub const COMMANDS_MAX: usize = 1024;
+/// A peer that has opened a command must send its whole request by then.
+pub const EXEC_REQUEST_DEADLINE_MS: u64 = 30_000;
+/// A verdict on OPEN must come within this time.
+pub const OPEN_DEADLINE_MS: u64 = 10_000;

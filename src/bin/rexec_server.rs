@@ -1,1 +1,5 @@
-fn main() {}
+//! Runs commands for rexec.
+
+fn main() -> std::process::ExitCode {
+    farside::cli::daemon::exit(farside::cli::rexec_server::main())
+}

@@ -1,1 +1,6 @@
-//! What was typed, and what it means.
+//! What was typed, and what it means. The mains call in here and exit with what comes back.
+
+pub mod address;
+pub mod daemon;
+pub mod rexec;
+pub mod rexec_server;

@@ -1,1 +1,9 @@
 //! Remote execution: the stand-in on the near side, the server on the far side.
+
+mod client;
+mod daemon;
+mod server;
+mod wire;
+
+pub use client::run;
+pub use server::Server;

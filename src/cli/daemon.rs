@@ -1,0 +1,79 @@
+//! What all of the servers do around their service: the plaintext gate, logs, signals, an orderly end.
+
+use std::time::Duration;
+
+use crate::config;
+use crate::errno::OsResult;
+use crate::limits::DRAIN_MS;
+use crate::link::Node;
+use crate::sys::signals;
+
+/// Logs go to stderr: `RUST_LOG` (`info`, `debug`, `farside::link=trace`, ...) says how much, `info` by default.
+pub fn init_logs() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RUST_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A second call is the same program's and changes nothing.
+    let _ = subscriber.with_ansi(false).try_init();
+}
+
+/// Until links are encrypted, every program must be told that this is meant; it says so at every start.
+///
+/// # Errors
+/// One line with the option and the variable.
+pub fn plaintext_gate(program: &str, option: bool) -> Result<(), String> {
+    if !config::plaintext_wanted(option) {
+        return Err(format!(
+            "{program}: links are not encrypted yet; for a lab, say --insecure-plaintext or set {}=1",
+            config::PLAINTEXT_ENV
+        ));
+    }
+    tracing::warn!("links are NOT encrypted and anybody who reaches this address is trusted; loopback and 192.168.10.0/24 only");
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT, then lets streams finish. SIGHUP calls `reload`.
+pub fn serve_until_told(node: &Node, taken: &nix::sys::signalfd::SignalFd, mut reload: impl FnMut()) -> OsResult<()> {
+    loop {
+        match taken.read_signal() {
+            Ok(Some(info)) if info.ssi_signo == libc::SIGHUP.cast_unsigned() => reload(),
+            Ok(Some(_)) => break,
+            Ok(None) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(crate::errno::OsError::new("read a signal", e)),
+        }
+    }
+    tracing::info!("leaving: streams may finish within {} s", DRAIN_MS / 1000);
+    if !node.leave(Duration::from_millis(DRAIN_MS)) {
+        tracing::warn!("some streams did not finish; they are cut");
+    }
+    Ok(())
+}
+
+/// The signals that `serve_until_told` waits for: taken before the first thread starts.
+pub fn take_signals() -> OsResult<nix::sys::signalfd::SignalFd> {
+    signals::take_server()
+}
+
+/// Worker threads: one a core, unless told otherwise.
+pub fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// As `init_logs` for a command that stands in for another one: errors only, since its stderr is the other one's.
+pub fn init_client_logs() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FARSIDE_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let _ = subscriber.with_ansi(false).try_init();
+}
+
+/// A server's end: 0, or one line on stderr and 1.
+pub fn exit(result: Result<(), String>) -> std::process::ExitCode {
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(line) => {
+            eprintln!("{line}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

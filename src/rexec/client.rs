@@ -1,0 +1,267 @@
+//! The near side of rexec: the stand-in of a command that runs on the other machine.
+//!
+//! ```text
+//!   argv, env, cwd, fds ──▶ OPEN(EXEC) ──▶ Started ── signals ──▶ ... Exited, stdout and stderr drained ──▶ exit
+//! ```
+//!
+//! Its pid is the command's pid to whoever started it: it lives as long as the command, takes the signals meant for it,
+//! and ends as it ended. It needs no privilege.
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signalfd::SignalFd;
+
+use super::daemon::Background;
+use super::wire::{Capabilities, Identity, MESSAGE_MAX, Message, Request, Signal};
+use crate::config::PLAINTEXT_ENV;
+use crate::errno::{Errno, OsError, OsResult, Step};
+use crate::fdpass::{self, Mode, Pump, PumpKind};
+use crate::limits::{FDS_MAX, OPEN_DEADLINE_MS};
+use crate::link::{Attached, First, Handler, Incoming, Node, NodeOptions, dial_client};
+use crate::sys::{caps, frames, inherited, signals};
+use crate::wire::service;
+
+/// The transport failed, or rexec itself could not do its part.
+pub(super) const FAILED: i32 = 255;
+const CANNOT_RUN: i32 = 126;
+const NOT_FOUND: i32 = 127;
+
+/// The peer opens nothing towards a command's stand-in.
+struct Nothing;
+
+impl Handler for Nothing {
+    fn on_open(&self, incoming: Incoming) {
+        incoming.stream.refuse(Errno::EOPNOTSUPP);
+    }
+}
+
+/// Runs `argv` on the node at `addr` and returns the exit status for this process.
+pub fn run(addr: &str, argv: Vec<Vec<u8>>) -> i32 {
+    match Background::begin(&argv) {
+        Ok(background) => attempt(addr, argv, background),
+        Err(e) => complain(&e),
+    }
+}
+
+fn complain(what: &dyn std::fmt::Display) -> i32 {
+    // Where stderr is closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "rexec: {what}");
+    FAILED
+}
+
+fn attempt(addr: &str, argv: Vec<Vec<u8>>, background: Background) -> i32 {
+    // Before any thread is there: they all inherit the mask, so that only the signalfd sees these.
+    let taken = match signals::take_forwarded() {
+        Ok(taken) => taken,
+        Err(e) => return complain(&e),
+    };
+    let name = String::from_utf8_lossy(&argv[0]).into_owned();
+    let mut stand_in = match StandIn::start(addr, argv, background) {
+        Ok(stand_in) => stand_in,
+        Err(e) => return complain(&e),
+    };
+    match stand_in.attend(&taken, &name) {
+        Ok(code) => code,
+        Err(e) => complain(&e),
+    }
+}
+
+struct StandIn {
+    control: UnixStream,
+    attached: Attached,
+    background: Background,
+    /// Keeps the workers' handle.
+    _node: Node,
+}
+
+/// Why a command did not start: one line.
+struct Trouble(String);
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<OsError> for Trouble {
+    fn from(e: OsError) -> Self {
+        Self(e.to_string())
+    }
+}
+
+impl StandIn {
+    fn start(addr: &str, argv: Vec<Vec<u8>>, background: Background) -> Result<Self, Trouble> {
+        let carried = carried_fds()?;
+        let request = Request {
+            argv,
+            env: environment(),
+            cwd: std::env::current_dir().map_or_else(|_| b"/".to_vec(), |d| d.into_os_string().into_vec()),
+            umask: signals::umask(),
+            identity: identity()?,
+            fds: carried.iter().map(|(number, ..)| *number).collect(),
+            daemonizes: background.is_wanted(),
+        };
+        let fds = fdpass::describe(carried.into_iter().map(|(_, fd, mode)| (fd, mode)).collect())?;
+        let node = Node::start(NodeOptions { workers: 1, handler: Arc::new(Nothing), files: None })?;
+        dial_client(&node, addr).map_err(|e| Trouble(e.to_string()))?;
+        let deadline = Instant::now() + Duration::from_millis(OPEN_DEADLINE_MS);
+        let stream = node
+            .open(service::EXEC, Vec::new(), deadline)
+            .map_err(|e| Trouble(format!("{addr} runs no commands for this machine: {}", e.desc())))?;
+        let (control, theirs) = UnixStream::pair().step("socketpair")?;
+        let bytes = request.encode();
+        let length = u32::try_from(bytes.len()).expect("bounded by the kernel's own limit on argv and env");
+        let first = First { bytes: length.to_le_bytes().to_vec(), fds };
+        let attached = stream.attach_sending(Pump { fd: theirs.into(), kind: PumpKind::Socket }, first);
+        frames::write(&control, &bytes)?;
+        // The worker has its own copies now, and closes each at its stream's end: nobody here must keep a pipe open.
+        // stderr stays for what there may be to say.
+        for number in request.fds.iter().copied().filter(|n| *n != 2) {
+            inherited::release(number)?;
+        }
+        Ok(Self { control, attached, background, _node: node })
+    }
+
+    /// Until the command has ended. Returns this process's exit status.
+    fn attend(&mut self, taken: &SignalFd, name: &str) -> OsResult<i32> {
+        loop {
+            let (peer_ready, signal_ready) = self.wait(taken)?;
+            if signal_ready {
+                self.forward(taken)?;
+            }
+            if !peer_ready {
+                continue;
+            }
+            let bytes = match frames::read(&self.control, MESSAGE_MAX) {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => return Err(lost()),
+                Err(e) if e.errno == Errno::ECONNRESET => return Err(lost()),
+                Err(e) => return Err(e),
+            };
+            let message = Message::decode(&bytes).map_err(|e| OsError::on("exec message", e, Errno::EPROTO))?;
+            match message {
+                Message::Started { note, .. } if note.is_empty() => {}
+                Message::Started { note, .. } => drop(writeln!(std::io::stderr(), "rexec: {note}")),
+                Message::Failed { errno, step } => return Ok(not_run(name, &step, errno)),
+                Message::Exited { status, left } => {
+                    self.drain();
+                    if !left {
+                        self.background.report(status.code());
+                        return Ok(status.code());
+                    }
+                    // The daemon's parent has ended; from here on this process is the daemon, as far as anybody here
+                    // can tell.
+                    self.background.stay(status.code())?;
+                }
+                Message::DaemonGone => return Ok(0),
+                Message::Signal(_) => return Err(OsError::new("exec message", Errno::EPROTO)),
+            }
+        }
+    }
+
+    fn wait(&self, taken: &SignalFd) -> OsResult<(bool, bool)> {
+        let mut fds = [
+            PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
+            PollFd::new(taken.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(OsError::new("poll", e)),
+        }
+        let ready = |at: usize| fds[at].revents().is_some_and(|r| !r.is_empty());
+        Ok((ready(0), ready(1)))
+    }
+
+    fn forward(&self, taken: &SignalFd) -> OsResult<()> {
+        let Some(info) = taken.read_signal().step("read a signal")? else { return Ok(()) };
+        let signal = Signal(info.ssi_signo.cast_signed());
+        let Ok(bytes) = Message::Signal(signal).encode() else { return Ok(()) };
+        match frames::write(&self.control, &bytes) {
+            // It is over already; the reason is waiting to be read.
+            Err(e) if e.errno == Errno::EPIPE => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Until all that the command wrote has been written here.
+    fn drain(&self) {
+        let (tell, told) = mpsc::channel();
+        self.attached.when_children_done(Box::new(move || {
+            // Nobody waits any more: nothing to tell.
+            let _ = tell.send(());
+        }));
+        // The worker drops the notice unsent only when the session is over: then nothing more can come either.
+        let _ = told.recv();
+    }
+}
+
+fn lost() -> OsError {
+    OsError::on("the connection to the other machine", "ended before the command did", Errno::ECONNRESET)
+}
+
+fn not_run(name: &str, step: &str, errno: Errno) -> i32 {
+    let missing = matches!(errno, Errno::ENOENT | Errno::ENOTDIR);
+    let text = if missing && step.starts_with("execve") { "command not found there" } else { step };
+    let _ = writeln!(std::io::stderr(), "rexec: {name}: {text}: {}", errno.desc());
+    if missing { NOT_FOUND } else { CANNOT_RUN }
+}
+
+/// Every inherited fd that goes along: its number, the fd itself, and what it is for.
+fn carried_fds() -> Result<Vec<(u32, OwnedFd, Mode)>, Trouble> {
+    let mut all = Vec::new();
+    for number in inherited::numbers()? {
+        if inherited::is_locked(number) {
+            // Whoever started us holds a lock by this very file (a pid file): it stays here, and open.
+            continue;
+        }
+        let mode = match number {
+            0 => Mode::Stdin,
+            1 | 2 => Mode::Output,
+            _ => Mode::Inherited,
+        };
+        all.push((number, inherited::duplicate(number)?, mode));
+    }
+    if all.len() > FDS_MAX {
+        return Err(Trouble(format!("{} inherited fds where {FDS_MAX} are the most", all.len())));
+    }
+    Ok(all)
+}
+
+/// The environment, less what is meant for this machine alone.
+fn environment() -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        if name == PLAINTEXT_ENV {
+            continue;
+        }
+        let mut value = value.into_vec();
+        if name == "LD_PRELOAD" {
+            // The shim is this side's; over there it would redirect what is local.
+            let ours = |part: &&[u8]| !part.ends_with(b"libudsproxy.so") && !part.is_empty();
+            value = value.split(|b| matches!(b, b':' | b' ')).filter(ours).collect::<Vec<_>>().join(&b':');
+            if value.is_empty() {
+                continue;
+            }
+        }
+        all.push([name.as_bytes(), b"=", &value].concat());
+    }
+    all
+}
+
+fn identity() -> OsResult<Identity> {
+    let (sets, no_new_privs) = caps::of_self()?;
+    let caps::Sets { inheritable, permitted, bounding, ambient } = sets;
+    Ok(Identity {
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
+        groups: nix::unistd::getgroups().step("getgroups")?.into_iter().map(nix::unistd::Gid::as_raw).collect(),
+        capabilities: Capabilities { inheritable, permitted, bounding, ambient },
+        no_new_privs,
+    })
+}

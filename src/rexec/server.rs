@@ -1,0 +1,294 @@
+//! The far side of rexec: runs what the peer asks for, and tells how it ended.
+//!
+//! ```text
+//!   OPEN(EXEC) ─▶ thread ─ request + fds ─▶ Keeper::start ─▶ Started │ Failed
+//!                   │ Signal ─▶ keeper                        Ended ─▶ finish_children ─▶ Exited
+//!                   └ control stream ends first: the stand-in is gone ─▶ KillAll
+//! ```
+//!
+//! A blocking thread for each command: it waits in poll(2) for either the peer or the keeper. The streams of the
+//! command's stdio are pumped by the worker and never come by here.
+
+use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::wire::{Message, REQUEST_MAX, Request, Signal, Status};
+use crate::errno::{Errno, OsError, OsResult, Step as _};
+use crate::fdpass::{Pump, PumpKind};
+use crate::limits::{COMMANDS_MAX, EXEC_REQUEST_DEADLINE_MS};
+use crate::link::{Attached, Incoming, Peer};
+use crate::sys::spawn::{Identity, Keeper, Order, Plan, Report};
+use crate::sys::{caps, frames, scm};
+
+/// The exec service of a node.
+#[derive(Debug, Default)]
+pub struct Server {
+    running: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// Called on a worker for each OPEN of the service.
+    pub fn on_open(&self, incoming: Incoming) {
+        if self.running.fetch_add(1, Ordering::Relaxed) >= COMMANDS_MAX {
+            self.running.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(peer = %incoming.peer, "exec refused: {COMMANDS_MAX} commands are running");
+            return incoming.stream.refuse(Errno::EAGAIN);
+        }
+        let Incoming { peer, stream, .. } = incoming;
+        let running = Arc::clone(&self.running);
+        let (ours, theirs) = match UnixStream::pair() {
+            Ok(pair) => pair,
+            Err(e) => {
+                running.fetch_sub(1, Ordering::Relaxed);
+                return stream.refuse(crate::errno::errno_of(&e));
+            }
+        };
+        let attached = stream.attach(Pump { fd: theirs.into(), kind: PumpKind::Socket });
+        let run = move || {
+            let command = Command { peer, control: ours, attached };
+            if let Err(e) = command.run() {
+                tracing::warn!(peer = %command.peer, "exec: {e}");
+            }
+            running.fetch_sub(1, Ordering::Relaxed);
+        };
+        let stack = 256 << 10;
+        if let Err(e) = std::thread::Builder::new().name("command".into()).stack_size(stack).spawn(run) {
+            tracing::warn!("start a command's thread: {e}");
+        }
+    }
+}
+
+struct Command {
+    peer: Arc<Peer>,
+    control: UnixStream,
+    attached: Attached,
+}
+
+impl Command {
+    fn run(&self) -> OsResult<()> {
+        let (request, fds) = self.receive()?;
+        let line = show(&request.argv);
+        let plan = match plan(&request, fds) {
+            Ok(plan) => plan,
+            Err(e) => {
+                tracing::warn!(peer = %self.peer, uid = request.identity.uid, "exec {line}: refused: {e}");
+                return self.say(&Message::Failed { errno: e.errno, step: format!("{} {}", e.op, e.on) });
+            }
+        };
+        tracing::info!(peer = %self.peer, uid = request.identity.uid, "exec {line}");
+        let keeper = match Keeper::start(plan) {
+            Ok(keeper) => keeper,
+            Err(e) => return self.say(&Message::Failed { errno: e.errno, step: e.op.into() }),
+        };
+        let result = self.attend(&keeper, &request);
+        if result.is_err() {
+            keeper.order(Order::KillAll);
+        }
+        keeper.wait();
+        result
+    }
+
+    /// The request's length comes with the fds, the request behind it.
+    fn receive(&self) -> OsResult<(Request, Vec<OwnedFd>)> {
+        let patience = Some(Duration::from_millis(EXEC_REQUEST_DEADLINE_MS));
+        self.control.set_read_timeout(patience).step("SO_RCVTIMEO")?;
+        let mut length = [0; 4];
+        let (n, fds) = scm::recv_with_fds(&self.control, &mut length)?;
+        if n != length.len() {
+            return Err(OsError::new("read the request", Errno::ECONNRESET));
+        }
+        let bytes = frames::body(&self.control, u32::from_le_bytes(length) as usize, REQUEST_MAX)?;
+        self.control.set_read_timeout(None).step("SO_RCVTIMEO")?;
+        let request = Request::decode(&bytes).map_err(|e| OsError::on("exec request", e, Errno::EPROTO))?;
+        if request.fds.len() != fds.len() {
+            return Err(OsError::on("exec request", "another number of fds than came", Errno::EPROTO));
+        }
+        Ok((request, fds))
+    }
+
+    fn say(&self, message: &Message) -> OsResult<()> {
+        let bytes = message.encode().map_err(|e| OsError::on("exec message", e, Errno::EPROTO))?;
+        (&self.control).write_all(&bytes).step("tell the peer")
+    }
+
+    /// Between the peer and the keeper until the command is over and the peer has gone.
+    fn attend(&self, keeper: &Keeper, request: &Request) -> OsResult<()> {
+        let mut ended = false;
+        let mut left_behind = false;
+        loop {
+            let (peer_ready, keeper_ready) = self.wait(keeper)?;
+            if keeper_ready {
+                match keeper.report() {
+                    Some(Report::Started { pid, in_root }) => {
+                        let note = if in_root { cwd_note(request) } else { String::new() };
+                        self.say(&Message::Started { pid: pid.cast_unsigned(), note })?;
+                    }
+                    Some(Report::Failed { step, errno }) => {
+                        let step = format!("{} {}", step.name(), String::from_utf8_lossy(&request.argv[0]));
+                        self.attached.finish_children();
+                        return self.say(&Message::Failed { errno, step });
+                    }
+                    Some(Report::Ended { wait_status, left }) => {
+                        ended = true;
+                        left_behind = left && request.daemonizes;
+                        // What is in its pipes goes out first; the peer waits for their ends before it believes this.
+                        self.attached.finish_children();
+                        self.say(&Message::Exited { status: status(wait_status), left: left_behind })?;
+                        if !left_behind {
+                            // As after a local command: what it left in the background lives on.
+                            keeper.order(Order::Release);
+                        }
+                    }
+                    Some(Report::Empty) | None if left_behind => {
+                        self.say(&Message::DaemonGone)?;
+                        return Ok(());
+                    }
+                    Some(Report::Empty) | None if ended => return Ok(()),
+                    Some(Report::Empty) | None => {
+                        return Err(OsError::new("watch the command", Errno::ECHILD));
+                    }
+                }
+            }
+            if peer_ready && !ended | left_behind {
+                let Some(bytes) = frames::read(&self.control, super::wire::MESSAGE_MAX)? else {
+                    tracing::info!(peer = %self.peer, "the stand-in of {} is gone: killed", show(&request.argv));
+                    return Err(OsError::new("attend the command", Errno::ECONNRESET));
+                };
+                match Message::decode(&bytes) {
+                    Ok(Message::Signal(Signal(signal))) => keeper.order(Order::Signal(signal)),
+                    other => return Err(OsError::on("exec message", format!("{other:?}"), Errno::EPROTO)),
+                }
+            }
+        }
+    }
+
+    fn wait(&self, keeper: &Keeper) -> OsResult<(bool, bool)> {
+        let mut fds = [
+            PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
+            PollFd::new(keeper.socket().as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(OsError::new("poll", e)),
+        }
+        let ready = |at: usize| fds[at].revents().is_some_and(|r| !r.is_empty());
+        Ok((ready(0), ready(1)))
+    }
+}
+
+fn cwd_note(request: &Request) -> String {
+    format!("{}: no such directory there; it runs in /", String::from_utf8_lossy(&request.cwd))
+}
+
+fn status(wait_status: i32) -> Status {
+    let byte = |n: i32| u8::try_from(n & 0xff).expect("masked");
+    if libc::WIFSIGNALED(wait_status) {
+        Status::Killed(byte(libc::WTERMSIG(wait_status)))
+    } else {
+        Status::Exited(byte(libc::WEXITSTATUS(wait_status)))
+    }
+}
+
+/// A request as the kernel wants it.
+///
+/// # Errors
+/// EPERM: this server is not root and cannot become the caller's user.
+fn plan(request: &Request, fds: Vec<OwnedFd>) -> OsResult<Plan> {
+    let who = &request.identity;
+    let own = nix::unistd::geteuid();
+    let identity = if own.is_root() {
+        let c = who.capabilities;
+        let capabilities = caps::Sets {
+            inheritable: c.inheritable,
+            permitted: c.permitted,
+            bounding: c.bounding,
+            ambient: c.ambient,
+        };
+        Some(Identity { uid: who.uid, gid: who.gid, groups: who.groups.clone(), capabilities })
+    } else if own.as_raw() == who.uid {
+        None
+    } else {
+        return Err(OsError::on("run as", format!("uid {} (the server is uid {own})", who.uid), Errno::EPERM));
+    };
+    let numbers = request.fds.iter().map(|n| i32::try_from(*n).expect("checked when it was decoded"));
+    Ok(Plan {
+        programs: candidates(&request.argv[0], &request.env),
+        argv: strings(&request.argv),
+        env: strings(&request.env),
+        cwd: string(&request.cwd),
+        umask: request.umask,
+        identity,
+        no_new_privs: who.no_new_privs,
+        fds: fds.into_iter().zip(numbers).collect(),
+    })
+}
+
+fn string(bytes: &[u8]) -> CString {
+    CString::new(bytes).expect("checked when it was decoded")
+}
+
+fn strings(all: &[Vec<u8>]) -> Vec<CString> {
+    all.iter().map(|s| string(s)).collect()
+}
+
+/// As execvp(3): a name with a slash is a path; any other is looked for in the PATH of the command's environment.
+fn candidates(name: &[u8], env: &[Vec<u8>]) -> Vec<CString> {
+    if name.contains(&b'/') {
+        return vec![string(name)];
+    }
+    let path = env.iter().find_map(|v| v.strip_prefix(b"PATH=")).unwrap_or(b"/bin:/usr/bin");
+    let one = |dir: &[u8]| {
+        let dir = if dir.is_empty() { b"." } else { dir };
+        string(&[dir, b"/", name].concat())
+    };
+    path.split(|b| *b == b':').map(one).collect()
+}
+
+/// For a log line: short, printable.
+fn show(argv: &[Vec<u8>]) -> String {
+    let mut out = String::new();
+    for arg in argv {
+        let text = String::from_utf8_lossy(arg);
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control() || "'\"\\$".contains(c)) {
+            out.push_str(&format!("{text:?}"));
+        } else {
+            out.push_str(&text);
+        }
+        if out.len() > 400 {
+            let cut = (0..=400).rev().find(|i| out.is_char_boundary(*i)).unwrap_or(0);
+            out.truncate(cut);
+            out.push_str(" ...");
+            break;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_looked_for_in_the_commands_own_path() {
+        let env = [b"PATH=/a::/b".to_vec()];
+        let all: Vec<_> = candidates(b"ls", &env).into_iter().map(|c| c.into_string().unwrap()).collect();
+        assert_eq!(all, ["/a/ls", "./ls", "/b/ls"]);
+        assert_eq!(candidates(b"./ls", &env).len(), 1);
+    }
+
+    #[test]
+    fn a_log_line_is_short_and_printable() {
+        let said = show(&[b"ls".to_vec(), b"a b\n\x1b".to_vec(), vec![b'x'; 1000]]);
+        assert!(said.starts_with("ls \"a b\\n\\u{1b}\" xxx") && said.len() < 410, "{said}");
+    }
+}

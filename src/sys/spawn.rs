@@ -1,0 +1,515 @@
+//! A command and its keeper: fork, exec, and a parent that stays with whatever the command leaves behind.
+//!
+//! ```text
+//!   server ──fork──▶ keeper (child subreaper) ──fork──▶ command ──fork──▶ its children ...
+//!     ◀── Report ──── socket ── Order ──▶                 orphans come back to the keeper
+//! ```
+//!
+//! Each command has a keeper of its own, so every process below it is known to be this command's, daemons included, and
+//! a signal never meets a process that merely has the same number. The keeper holds no fd but its socket. If the server
+//! dies, the keeper kills the tree: a command whose stand-in cannot be told anything must not run on unseen.
+//!
+//! Between fork and exec, and in the keeper for its whole life, only system calls are made: no allocation, no lock.
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use crate::errno::{Errno, OsError, OsResult};
+use crate::sys::caps;
+
+/// What is to run, ready to be handed to the kernel.
+#[derive(Debug)]
+pub struct Plan {
+    /// Candidates for the program, tried in order: one, or one for each directory of PATH.
+    pub programs: Vec<CString>,
+    pub argv: Vec<CString>,
+    pub env: Vec<CString>,
+    pub cwd: CString,
+    pub umask: u32,
+    /// Change user, groups and capabilities; `None` where the server may not and the command runs as the server.
+    pub identity: Option<Identity>,
+    pub no_new_privs: bool,
+    /// The command's fds: ours, and the number it gets.
+    pub fds: Vec<(OwnedFd, RawFd)>,
+}
+
+#[derive(Debug)]
+pub struct Identity {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub capabilities: caps::Sets,
+}
+
+/// Where a start can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Step {
+    Fork = 1,
+    Fds,
+    Identity,
+    Capabilities,
+    Exec,
+}
+
+impl Step {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fork => "fork",
+            Self::Fds => "hand over fds",
+            Self::Identity => "become the caller's user",
+            Self::Capabilities => "take the caller's capabilities",
+            Self::Exec => "execve",
+        }
+    }
+
+    fn from_number(n: i32) -> Self {
+        match n {
+            2 => Self::Fds,
+            3 => Self::Identity,
+            4 => Self::Capabilities,
+            5 => Self::Exec,
+            _ => Self::Fork,
+        }
+    }
+}
+
+/// What a keeper says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// `in_root`: the working directory is not there; it runs in `/`.
+    Started { pid: i32, in_root: bool },
+    Failed { step: Step, errno: Errno },
+    /// The command itself has ended, with this wait status; others of its processes may be `left`.
+    Ended { wait_status: i32, left: bool },
+    /// Nothing is left.
+    Empty,
+}
+
+/// What a keeper is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// To the command; when it has ended, to what it left behind.
+    Signal(i32),
+    /// SIGKILL to every process of the command.
+    KillAll,
+    /// What is left may live on without a keeper.
+    Release,
+}
+
+const RECORD: usize = 12;
+
+fn pack(kind: i32, a: i32, b: i32) -> [u8; RECORD] {
+    let mut out = [0; RECORD];
+    out[0..4].copy_from_slice(&kind.to_ne_bytes());
+    out[4..8].copy_from_slice(&a.to_ne_bytes());
+    out[8..12].copy_from_slice(&b.to_ne_bytes());
+    out
+}
+
+fn unpack(b: &[u8; RECORD]) -> (i32, i32, i32) {
+    let word = |at: usize| i32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+    (word(0), word(4), word(8))
+}
+
+/// The server's handle on a keeper. Dropping it kills what is left of the command, unless it was released.
+#[derive(Debug)]
+pub struct Keeper {
+    socket: OwnedFd,
+    pid: i32,
+}
+
+impl Keeper {
+    /// Forks the keeper and the command. The command's start is its first report.
+    ///
+    /// # Errors
+    /// EAGAIN, ENOMEM: no process to be had.
+    pub fn start(plan: Plan) -> OsResult<Self> {
+        let (ours, theirs) = socket_pair()?;
+        let mut prepared = Prepared::new(&plan);
+        // SAFETY: the child makes system calls only, on memory that was prepared before, and never returns.
+        let pid = unsafe { libc::fork() };
+        match pid {
+            -1 => Err(OsError::last("fork")),
+            0 => keeper_main(&mut prepared, theirs.as_raw_fd()),
+            _ => Ok(Self { socket: ours, pid }),
+        }
+    }
+
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// The next report; `None` when the keeper itself has gone.
+    pub fn report(&self) -> Option<Report> {
+        let mut record = [0; RECORD];
+        loop {
+            // SAFETY: `record` is writable and of that length.
+            let n = unsafe { libc::recv(self.socket.as_raw_fd(), record.as_mut_ptr().cast(), RECORD, 0) };
+            match n {
+                -1 if Errno::last() == Errno::EINTR => {}
+                n if usize::try_from(n) == Ok(RECORD) => break,
+                _ => return None,
+            }
+        }
+        Some(match unpack(&record) {
+            (1, pid, in_root) => Report::Started { pid, in_root: in_root != 0 },
+            (2, step, errno) => Report::Failed { step: Step::from_number(step), errno: Errno::from_raw(errno) },
+            (3, wait_status, left) => Report::Ended { wait_status, left: left != 0 },
+            _ => Report::Empty,
+        })
+    }
+
+    pub fn order(&self, order: Order) {
+        let record = match order {
+            Order::Signal(signal) => pack(1, signal, 0),
+            Order::KillAll => pack(2, 0, 0),
+            Order::Release => pack(3, 0, 0),
+        };
+        send(self.socket.as_raw_fd(), &record);
+    }
+
+    /// Reaps the keeper; to be called when `report` has given `None` or `Empty`.
+    pub fn wait(self) {
+        let pid = self.pid;
+        drop(self.socket);
+        loop {
+            // SAFETY: a null status is allowed.
+            let done = unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+            if done != -1 || Errno::last() != Errno::EINTR {
+                return;
+            }
+        }
+    }
+}
+
+fn socket_pair() -> OsResult<(OwnedFd, OwnedFd)> {
+    let mut fds = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: socketpair writes two fds into the array.
+    if unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) } == -1 {
+        return Err(OsError::last("socketpair"));
+    }
+    // SAFETY: both are new and ours.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+fn send(socket: RawFd, record: &[u8; RECORD]) {
+    // SAFETY: `record` is readable and of that length. An error means that nobody listens, which the reader sees too.
+    unsafe { libc::send(socket, record.as_ptr().cast(), RECORD, libc::MSG_NOSIGNAL) };
+}
+
+/// A plan with its pointer arrays, so that nothing is allocated after fork.
+struct Prepared<'a> {
+    plan: &'a Plan,
+    argv: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+    /// Room for the fds' temporary numbers.
+    moved: Vec<(RawFd, RawFd)>,
+    /// Above every number that the command gets.
+    above: RawFd,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        let above = plan.fds.iter().map(|(_, to)| *to).max().unwrap_or(2).max(2) + 1;
+        let moved = Vec::with_capacity(plan.fds.len());
+        Self { plan, argv: pointers(&plan.argv), env: pointers(&plan.env), moved, above }
+    }
+}
+
+// ---- the keeper's own life: system calls only --------------------------------------------------------------------
+
+/// Never returns.
+fn keeper_main(prepared: &mut Prepared<'_>, socket: RawFd) -> ! {
+    // SAFETY: system calls on numbers and on memory prepared before the fork; see the module page.
+    unsafe {
+        // Own session: signals to the server's terminal or group are not for the command.
+        libc::setsid();
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+        libc::prctl(libc::PR_SET_NAME, c"rexec-keeper".as_ptr());
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+        let mut pipe = [-1; 2];
+        if libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) == -1 {
+            fail(socket, Step::Fork);
+        }
+        let child = libc::fork();
+        if child == -1 {
+            fail(socket, Step::Fork);
+        }
+        if child == 0 {
+            command_main(prepared, pipe[1]);
+        }
+        libc::close(pipe[1]);
+        let started = await_exec(pipe[0], child, socket);
+        let mut chld: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut chld);
+        libc::sigaddset(&raw mut chld, libc::SIGCHLD);
+        let signals = libc::signalfd(-1, &raw const chld, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        close_all_but(socket, signals);
+        libc::chdir(c"/".as_ptr());
+        if !started {
+            libc::waitpid(child, std::ptr::null_mut(), 0);
+            libc::_exit(0);
+        }
+        watch(child, socket, signals);
+    }
+}
+
+/// # Safety
+/// In a forked child only: ends the process.
+unsafe fn fail(socket: RawFd, step: Step) -> ! {
+    send(socket, &pack(2, step as i32, Errno::last_raw()));
+    // SAFETY: ends the process without running anything of the parent's.
+    unsafe { libc::_exit(1) }
+}
+
+/// Waits until the command's exec has closed the pipe, or has told why it failed.
+unsafe fn await_exec(pipe: RawFd, child: i32, socket: RawFd) -> bool {
+    let mut in_root = 0;
+    loop {
+        let mut record = [0; RECORD];
+        // SAFETY: `record` is writable and of that length.
+        let n = unsafe { libc::read(pipe, record.as_mut_ptr().cast(), RECORD) };
+        match n {
+            -1 if Errno::last_raw() == libc::EINTR => {}
+            n if usize::try_from(n) == Ok(RECORD) => match unpack(&record) {
+                (NOTE_IN_ROOT, ..) => in_root = 1,
+                (step, errno, _) => {
+                    send(socket, &pack(2, step, errno));
+                    return false;
+                }
+            },
+            _ => {
+                send(socket, &pack(1, child, in_root));
+                return true;
+            }
+        }
+    }
+}
+
+/// The command's note that its working directory is not there.
+const NOTE_IN_ROOT: i32 = 100;
+
+unsafe fn close_all_but(a: RawFd, b: RawFd) {
+    let (low, high) = (a.min(b), a.max(b));
+    let close = |from: RawFd, to: RawFd| {
+        if from <= to {
+            // SAFETY: nothing else in this process uses an fd any more.
+            unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+        }
+    };
+    close(0, low - 1);
+    close(low + 1, high - 1);
+    close(high + 1, RawFd::MAX);
+}
+
+/// Reaps, reports and obeys until nothing is left.
+unsafe fn watch(command: i32, socket: RawFd, signals: RawFd) -> ! {
+    let mut ended = false;
+    loop {
+        // SAFETY: waitpid and poll on memory of this frame.
+        unsafe {
+            let mut command_status = None;
+            loop {
+                let mut status = 0;
+                let pid = libc::waitpid(-1, &raw mut status, libc::WNOHANG);
+                if pid == command {
+                    command_status = Some(status);
+                }
+                if pid == 0 {
+                    break;
+                }
+                if pid == -1 {
+                    if let Some(status) = command_status {
+                        send(socket, &pack(3, status, 0));
+                    }
+                    send(socket, &pack(4, 0, 0));
+                    libc::_exit(0);
+                }
+            }
+            if let Some(status) = command_status {
+                ended = true;
+                send(socket, &pack(3, status, 1));
+            }
+            let mut fds = [
+                libc::pollfd { fd: socket, events: libc::POLLIN, revents: 0 },
+                libc::pollfd { fd: signals, events: libc::POLLIN, revents: 0 },
+            ];
+            libc::poll(fds.as_mut_ptr(), 2, -1);
+            if fds[1].revents != 0 {
+                let mut info: libc::signalfd_siginfo = std::mem::zeroed();
+                libc::read(signals, (&raw mut info).cast(), size_of::<libc::signalfd_siginfo>());
+            }
+            if fds[0].revents != 0 {
+                obey(command, ended, socket);
+            }
+        }
+    }
+}
+
+unsafe fn obey(command: i32, ended: bool, socket: RawFd) {
+    let mut record = [0; RECORD];
+    // SAFETY: `record` is writable and of that length.
+    let n = unsafe { libc::recv(socket, record.as_mut_ptr().cast(), RECORD, libc::MSG_DONTWAIT) };
+    if n == -1 && matches!(Errno::last_raw(), libc::EAGAIN | libc::EINTR) {
+        return;
+    }
+    // The server has gone: as an order to kill.
+    let order = if usize::try_from(n) == Ok(RECORD) { unpack(&record) } else { (2, 0, 0) };
+    // SAFETY: the numbers are of our own unreaped children: nobody else can have them.
+    unsafe {
+        match order {
+            (1, signal, _) if !ended => {
+                libc::kill(command, signal);
+            }
+            (1, signal, _) => signal_children(signal),
+            (3, ..) => libc::_exit(0),
+            _ => kill_all(),
+        }
+    }
+}
+
+/// SIGKILL until no child is left. Grandchildren become our children as their parents die.
+unsafe fn kill_all() -> ! {
+    // SAFETY: as above.
+    unsafe {
+        loop {
+            signal_children(libc::SIGKILL);
+            if libc::waitpid(-1, std::ptr::null_mut(), 0) == -1 && Errno::last_raw() == libc::ECHILD {
+                libc::_exit(0);
+            }
+        }
+    }
+}
+
+/// Every child of this process, from /proc/thread-self/children, proc_pid_children(5). The list is read in pieces; a
+/// number that is cut at a piece's end is read again with the next.
+unsafe fn signal_children(signal: i32) {
+    // SAFETY: system calls on memory of this frame; the numbers are of our own unreaped children.
+    unsafe {
+        let list = libc::open(c"/proc/thread-self/children".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if list == -1 {
+            return;
+        }
+        let mut pid: i32 = 0;
+        let mut buffer = [0_u8; 4096];
+        loop {
+            let n = libc::read(list, buffer.as_mut_ptr().cast(), buffer.len());
+            let Ok(n @ 1..) = usize::try_from(n) else { break };
+            for byte in &buffer[..n] {
+                if byte.is_ascii_digit() {
+                    pid = pid.wrapping_mul(10).wrapping_add(i32::from(*byte - b'0'));
+                } else {
+                    if pid > 0 {
+                        libc::kill(pid, signal);
+                    }
+                    pid = 0;
+                }
+            }
+        }
+        if pid > 0 {
+            libc::kill(pid, signal);
+        }
+        libc::close(list);
+    }
+}
+
+// ---- the command, before its exec --------------------------------------------------------------------------------
+
+unsafe fn command_main(prepared: &mut Prepared<'_>, pipe: RawFd) -> ! {
+    let plan = prepared.plan;
+    // SAFETY: system calls only, on memory prepared before the fork; every failure ends in `_exit`.
+    unsafe {
+        let pipe = libc::fcntl(pipe, libc::F_DUPFD_CLOEXEC, prepared.above);
+        let stop = |step: Step| -> ! {
+            let record = pack(step as i32, Errno::last_raw(), 0);
+            libc::write(pipe, record.as_ptr().cast(), RECORD);
+            libc::_exit(127);
+        };
+        if pipe == -1 {
+            libc::_exit(127);
+        }
+        if !place_fds(prepared) {
+            stop(Step::Fds);
+        }
+        reset_signals();
+        libc::umask(plan.umask & 0o777);
+        if let Some(identity) = &plan.identity {
+            if !caps::prepare(&identity.capabilities) {
+                stop(Step::Capabilities);
+            }
+            let groups = identity.groups.as_ptr();
+            if libc::setgroups(identity.groups.len(), groups) == -1
+                || libc::setresgid(identity.gid, identity.gid, identity.gid) == -1
+                || libc::setresuid(identity.uid, identity.uid, identity.uid) == -1
+            {
+                stop(Step::Identity);
+            }
+            if !caps::apply(&identity.capabilities) {
+                stop(Step::Capabilities);
+            }
+        }
+        if plan.no_new_privs {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        }
+        // As the caller: a directory that it may not enter stays closed.
+        if libc::chdir(plan.cwd.as_ptr()) == -1 {
+            libc::chdir(c"/".as_ptr());
+            let record = pack(NOTE_IN_ROOT, 0, 0);
+            libc::write(pipe, record.as_ptr().cast(), RECORD);
+        }
+        exec(prepared);
+        stop(Step::Exec)
+    }
+}
+
+/// Gives the fds their numbers. All else is close-on-exec.
+unsafe fn place_fds(prepared: &mut Prepared<'_>) -> bool {
+    // SAFETY: fcntl, dup2 and close_range on this process's own fds. `moved` has its capacity already.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 0, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        for (fd, to) in &prepared.plan.fds {
+            // First out of the way of every number that is to be given.
+            let away = libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, prepared.above);
+            if away == -1 {
+                return false;
+            }
+            prepared.moved.push((away, *to));
+        }
+        prepared.moved.iter().all(|(from, to)| libc::dup2(*from, *to) != -1)
+    }
+}
+
+unsafe fn reset_signals() {
+    // SAFETY: dispositions and mask of this process, which runs nothing but this function.
+    unsafe {
+        for signal in 1..=64 {
+            // SIGKILL, SIGSTOP and libc's own two answer EINVAL.
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// As execvp(3): the first candidate that can be run; EACCES is remembered while others are only missing.
+unsafe fn exec(prepared: &Prepared<'_>) {
+    let mut denied = false;
+    for program in &prepared.plan.programs {
+        // SAFETY: NUL-terminated strings and null-terminated arrays, prepared before the fork.
+        unsafe { libc::execve(program.as_ptr(), prepared.argv.as_ptr(), prepared.env.as_ptr()) };
+        match Errno::last_raw() {
+            libc::EACCES => denied = true,
+            libc::ENOENT | libc::ENOTDIR => {}
+            _ => return,
+        }
+    }
+    if denied {
+        Errno::set_raw(libc::EACCES);
+    }
+}
