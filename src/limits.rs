@@ -68,12 +68,12 @@ pub const ASKS_MAX: usize = 512;
 pub const ASK_THREADS_KEPT: usize = 8;
 /// A thread with nothing to do for so long closes its listeners, and ends if it is not one of those kept.
 pub const ASK_IDLE_MS: u64 = 5_000;
-/// The stack of a thread that serves asks or assumes identities: no recursion, the largest buffer is 64 KiB of mountinfo
-/// on the heap.
+/// The stack of a thread that serves asks or assumes identities: no recursion but nine links; the largest buffer on it is
+/// a request of 4 KiB.
 pub const ASK_STACK_BYTES: usize = 256 << 10;
-/// Private listeners that a thread keeps for the next ask of the same name.
-pub const KEPT_LISTENERS_MAX: usize = 8;
-/// Directories in a thread's private tree; above it the tree is made anew.
+/// Private listeners kept for the next ask of the same name: a burst of this many finds its listeners again.
+pub const KEPT_LISTENERS_MAX: usize = 64;
+/// Directories in the binder's private tree; above it the tree is made anew.
 pub const PRIVATE_DIRS_MAX: usize = 512;
 /// Threads that assume callers' identities and stay; they never wait for a backlog.
 pub const IDENTITY_THREADS: usize = 4;
@@ -83,3 +83,5 @@ pub const BACKLOG_WAITERS_MAX: usize = 256;
 pub const BACKLOG_LOOK_MS: u64 = 100;
 /// Connects that wait for a thread; above it EAGAIN.
 pub const IDENTITY_QUEUE_MAX: usize = 4096;
+/// Mounts whose kind is remembered; then all are forgotten and learnt again.
+pub const MOUNTS_REMEMBERED_MAX: usize = 1024;

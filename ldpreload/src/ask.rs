@@ -4,9 +4,7 @@
 
 use core::mem::offset_of;
 
-use farside_contract::{
-    ADDRESS_MAX, HEADER_LEN, Op, Request, VERDICT_LEN, VERDICT_WAIT_S, Verdict, flags,
-};
+use farside_contract::{ADDRESS_MAX, HEADER_LEN, Op, Request, VERDICT_LEN, VERDICT_WAIT_S, Verdict, flags};
 use libc::{c_int, sa_family_t, sockaddr_un, socklen_t};
 
 use crate::kernel::{self, Left};

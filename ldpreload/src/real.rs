@@ -79,9 +79,4 @@ core::arch::global_asm!(
 );
 
 #[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), target_env = "gnu")))]
-core::arch::global_asm!(
-    ".hidden farside_dlsym",
-    ".globl farside_dlsym",
-    "farside_dlsym:",
-    "b dlsym",
-);
+core::arch::global_asm!(".hidden farside_dlsym", ".globl farside_dlsym", "farside_dlsym:", "b dlsym",);

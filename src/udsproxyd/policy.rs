@@ -59,9 +59,7 @@ impl Rule {
         use std::os::unix::ffi::OsStrExt;
         let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&self.names));
         path.is_absolute()
-            && path
-                .canonicalize()
-                .is_ok_and(|real| real != path && below(name, real.as_os_str().as_bytes()).is_some())
+            && path.canonicalize().is_ok_and(|real| real != path && below(name, real.as_os_str().as_bytes()).is_some())
     }
 }
 

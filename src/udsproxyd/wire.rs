@@ -86,6 +86,12 @@ pub fn check_name(name: &[u8]) -> WireResult<()> {
     }
 }
 
+/// A socket's name for a log line: `@` for an abstract one's NUL, nothing that moves a terminal's cursor.
+pub fn printable(name: &[u8]) -> String {
+    let (sign, rest) = if let [0, rest @ ..] = name { ("@", rest) } else { ("", name) };
+    format!("{sign}{}", rest.escape_ascii())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,7 +20,7 @@ use crate::limits::{BACKLOG_LOOK_MS, BACKLOG_WAITERS_MAX};
 use crate::sys::thread_identity::{Outcome, ThreadIdentity};
 use crate::sys::unix;
 use crate::udsproxyd::policy::Policy;
-use crate::udsproxyd::wire::ConnectRequest;
+use crate::udsproxyd::wire::{ConnectRequest, printable};
 
 /// What all threads share.
 pub(super) struct Connector {
@@ -139,10 +139,4 @@ impl Drop for WaitingPlace<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// A socket's name for a log line: `@` for an abstract one's NUL, nothing that moves a terminal's cursor.
-pub(crate) fn printable(name: &[u8]) -> String {
-    let (sign, rest) = if let [0, rest @ ..] = name { ("@", rest) } else { ("", name) };
-    format!("{sign}{}", rest.escape_ascii())
 }

@@ -12,8 +12,6 @@
 mod connect;
 mod pool;
 
-pub(crate) use connect::printable;
-
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

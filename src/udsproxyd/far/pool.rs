@@ -10,9 +10,7 @@ use tracing::{error, warn};
 use super::connect::Connector;
 use super::{Cancel, Done};
 use crate::errno::{Errno, OsResult, Step};
-use crate::limits::{
-    ASK_IDLE_MS, ASK_STACK_BYTES, BACKLOG_WAITERS_MAX, IDENTITY_QUEUE_MAX, IDENTITY_THREADS,
-};
+use crate::limits::{ASK_IDLE_MS, ASK_STACK_BYTES, BACKLOG_WAITERS_MAX, IDENTITY_QUEUE_MAX, IDENTITY_THREADS};
 use crate::sys::thread_identity::ThreadIdentity;
 use crate::udsproxyd::wire::ConnectRequest;
 
@@ -100,7 +98,10 @@ fn serve(shared: &Arc<Shared>) {
     let mut state = shared.state();
     state.threads -= 1;
     // Never fewer than it takes to go on: this thread may have ended because its identity was lost.
-    if state.threads < IDENTITY_THREADS && !state.closed && let Err(e) = spawn(shared, &mut state) {
+    if state.threads < IDENTITY_THREADS
+        && !state.closed
+        && let Err(e) = spawn(shared, &mut state)
+    {
         error!("no thread in place of one that ended: {e}");
     }
 }
@@ -127,10 +128,8 @@ fn next(shared: &Shared) -> Option<Job> {
             return None;
         }
         state.idle += 1;
-        let (back, wait) = shared
-            .work
-            .wait_timeout(state, Duration::from_millis(ASK_IDLE_MS))
-            .expect("a panic ends the process");
+        let (back, wait) =
+            shared.work.wait_timeout(state, Duration::from_millis(ASK_IDLE_MS)).expect("a panic ends the process");
         state = back;
         state.idle -= 1;
         if wait.timed_out() && state.jobs.is_empty() && state.threads > IDENTITY_THREADS {

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use nix::sched::{CloneFlags, setns};
 
-use super::private::PrivateRoot;
+use super::private::Private;
 use crate::errno::{Errno, OsResult, Step};
 use crate::sys::peer;
 use crate::sys::unix::{self, NAME_MAX, SocketKind};
@@ -35,13 +35,13 @@ impl Names {
         Ok(Self { own: unix::network_of(any.as_fd()).step("SIOCGSKNS")?, turn: Mutex::new(()) })
     }
 
-    /// As `PrivateRoot::join`, for a name that begins with NUL. `Ok(None)`: the name has a listener here by now.
+    /// As `Private::join`, for a name that begins with NUL. `Ok(None)`: the name has a listener here by now.
     pub(super) fn join(
         &self,
         local: BorrowedFd<'_>,
         kind: SocketKind,
         name: &[u8],
-        private: &mut PrivateRoot,
+        private: &Private,
     ) -> Result<Option<OwnedFd>, Errno> {
         if kind == SocketKind::Datagram {
             return private.join(local, kind, &as_path(name), None).map(Some);

@@ -9,18 +9,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, warn};
 
 use super::abstract_name::Names;
-use super::private::PrivateRoot;
+use super::private::Private;
 use super::view::Proc;
 use super::{FarSide, FarStream};
 use crate::errno::Errno;
 use crate::limits::{ASK_DEADLINE_MS, CALLER_GROUPS_MAX, CONNECT_DEADLINE_MS};
 use crate::sys::peer::{self, Peer};
+use crate::sys::scm;
 use crate::sys::thread_identity::Identity;
 use crate::sys::unix::{self, SocketKind};
-use crate::sys::scm;
-use crate::udsproxyd::far::printable;
 use crate::udsproxyd::policy::Policy;
-use crate::udsproxyd::wire::{ConnectRequest, check_name};
+use crate::udsproxyd::wire::{ConnectRequest, check_name, printable};
 
 /// What serving an ask takes.
 pub(super) struct Desk {
@@ -29,6 +28,7 @@ pub(super) struct Desk {
     pub(super) uids: Vec<u32>,
     pub(super) proc: Proc,
     pub(super) names: Names,
+    pub(super) private: Private,
 }
 
 /// Why there is no connection.
@@ -49,8 +49,8 @@ impl From<Errno> for No {
 
 impl Desk {
     /// Serves the asker on `control` to its end.
-    pub(super) fn serve(&self, control: OwnedFd, private: &mut PrivateRoot) {
-        let verdict = match self.answer(control.as_fd(), private) {
+    pub(super) fn serve(&self, control: OwnedFd) {
+        let verdict = match self.answer(control.as_fd()) {
             Ok(()) => Verdict::Connected,
             Err(No::Errno(errno)) => Verdict::Refused(errno as i32),
             Err(No::NotRemote) => Verdict::NotRemote,
@@ -60,7 +60,7 @@ impl Desk {
         let _ = scm::send(control.as_fd(), &verdict.encode(), &[]);
     }
 
-    fn answer(&self, control: BorrowedFd<'_>, private: &mut PrivateRoot) -> Result<(), No> {
+    fn answer(&self, control: BorrowedFd<'_>) -> Result<(), No> {
         let asker = peer::peer(control)?;
         if asker.uid != 0 && !self.uids.contains(&asker.uid) {
             warn!(uid = asker.uid, pid = asker.pid, "refused: this uid may not ask");
@@ -74,10 +74,10 @@ impl Desk {
         })?;
         match (request.op, fds.as_slice()) {
             (Op::Connect, [local]) if request.flags & flags::CWD == 0 => {
-                self.connect(control, asker, request.name, local, None, private)
+                self.connect(control, asker, request.name, local, None)
             }
             (Op::Connect, [local, cwd]) if request.flags & flags::CWD != 0 => {
-                self.connect(control, asker, request.name, local, Some(cwd), private)
+                self.connect(control, asker, request.name, local, Some(cwd))
             }
             (Op::Adopt, [_]) if request.flags == 0 => {
                 let [local] = <[OwnedFd; 1]>::try_from(fds).expect("matched above");
@@ -97,7 +97,6 @@ impl Desk {
         typed: &[u8],
         local: &OwnedFd,
         cwd: Option<&OwnedFd>,
-        private: &mut PrivateRoot,
     ) -> Result<(), No> {
         let kind = SocketKind::of(local.as_fd())?;
         let nonblocking = OFlag::from_bits_retain(fcntl(local, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK);
@@ -110,21 +109,15 @@ impl Desk {
             return Err(No::Silent);
         }
         let other = if typed.first() == Some(&0) {
-            self.names.join(local.as_fd(), kind, typed, private)?.ok_or(No::NotRemote)?
+            self.names.join(local.as_fd(), kind, typed, &self.private)?.ok_or(No::NotRemote)?
         } else {
-            private.join(local.as_fd(), kind, typed, stream.listener())?
+            self.private.join(local.as_fd(), kind, typed, stream.listener())?
         };
         attach(stream, other, kind, &request)
     }
 
     /// The far machine's name for what was typed, if it may be asked for.
-    fn target(
-        &self,
-        control: BorrowedFd<'_>,
-        asker: Peer,
-        typed: &[u8],
-        cwd: Option<&OwnedFd>,
-    ) -> Result<Vec<u8>, No> {
+    fn target(&self, control: BorrowedFd<'_>, asker: Peer, typed: &[u8], cwd: Option<&OwnedFd>) -> Result<Vec<u8>, No> {
         if typed.first() != Some(&0) && typed.contains(&0) {
             return Err(No::Errno(Errno::EINVAL));
         }

@@ -4,7 +4,7 @@
 //!   DIR/            0700 (0711 when uids are named), ours
 //!   DIR/uds.sock    0600 (0666)
 //!   DIR/uds.lock    flock: held by the living daemon
-//!   DIR/uds.d/      0700: the threads' private directories
+//!   DIR/uds.d/      0700: private listeners
 //! ```
 //!
 //! Who holds the lock may remove whatever a dead daemon left; so no socket of a living one is ever taken for stale.

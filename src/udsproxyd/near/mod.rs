@@ -11,8 +11,11 @@
 
 mod abstract_name;
 mod ask;
+mod binder;
 mod control;
 mod mountinfo;
+mod mounts;
+mod path;
 mod private;
 mod server;
 mod view;

@@ -3,20 +3,18 @@
 //! A few threads stay. When the last idle one takes an asker, another is started; those beyond the first few end after
 //! a while of idleness.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{Shutdown, shutdown};
-use nix::sys::stat::Mode;
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::abstract_name::Names;
 use super::ask::Desk;
 use super::control::Control;
-use super::private::PrivateRoot;
+use super::private::Private;
 use super::view::Proc;
 use super::{FarSide, Options};
 use crate::errno::{Errno, OsResult, Step};
@@ -33,9 +31,9 @@ pub struct Server {
 pub struct Stop(Arc<Shared>);
 
 struct Shared {
-    control: Control,
-    private: OwnedFd,
     desk: Desk,
+    /// Dropped after the desk, whose listeners are in its directory.
+    control: Control,
     counts: Mutex<Counts>,
     ended: Condvar,
 }
@@ -44,8 +42,6 @@ struct Shared {
 struct Counts {
     threads: usize,
     idle: usize,
-    /// Names the threads' directories.
-    started: usize,
     stopping: bool,
 }
 
@@ -53,11 +49,15 @@ impl Server {
     /// Listens; nobody is served before `run`. One server a socket: a second one gets EADDRINUSE.
     pub fn bind(options: Options, far: Arc<dyn FarSide>) -> OsResult<Self> {
         let control = Control::bind(&options)?;
-        let private = open(&control.private, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
-        let private = private.step_on("open", control.private.display())?;
-        let desk =
-            Desk { far, policy: options.policy, uids: options.uids, proc: Proc::open()?, names: Names::new()? };
-        let shared = Shared { control, private, desk, counts: Mutex::default(), ended: Condvar::new() };
+        let desk = Desk {
+            far,
+            policy: options.policy,
+            uids: options.uids,
+            proc: Proc::open()?,
+            names: Names::new()?,
+            private: Private::start(&control.private)?,
+        };
+        let shared = Shared { desk, control, counts: Mutex::default(), ended: Condvar::new() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -82,7 +82,7 @@ impl Stop {
     pub fn stop(&self) {
         self.0.counts().stopping = true;
         // Wakes every accept; askers in the backlog see the end of their connection, and their local errno stands.
-        let _ = shutdown(std::os::fd::AsRawFd::as_raw_fd(&self.0.control.listener), Shutdown::Both);
+        let _ = shutdown(self.0.control.listener.as_raw_fd(), Shutdown::Both);
     }
 }
 
@@ -93,30 +93,26 @@ impl Shared {
 }
 
 fn spawn(shared: &Arc<Shared>, counts: &mut Counts) -> std::io::Result<()> {
-    let (theirs, number) = (shared.clone(), counts.started);
+    let theirs = shared.clone();
     thread::Builder::new().name("uds-near".into()).stack_size(ASK_STACK_BYTES).spawn(move || {
-        match PrivateRoot::enter(theirs.private.as_fd(), number) {
-            Ok(mut private) => serve(&theirs, &mut private),
-            Err(e) => error!("a thread has no private directory: {e}"),
-        }
+        serve(&theirs);
         theirs.counts().threads -= 1;
         theirs.ended.notify_all();
     })?;
-    counts.started += 1;
     counts.threads += 1;
     Ok(())
 }
 
-fn serve(shared: &Arc<Shared>, private: &mut PrivateRoot) {
-    while !private.is_lost() {
+fn serve(shared: &Arc<Shared>) {
+    loop {
         shared.counts().idle += 1;
         let accepted = unix::accept(shared.control.listener.as_fd());
         if after_accept(shared, accepted.is_ok()) {
             return;
         }
         match accepted {
-            Ok(control) => shared.desk.serve(control, private),
-            Err(Errno::EAGAIN) => private.forget(),
+            Ok(control) => shared.desk.serve(control),
+            Err(Errno::EAGAIN) => shared.desk.private.forget(),
             Err(Errno::EINTR | Errno::ECONNABORTED) => {}
             Err(errno) => {
                 warn!(%errno, "accept");
@@ -124,11 +120,6 @@ fn serve(shared: &Arc<Shared>, private: &mut PrivateRoot) {
                 thread::sleep(Duration::from_millis(10));
             }
         }
-    }
-    error!("a thread could not return to its own root or identity and ends");
-    let mut counts = shared.counts();
-    if !counts.stopping && let Err(e) = spawn(shared, &mut counts) {
-        error!("no thread in place of it: {e}");
     }
 }
 

@@ -15,21 +15,18 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::sys::stat::Mode;
-use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
 
-use super::mountinfo;
+use super::mounts::Mounts;
+use super::path::{below, climbs, join};
 use crate::errno::{Errno, OsResult, Step};
 use crate::sys::peer;
-
-/// What mountinfo calls our mounts.
-const QTFS: &[u8] = b"fuse.qtfs";
 
 /// This machine's /proc, opened before any thread leaves the daemon's root.
 #[derive(Debug)]
 pub(super) struct Proc {
     all: OwnedFd,
     own_fds: OwnedFd,
-    own_fdinfo: OwnedFd,
+    mounts: Mounts,
 }
 
 /// The asking process.
@@ -58,7 +55,7 @@ const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_
 impl Proc {
     pub(super) fn open() -> OsResult<Self> {
         let dir = |path: &str| open(path, DIRECTORY, Mode::empty()).step_on("open", path);
-        Ok(Self { all: dir("/proc")?, own_fds: dir("/proc/self/fd")?, own_fdinfo: dir("/proc/self/fdinfo")? })
+        Ok(Self { all: dir("/proc")?, own_fds: dir("/proc/self/fd")?, mounts: Mounts::default() })
     }
 
     /// The process that connected `control`, proven to be that one and not a later one of the same pid.
@@ -83,20 +80,6 @@ impl Proc {
     fn path_of(&self, fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
         Ok(readlinkat(&self.own_fds, fd.as_raw_fd().to_string().as_str())?.into_vec())
     }
-
-    fn mount_id_of(&self, fd: BorrowedFd<'_>) -> Result<u64, Errno> {
-        let file = openat(&self.own_fdinfo, fd.as_raw_fd().to_string().as_str(), OFlag::O_CLOEXEC, Mode::empty())?;
-        let text = read(file)?;
-        let text = String::from_utf8_lossy(&text);
-        let id = text.lines().find_map(|l| l.strip_prefix("mnt_id:"));
-        id.and_then(|id| id.trim().parse().ok()).ok_or(Errno::EIO)
-    }
-}
-
-fn read(file: OwnedFd) -> Result<Vec<u8>, Errno> {
-    let mut all = Vec::new();
-    std::io::Read::read_to_end(&mut std::fs::File::from(file), &mut all).map_err(|e| crate::errno::errno_of(&e))?;
-    Ok(all)
 }
 
 impl Caller<'_> {
@@ -144,7 +127,7 @@ impl Caller<'_> {
     fn resolve(&self, path: &[u8], root: &[u8], typed: Option<&[u8]>, links: u8) -> Result<Target, Errno> {
         let (dir, missing) = self.nearest_ancestor(path)?;
         let dir_path = self.proc.path_of(dir.as_fd())?;
-        if let Some(source_dir) = self.below_mount(dir.as_fd(), &dir_path, root)? {
+        if let Some(source_dir) = self.proc.mounts.host_path(dir.as_fd(), &dir_path, &self.own, root)? {
             let name = join(&source_dir, missing);
             return Ok(Target { judged: vec![name.clone()], name });
         }
@@ -187,37 +170,6 @@ impl Caller<'_> {
             }
         }
     }
-
-    /// If `dir` is on a qtfs mount: the host's path of it.
-    fn below_mount(&self, dir: BorrowedFd<'_>, dir_path: &[u8], root: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
-        if fstatfs(dir)?.filesystem_type() != FUSE_SUPER_MAGIC {
-            return Ok(None);
-        }
-        let mounts = read(openat(&self.own, "mountinfo", OFlag::O_CLOEXEC, Mode::empty())?)?;
-        let Some(mount) = mountinfo::find(&mounts, self.proc.mount_id_of(dir)?) else { return Ok(None) };
-        if mount.kind != QTFS || mount.source.first() != Some(&b'/') {
-            return Ok(None);
-        }
-        let Some(inside) = below(dir_path, &join(root, &mount.point)) else { return Ok(None) };
-        Ok(Some(join(&join(&mount.source, &mount.root), inside)))
-    }
-}
-
-/// What of `path` is below `prefix`, with its '/'; empty when they are the same.
-fn below<'p>(path: &'p [u8], prefix: &[u8]) -> Option<&'p [u8]> {
-    let prefix = prefix.strip_suffix(b"/").unwrap_or(prefix);
-    path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with(b"/"))
-}
-
-/// `a` and `b` with exactly one '/' between them; `a` alone when `b` is empty.
-fn join(a: &[u8], b: &[u8]) -> Vec<u8> {
-    let a = a.strip_suffix(b"/").unwrap_or(a);
-    let b = b.strip_prefix(b"/").unwrap_or(b);
-    if b.is_empty() && !a.is_empty() { a.to_vec() } else { [a, b"/", b].concat() }
-}
-
-fn climbs(path: &[u8]) -> bool {
-    path.split(|b| *b == b'/').any(|part| part == b"..")
 }
 
 #[cfg(test)]
@@ -285,16 +237,5 @@ mod tests {
         let got = target(typed.as_bytes(), None).unwrap();
         assert_eq!(got.name, format!("{}/real/deep/s", dir.display()).as_bytes());
         std::fs::remove_dir_all(dir).unwrap();
-    }
-
-    #[test]
-    fn paths_are_joined_and_cut_at_whole_components() {
-        assert_eq!(below(b"/a/bc", b"/a/b"), None);
-        assert_eq!(below(b"/a/b", b"/a/b"), Some(&b""[..]));
-        assert_eq!(below(b"/a/b/c", b"/"), Some(&b"/a/b/c"[..]));
-        assert_eq!(join(b"/", b"/x"), b"/x");
-        assert_eq!(join(b"/src/", b""), b"/src");
-        assert_eq!(join(b"/", b""), b"/");
-        assert_eq!(join(b"", b""), b"/");
     }
 }
