@@ -1,18 +1,19 @@
 //! Abstract names: they live in the caller's network namespace, where no chroot helps.
 //!
-//! The listener is bound under the asked name itself, in that namespace, for as long as the connect takes, one at a time
-//! in the whole daemon. Meanwhile another program of that namespace could connect to it; such a stranger is told apart
-//! by SO_PEERCRED (the caller's socket is connected by this process) and closed: for some 20 us it sees a connection
-//! that ends where it would have seen ECONNREFUSED.
+//! The listener is bound under the asked name itself, in that namespace, for the few microseconds that the connect takes,
+//! one at a time in the whole daemon. Meanwhile others of that namespace may connect to it: callers of the same burst,
+//! whose own `connect` now finds a local listener. They are told apart by SO_PEERCRED (the caller's socket is connected
+//! by this process) and get what they wanted too, a connection to the far machine, as themselves.
 //!
 //! A datagram socket would keep the name for as long as the connection lives, so it gets a private path instead, and
 //! getpeername shows `@name` as a path.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard};
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use super::private::Private;
 use crate::errno::{Errno, OsResult, Step};
@@ -26,8 +27,17 @@ pub(super) struct Names {
     turn: Mutex<()>,
 }
 
-/// Strangers that may wait in front of the caller's own connection.
+/// Others that may come in front of the caller's own connection.
 const BACKLOG: i32 = 4096;
+
+/// What a connect to an abstract name has given.
+#[derive(Debug)]
+pub(super) struct Joined {
+    /// The other end of the caller's socket.
+    pub(super) own: OwnedFd,
+    /// Connections of others that came meanwhile.
+    pub(super) others: Vec<OwnedFd>,
+}
 
 impl Names {
     pub(super) fn new() -> OsResult<Self> {
@@ -42,9 +52,10 @@ impl Names {
         kind: SocketKind,
         name: &[u8],
         private: &Private,
-    ) -> Result<Option<OwnedFd>, Errno> {
+    ) -> Result<Option<Joined>, Errno> {
         if kind == SocketKind::Datagram {
-            return private.join(local, kind, &as_path(name), None).map(Some);
+            let own = private.join(local, kind, &as_path(name), None)?;
+            return Ok(Some(Joined { own, others: Vec::new() }));
         }
         let _turn: MutexGuard<'_, ()> = self.turn.lock().expect("a panic ends the process");
         let listener = self.listener_beside(local, kind)?;
@@ -55,12 +66,14 @@ impl Names {
         unix::listen(listener.as_fd(), BACKLOG)?;
         unix::connect(local, name)?;
         let own_pid = std::process::id().cast_signed();
-        loop {
-            let accepted = unix::accept(listener.as_fd())?;
-            if peer::peer(accepted.as_fd())?.pid == own_pid {
-                return Ok(Some(accepted));
-            }
+        // From here on others are refused, while those in the backlog can still be had.
+        shutdown(listener.as_raw_fd(), Shutdown::Both)?;
+        let (mut own, mut others) = (None, Vec::new());
+        while let Ok(accepted) = unix::accept(listener.as_fd()) {
+            if peer::peer(accepted.as_fd())?.pid == own_pid { own = Some(accepted) } else { others.push(accepted) }
         }
+        // The caller's socket is connected; if its other end can't be had (EMFILE), it is connected to nothing.
+        own.map(|own| Some(Joined { own, others })).ok_or(Errno::ECONNRESET)
     }
 
     /// A socket in the network namespace of `local`.

@@ -62,8 +62,7 @@ impl Desk {
 
     fn answer(&self, control: BorrowedFd<'_>) -> Result<(), No> {
         let asker = peer::peer(control)?;
-        if asker.uid != 0 && !self.uids.contains(&asker.uid) {
-            warn!(uid = asker.uid, pid = asker.pid, "refused: this uid may not ask");
+        if !self.may_ask(asker) {
             return Err(No::NotRemote);
         }
         let mut bytes = [0; REQUEST_MAX];
@@ -108,12 +107,39 @@ impl Desk {
             debug!(pid = asker.pid, "the asker has gone");
             return Err(No::Silent);
         }
-        let other = if typed.first() == Some(&0) {
-            self.names.join(local.as_fd(), kind, typed, &self.private)?.ok_or(No::NotRemote)?
-        } else {
-            self.private.join(local.as_fd(), kind, typed, stream.listener())?
-        };
-        attach(stream, other, kind, &request)
+        if typed.first() != Some(&0) {
+            let other = self.private.join(local.as_fd(), kind, typed, stream.listener())?;
+            return attach(stream, other, kind, &request);
+        }
+        let joined = self.names.join(local.as_fd(), kind, typed, &self.private)?.ok_or(No::NotRemote)?;
+        let result = attach(stream, joined.own, kind, &request);
+        for other in joined.others {
+            self.connect_other(kind, typed, other);
+        }
+        result
+    }
+
+    /// Somebody whose connect has met the listener of another caller's abstract name. There is nobody to tell a no: the
+    /// connection ends.
+    fn connect_other(&self, kind: SocketKind, name: &[u8], accepted: OwnedFd) {
+        let Ok(who) = peer::peer(accepted.as_fd()) else { return };
+        if !self.may_ask(who) {
+            return;
+        }
+        let Ok(caller) = identity(accepted.as_fd(), who) else { return };
+        let request = ConnectRequest { kind, name: name.to_vec(), caller, nonblocking: false };
+        if let Ok(stream) = self.ask_far(&request) {
+            // A failure is logged, and the connection ends.
+            let _ = attach(stream, accepted, kind, &request);
+        }
+    }
+
+    fn may_ask(&self, who: Peer) -> bool {
+        let may = who.uid == 0 || self.uids.contains(&who.uid);
+        if !may {
+            warn!(uid = who.uid, pid = who.pid, "refused: this uid may not ask");
+        }
+        may
     }
 
     /// The far machine's name for what was typed, if it may be asked for.

@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tracing::warn;
 
 use super::binder::{Binder, Bound, Face};
 use crate::errno::{Errno, OsError, OsResult};
@@ -51,7 +52,7 @@ impl Private {
     /// SO_PEERCRED shows the caller, if not this daemon.
     ///
     /// # Errors
-    /// The kernel's, and then `local` was not touched.
+    /// The kernel's, and then `local` was not touched; or ECONNRESET, and then it was.
     pub(super) fn join(
         &self,
         local: BorrowedFd<'_>,
@@ -80,10 +81,21 @@ impl Private {
     fn accept(&self, face: Face, bound: Bound, connected: Result<(), Errno>) -> Result<OwnedFd, Errno> {
         let accepted = connected.map(|()| unix::accept(bound.socket.as_fd()));
         match accepted {
-            Ok(Err(_)) => self.discard(&bound),
-            Ok(Ok(_)) | Err(_) => self.keep(face, bound),
+            Ok(Err(errno)) => {
+                self.discard(&bound);
+                // The caller's socket is connected, to nothing: that is no errno of an untouched one.
+                warn!(%errno, "a connection could not be accepted");
+                Err(Errno::ECONNRESET)
+            }
+            Ok(Ok(other)) => {
+                self.keep(face, bound);
+                Ok(other)
+            }
+            Err(errno) => {
+                self.keep(face, bound);
+                Err(errno)
+            }
         }
-        accepted?
     }
 
     /// A datagram socket has one peer for all: it is bound for this caller alone, and is the other end itself.
