@@ -88,3 +88,36 @@ pub const COMMANDS_MAX: usize = 1024;
 pub const EXEC_REQUEST_DEADLINE_MS: u64 = 30_000;
 /// A verdict on OPEN must come within this time.
 pub const OPEN_DEADLINE_MS: u64 = 10_000;
+
+/// Supplementary groups of one caller. With the path they fit an OPEN: 4096 + 4 * 2048 + 64 (fixed part) < OPEN_MAX.
+pub const CALLER_GROUPS_MAX: usize = 2048;
+/// A host path in a request: PATH_MAX, with its NUL.
+pub const HOST_PATH_MAX: usize = 4096;
+/// The far side's verdict on a connect must have come by then: less than the shim's 5 s, so that the shim never gives
+/// up on a daemon that is about to touch its socket.
+pub const CONNECT_DEADLINE_MS: u64 = 4_500;
+/// A whole request must have come by then: the shim sends it right behind its connect.
+pub const ASK_DEADLINE_MS: u64 = 1_000;
+/// Asks served at once. Each holds a thread (256 KiB of stack, mostly untouched) and a few fds until its verdict.
+pub const ASKS_MAX: usize = 512;
+/// Threads that stay when there is nothing to do: a burst of this size starts none.
+pub const ASK_THREADS_KEPT: usize = 8;
+/// A thread with nothing to do for so long closes its listeners, and ends if it is not one of those kept.
+pub const ASK_IDLE_MS: u64 = 5_000;
+/// The stack of a thread that serves asks or assumes identities: no recursion but nine links; the largest buffer on it is
+/// a request of 4 KiB.
+pub const ASK_STACK_BYTES: usize = 256 << 10;
+/// Private listeners kept for the next ask of the same name: a burst of this many finds its listeners again.
+pub const KEPT_LISTENERS_MAX: usize = 64;
+/// Directories in the binder's private tree; above it the tree is made anew.
+pub const PRIVATE_DIRS_MAX: usize = 512;
+/// Threads that assume callers' identities and stay; they never wait for a backlog.
+pub const IDENTITY_THREADS: usize = 4;
+/// Connects that wait for room in a listener's backlog at once, a thread each; above it EAGAIN.
+pub const BACKLOG_WAITERS_MAX: usize = 256;
+/// How long one wait for room lasts before the waiter looks whether it is still wanted.
+pub const BACKLOG_LOOK_MS: u64 = 100;
+/// Connects that wait for a thread; above it EAGAIN.
+pub const IDENTITY_QUEUE_MAX: usize = 4096;
+/// Mounts whose kind is remembered; then all are forgotten and learnt again.
+pub const MOUNTS_REMEMBERED_MAX: usize = 1024;

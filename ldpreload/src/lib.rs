@@ -1,7 +1,29 @@
-#![no_std]
-//! libudsproxy.so.
+#![cfg_attr(not(test), no_std)]
+//! libudsproxy.so: connects of unix sockets that reach the other machine, in programs that know nothing of it.
+//!
+//! ```text
+//!   the program ── connect ──▶ hooks ──▶ real (the next definition: libc's)
+//!                                │ ENOENT, ECONNREFUSED on AF_UNIX
+//!                                ▼
+//!                               ask ──▶ udsproxyd, which connects the program's own socket
+//! ```
+//!
+//! This code runs in other people's processes: in signal handlers, between vfork and exec, on 2 KiB stacks, in threads
+//! that are being cancelled. So it takes no lock, allocates nothing, has no panic path, uses raw system calls (libc's
+//! wrappers are cancellation points, and a cancelled thread must not leave an fd behind), leaves errno as a plain
+//! `connect` would, and exports nothing but what it interposes. When anything at all is missing, the local kernel's
+//! answer stands.
 
+mod ask;
+mod hooks;
+mod kernel;
+mod real;
+mod settings;
+
+/// Never reached: the release build has no panic path, and a test reads that `abort` is not imported.
+#[cfg(not(test))]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    loop {}
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: abort takes nothing and does not return.
+    unsafe { libc::abort() }
 }

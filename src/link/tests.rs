@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::errno::Errno;
 use crate::fdpass::{Mode, Pump, PumpKind, describe};
+use crate::sys::scm;
 use crate::wire::service;
 
 /// Answers OPEN with one end of a socket pair and gives the test the other; ENOENT for the request `missing`.
@@ -216,6 +217,12 @@ fn three_hundred_streams_at_once() {
     }
 }
 
+fn receive(from: &UnixStream, bytes: &mut [u8]) -> (usize, Vec<OwnedFd>) {
+    let record = scm::receive_waiting(from.as_fd(), bytes).unwrap();
+    assert!(!record.truncated);
+    (record.len, record.fds)
+}
+
 /// Sends fds with the first bytes of a stream, as rexec does, and returns what the far program receives.
 fn pass(world: &World, fds: Vec<(OwnedFd, Mode)>) -> (Attached, UnixStream, UnixStream, Vec<OwnedFd>) {
     let count = fds.len();
@@ -226,7 +233,7 @@ fn pass(world: &World, fds: Vec<(OwnedFd, Mode)>) -> (Attached, UnixStream, Unix
     let far = world.opened.recv_timeout(Duration::from_secs(10)).unwrap();
     far.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut bytes = [0; 100];
-    let (n, got) = crate::sys::scm::recv_with_fds(&far, &mut bytes).unwrap();
+    let (n, got) = receive(&far, &mut bytes);
     assert_eq!((&bytes[..n], got.len()), (&b"request"[..], count));
     (attached, theirs, far, got)
 }
@@ -313,10 +320,10 @@ fn an_fd_in_a_message_of_a_proxied_socket_crosses() {
     let world = World::new(2);
     let (near, far) = world.connect();
     let (reader, mut writer) = std::io::pipe().unwrap();
-    crate::sys::scm::send_with_fds(&near, b"take this", &[reader.as_raw_fd()]).unwrap();
+    scm::send(near.as_fd(), b"take this", &[reader.as_fd()]).unwrap();
     drop(reader);
     let mut bytes = [0; 100];
-    let (n, mut got) = crate::sys::scm::recv_with_fds(&far, &mut bytes).unwrap();
+    let (n, mut got) = receive(&far, &mut bytes);
     assert_eq!((&bytes[..n], got.len()), (&b"take this"[..], 1));
     writer.write_all(b"through the pipe").unwrap();
     drop(writer);
@@ -325,8 +332,8 @@ fn an_fd_in_a_message_of_a_proxied_socket_crosses() {
     assert_eq!(text, "through the pipe");
     // One that cannot cross ends the stream; its message is not delivered without it.
     let event = nix::sys::eventfd::EventFd::new().unwrap();
-    crate::sys::scm::send_with_fds(&near, b"and this", &[std::os::fd::AsFd::as_fd(&event).as_raw_fd()]).unwrap();
-    let (n, got) = crate::sys::scm::recv_with_fds(&far, &mut bytes).unwrap();
+    scm::send(near.as_fd(), b"and this", &[event.as_fd()]).unwrap();
+    let (n, got) = receive(&far, &mut bytes);
     assert_eq!((n, got.len()), (0, 0));
 }
 

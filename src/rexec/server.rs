@@ -100,17 +100,17 @@ impl Command {
         let patience = Some(Duration::from_millis(EXEC_REQUEST_DEADLINE_MS));
         self.control.set_read_timeout(patience).step("SO_RCVTIMEO")?;
         let mut length = [0; 4];
-        let (n, fds) = scm::recv_with_fds(&self.control, &mut length)?;
-        if n != length.len() {
+        let first = scm::receive_waiting(self.control.as_fd(), &mut length).step("read the request")?;
+        if first.len != length.len() || first.truncated {
             return Err(OsError::new("read the request", Errno::ECONNRESET));
         }
         let bytes = frames::body(&self.control, u32::from_le_bytes(length) as usize, REQUEST_MAX)?;
         self.control.set_read_timeout(None).step("SO_RCVTIMEO")?;
         let request = Request::decode(&bytes).map_err(|e| OsError::on("exec request", e, Errno::EPROTO))?;
-        if request.fds.len() != fds.len() {
+        if request.fds.len() != first.fds.len() {
             return Err(OsError::on("exec request", "another number of fds than came", Errno::EPROTO));
         }
-        Ok((request, fds))
+        Ok((request, first.fds))
     }
 
     fn say(&self, message: &Message) -> OsResult<()> {

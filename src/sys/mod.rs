@@ -3,7 +3,9 @@
 pub mod caps;
 pub mod frames;
 pub mod inherited;
+pub mod mount_id;
 pub mod nonblock;
+pub mod peer;
 pub mod random;
 pub mod readable;
 pub mod same_file;
@@ -12,3 +14,5 @@ pub mod signals;
 pub mod spawn;
 pub mod stand_in;
 pub mod tempdir;
+pub mod thread_identity;
+pub mod unix;

@@ -1,38 +1,136 @@
-//! One blocking sendmsg(2) or recvmsg(2) with fds.
+//! Records with fds over a unix socket.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
-
-use crate::errno::{Errno, OsError, OsResult, Step};
+use crate::errno::Errno;
 use crate::limits::FDS_MAX;
 
-pub fn send_with_fds(socket: &impl AsFd, bytes: &[u8], fds: &[RawFd]) -> OsResult<usize> {
-    let rights = [ControlMessage::ScmRights(fds)];
-    let control = if fds.is_empty() { &rights[..0] } else { &rights[..] };
-    let raw = socket.as_fd().as_raw_fd();
-    sendmsg::<()>(raw, &[IoSlice::new(bytes)], control, MsgFlags::MSG_NOSIGNAL, None).step("sendmsg")
+/// Control space in 8-byte words, so that it is aligned like a cmsghdr.
+const CONTROL_WORDS: usize = (size_of::<libc::cmsghdr>() + FDS_MAX * size_of::<RawFd>()).div_ceil(8);
+
+/// One record as it came.
+#[derive(Debug)]
+pub struct Record {
+    pub len: usize,
+    /// All that came with it, close-on-exec.
+    pub fds: Vec<OwnedFd>,
+    /// The record was longer than the buffer, or had more control data than fds fit: MSG_TRUNC or MSG_CTRUNC.
+    pub truncated: bool,
 }
 
-/// Returns how many bytes came, and the fds with them, close-on-exec.
+/// Receives one record without waiting.
 ///
 /// # Errors
-/// recvmsg(2)'s, and EMSGSIZE when fds were lost for want of room.
-pub fn recv_with_fds(socket: &impl AsFd, bytes: &mut [u8]) -> OsResult<(usize, Vec<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; FDS_MAX]);
-    let mut slices = [IoSliceMut::new(bytes)];
-    let raw = socket.as_fd().as_raw_fd();
-    let got = recvmsg::<()>(raw, &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).step("recvmsg")?;
+/// The kernel's: EAGAIN when there is none.
+pub fn receive(fd: BorrowedFd<'_>, into: &mut [u8]) -> Result<Record, Errno> {
+    receive_flags(fd, into, libc::MSG_DONTWAIT)
+}
+
+/// Receives one record, or some bytes of a stream and the fds that belong to them, as soon as they come.
+///
+/// # Errors
+/// The kernel's; EAGAIN when a timeout that was set on the socket is over.
+pub fn receive_waiting(fd: BorrowedFd<'_>, into: &mut [u8]) -> Result<Record, Errno> {
+    receive_flags(fd, into, 0)
+}
+
+fn receive_flags(fd: BorrowedFd<'_>, into: &mut [u8], flags: i32) -> Result<Record, Errno> {
+    let mut control = [0u64; CONTROL_WORDS];
+    // SAFETY: a msghdr is integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    let mut part = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    let flags = flags | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the message points to `into`, `part` and `control`, which outlive the call.
+    let got = Errno::result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) })?;
+    Ok(Record {
+        len: usize::try_from(got).expect("a result that is not an error"),
+        // SAFETY: recvmsg has just filled the control data, and nobody has looked at it yet.
+        fds: unsafe { take_fds(&message) },
+        truncated: message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
+    })
+}
+
+/// # Safety
+/// `message` was filled by recvmsg, its control buffer is alive, and this is called once.
+unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();
-    for message in got.cmsgs().step("control data")? {
-        if let ControlMessageOwned::ScmRights(raw) = message {
-            // SAFETY: the kernel has just made these fds for us.
-            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+    // SAFETY: the walk stays inside the control buffer that recvmsg filled; each fd in it is new and ours.
+    unsafe {
+        let mut head = libc::CMSG_FIRSTHDR(message);
+        while let Some(cmsg) = head.as_ref() {
+            if cmsg.cmsg_level == libc::SOL_SOCKET && cmsg.cmsg_type == libc::SCM_RIGHTS {
+                let bytes = cmsg.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let data = libc::CMSG_DATA(cmsg).cast::<RawFd>();
+                for at in 0..bytes / size_of::<RawFd>() {
+                    fds.push(OwnedFd::from_raw_fd(data.add(at).read_unaligned()));
+                }
+            }
+            head = libc::CMSG_NXTHDR(message, cmsg);
         }
     }
-    if got.flags.contains(MsgFlags::MSG_CTRUNC) {
-        return Err(OsError::new("recvmsg", Errno::EMSGSIZE));
+    fds
+}
+
+/// Sends one record with fds; never raises SIGPIPE.
+pub fn send(fd: BorrowedFd<'_>, record: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    assert!(fds.len() <= FDS_MAX, "more fds than one message carries");
+    let mut control = [0u64; CONTROL_WORDS];
+    // SAFETY: a msghdr is integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    let mut part = libc::iovec { iov_base: record.as_ptr().cast_mut().cast(), iov_len: record.len() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    if !fds.is_empty() {
+        let bytes = u32::try_from(size_of_val(fds)).expect("253 fds at most");
+        message.msg_control = control.as_mut_ptr().cast();
+        // SAFETY: both only compute.
+        let (space, len) = unsafe { (libc::CMSG_SPACE(bytes), libc::CMSG_LEN(bytes)) };
+        message.msg_controllen = (space as usize).min(size_of_val(&control)) as _;
+        // SAFETY: the control buffer has room for one header and FDS_MAX fds.
+        unsafe {
+            let head = libc::CMSG_FIRSTHDR(&message);
+            (*head).cmsg_level = libc::SOL_SOCKET;
+            (*head).cmsg_type = libc::SCM_RIGHTS;
+            (*head).cmsg_len = len as _;
+            let data = libc::CMSG_DATA(head).cast::<RawFd>();
+            for (at, fd) in fds.iter().enumerate() {
+                data.add(at).write_unaligned(fd.as_raw_fd());
+            }
+        }
     }
-    Ok((got.bytes, fds))
+    // SAFETY: the message points to `record`, `part` and `control`, which outlive the call.
+    Errno::result(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn a_full_message_of_fds_arrives_whole() {
+        let (a, b) = UnixDatagram::pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        send(a.as_fd(), b"hello", &[null.as_fd(); FDS_MAX]).unwrap();
+        let mut room = [0; 5];
+        let record = receive(b.as_fd(), &mut room).unwrap();
+        assert_eq!((record.len, record.fds.len(), record.truncated), (5, FDS_MAX, false));
+        assert_eq!(&room, b"hello");
+    }
+
+    #[test]
+    fn a_record_too_long_says_so() {
+        let (a, b) = UnixDatagram::pair().unwrap();
+        send(a.as_fd(), b"hello", &[]).unwrap();
+        let record = receive(b.as_fd(), &mut [0; 4]).unwrap();
+        assert!(record.truncated);
+        assert_eq!(receive(b.as_fd(), &mut [0; 4]).unwrap_err(), Errno::EAGAIN);
+    }
 }

@@ -1,0 +1,142 @@
+//! One connect, done with the caller's identity.
+//!
+//! The socket is opened by path first (O_PATH), judged by the path that it really has, and then connected through
+//! /proc/self/fd: so the object that was judged is the one connected, symbolic links or not, and a path may be longer
+//! than the 108 bytes of an address.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open, readlink};
+use nix::sys::stat::Mode;
+use socket2::SockRef;
+use tracing::{info, warn};
+
+use super::Cancel;
+use crate::errno::{Errno, OsResult, Step};
+use crate::limits::{BACKLOG_LOOK_MS, BACKLOG_WAITERS_MAX};
+use crate::sys::thread_identity::{Outcome, ThreadIdentity};
+use crate::sys::unix;
+use crate::udsproxyd::policy::Policy;
+use crate::udsproxyd::wire::{ConnectRequest, printable};
+
+/// What all threads share.
+pub(super) struct Connector {
+    policy: Policy,
+    /// Connects that wait for a backlog now.
+    waiting: AtomicUsize,
+}
+
+impl Connector {
+    pub(super) fn new(policy: Policy) -> OsResult<Self> {
+        // Without /proc no socket could be reached: said once at start, not at every connect.
+        open("/proc/self/fd", OFlag::O_PATH, Mode::empty()).map(drop).step_on("open", "/proc/self/fd")?;
+        Ok(Self { policy, waiting: AtomicUsize::new(0) })
+    }
+
+    /// The whole job on the calling thread. `restored` in the outcome says whether that thread may go on.
+    pub(super) fn connect(
+        &self,
+        thread: &ThreadIdentity,
+        request: &ConnectRequest,
+        deadline: Instant,
+        cancel: &Cancel,
+    ) -> Outcome<OwnedFd> {
+        let attempt = Attempt { connector: self, request, deadline, cancel };
+        let outcome = thread.act_as(&request.caller, || attempt.run());
+        if let Err(errno) = outcome.result {
+            warn!(uid = request.caller.uid, gid = request.caller.gid, %errno, "refused: can't assume the caller's identity");
+        }
+        let result = outcome.result.unwrap_or(Err(Errno::EPERM));
+        let (uid, name) = (request.caller.uid, printable(&request.name));
+        match &result {
+            Ok(_) => info!(uid, name, "connected"),
+            Err(errno) => info!(uid, name, %errno, "not connected"),
+        }
+        Outcome { result, restored: outcome.restored }
+    }
+}
+
+struct Attempt<'a> {
+    connector: &'a Connector,
+    request: &'a ConnectRequest,
+    deadline: Instant,
+    cancel: &'a Cancel,
+}
+
+impl Attempt<'_> {
+    fn run(&self) -> Result<OwnedFd, Errno> {
+        if self.cancel.is_cancelled() {
+            return Err(Errno::ECANCELED);
+        }
+        let name = &self.request.name[..];
+        if name.first() == Some(&0) {
+            self.judge(name)?;
+            return self.connect_to(name);
+        }
+        let path = std::ffi::OsStr::from_bytes(name);
+        let object = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let handle = format!("/proc/self/fd/{}", object.as_raw_fd());
+        self.judge(&readlink(handle.as_str())?.into_vec())?;
+        self.connect_to(handle.as_bytes())
+    }
+
+    fn judge(&self, name: &[u8]) -> Result<(), Errno> {
+        if self.connector.policy.allows(name) {
+            return Ok(());
+        }
+        warn!(uid = self.request.caller.uid, name = printable(name), "refused: no rule allows this socket");
+        Err(Errno::EACCES)
+    }
+
+    fn connect_to(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
+        let socket = unix::socket(self.request.kind, true)?;
+        match unix::connect(socket.as_fd(), name) {
+            Err(Errno::EAGAIN) if !self.request.nonblocking => self.wait_for_room(&socket, name)?,
+            other => other?,
+        }
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::empty()))?;
+        Ok(socket)
+    }
+
+    /// A blocking connect, in slices short enough to notice a cancel.
+    fn wait_for_room(&self, socket: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+        let _place = WaitingPlace::take(&self.connector.waiting)?;
+        fcntl(socket, FcntlArg::F_SETFL(OFlag::empty()))?;
+        let timeout = |slice| SockRef::from(socket).set_write_timeout(slice).map_err(|e| crate::errno::errno_of(&e));
+        timeout(Some(Duration::from_millis(BACKLOG_LOOK_MS)))?;
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(Errno::ECANCELED);
+            }
+            if Instant::now() >= self.deadline {
+                return Err(Errno::ETIMEDOUT);
+            }
+            match unix::connect(socket.as_fd(), name) {
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+                Ok(()) => return timeout(None),
+            }
+        }
+    }
+}
+
+struct WaitingPlace<'a>(&'a AtomicUsize);
+
+impl<'a> WaitingPlace<'a> {
+    fn take(waiting: &'a AtomicUsize) -> Result<Self, Errno> {
+        let place = Self(waiting);
+        if waiting.fetch_add(1, Ordering::Relaxed) >= BACKLOG_WAITERS_MAX {
+            return Err(Errno::EAGAIN);
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for WaitingPlace<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,233 @@
+//! One asker, from its request to its verdict.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use farside_contract::{Op, REQUEST_MAX, Request, Verdict, flags};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::{debug, warn};
+
+use super::abstract_name::Names;
+use super::private::Private;
+use super::view::Proc;
+use super::{FarSide, FarStream};
+use crate::errno::Errno;
+use crate::limits::{ASK_DEADLINE_MS, CALLER_GROUPS_MAX, CONNECT_DEADLINE_MS};
+use crate::sys::peer::{self, Peer};
+use crate::sys::scm;
+use crate::sys::thread_identity::Identity;
+use crate::sys::unix::{self, SocketKind};
+use crate::udsproxyd::policy::Policy;
+use crate::udsproxyd::wire::{ConnectRequest, check_name, printable};
+
+/// What serving an ask takes.
+pub(super) struct Desk {
+    pub(super) far: std::sync::Arc<dyn FarSide>,
+    pub(super) policy: Policy,
+    pub(super) uids: Vec<u32>,
+    pub(super) proc: Proc,
+    pub(super) names: Names,
+    pub(super) private: Private,
+}
+
+/// Why there is no connection.
+enum No {
+    /// The caller's errno.
+    Errno(Errno),
+    /// The local kernel's errno stands.
+    NotRemote,
+    /// Nobody is there to be told, or nobody that we talk to.
+    Silent,
+}
+
+impl From<Errno> for No {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+impl Desk {
+    /// Serves the asker on `control` to its end.
+    pub(super) fn serve(&self, control: OwnedFd) {
+        let verdict = match self.answer(control.as_fd()) {
+            Ok(()) => Verdict::Connected,
+            Err(No::Errno(errno)) => Verdict::Refused(errno as i32),
+            Err(No::NotRemote) => Verdict::NotRemote,
+            Err(No::Silent) => return,
+        };
+        // An asker that has gone needs no verdict.
+        let _ = scm::send(control.as_fd(), &verdict.encode(), &[]);
+    }
+
+    fn answer(&self, control: BorrowedFd<'_>) -> Result<(), No> {
+        let asker = peer::peer(control)?;
+        if !self.may_ask(asker) {
+            return Err(No::NotRemote);
+        }
+        let mut bytes = [0; REQUEST_MAX];
+        let (len, fds) = receive(control, &mut bytes)?;
+        let request = Request::decode(&bytes[..len]).map_err(|_| {
+            warn!(pid = asker.pid, "refused: a request that this version does not know");
+            No::Errno(Errno::EPROTO)
+        })?;
+        match (request.op, fds.as_slice()) {
+            (Op::Connect, [local]) if request.flags & flags::CWD == 0 => {
+                self.connect(control, asker, request.name, local, None)
+            }
+            (Op::Connect, [local, cwd]) if request.flags & flags::CWD != 0 => {
+                self.connect(control, asker, request.name, local, Some(cwd))
+            }
+            (Op::Adopt, [_]) if request.flags == 0 => {
+                let [local] = <[OwnedFd; 1]>::try_from(fds).expect("matched above");
+                self.adopt(asker, request.name, local)
+            }
+            _ => {
+                warn!(pid = asker.pid, fds = fds.len(), "refused: a request with the wrong fds");
+                Err(No::Errno(Errno::EPROTO))
+            }
+        }
+    }
+
+    fn connect(
+        &self,
+        control: BorrowedFd<'_>,
+        asker: Peer,
+        typed: &[u8],
+        local: &OwnedFd,
+        cwd: Option<&OwnedFd>,
+    ) -> Result<(), No> {
+        let kind = SocketKind::of(local.as_fd())?;
+        let nonblocking = OFlag::from_bits_retain(fcntl(local, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK);
+        let name = self.target(control, asker, typed, cwd)?;
+        let request = ConnectRequest { kind, name, caller: identity(control, asker)?, nonblocking };
+        let stream = self.ask_far(&request)?;
+        // The last look before the caller's socket is touched.
+        if unix::has_hung_up(control) {
+            debug!(pid = asker.pid, "the asker has gone");
+            return Err(No::Silent);
+        }
+        if typed.first() != Some(&0) {
+            let other = self.private.join(local.as_fd(), kind, typed, stream.listener())?;
+            return attach(stream, other, kind, &request);
+        }
+        let joined = self.names.join(local.as_fd(), kind, typed, &self.private)?.ok_or(No::NotRemote)?;
+        let result = attach(stream, joined.own, kind, &request);
+        for other in joined.others {
+            self.connect_other(kind, typed, other);
+        }
+        result
+    }
+
+    /// Somebody whose connect has met the listener of another caller's abstract name. There is nobody to tell a no: the
+    /// connection ends.
+    fn connect_other(&self, kind: SocketKind, name: &[u8], accepted: OwnedFd) {
+        let Ok(who) = peer::peer(accepted.as_fd()) else { return };
+        if !self.may_ask(who) {
+            return;
+        }
+        let Ok(caller) = identity(accepted.as_fd(), who) else { return };
+        let request = ConnectRequest { kind, name: name.to_vec(), caller, nonblocking: false };
+        if let Ok(stream) = self.ask_far(&request) {
+            // A failure is logged, and the connection ends.
+            let _ = attach(stream, accepted, kind, &request);
+        }
+    }
+
+    fn may_ask(&self, who: Peer) -> bool {
+        let may = who.uid == 0 || self.uids.contains(&who.uid);
+        if !may {
+            warn!(uid = who.uid, pid = who.pid, "refused: this uid may not ask");
+        }
+        may
+    }
+
+    /// The far machine's name for what was typed, if it may be asked for.
+    fn target(&self, control: BorrowedFd<'_>, asker: Peer, typed: &[u8], cwd: Option<&OwnedFd>) -> Result<Vec<u8>, No> {
+        if typed.first() != Some(&0) && typed.contains(&0) {
+            return Err(No::Errno(Errno::EINVAL));
+        }
+        let caller = self.proc.caller(control, asker.pid);
+        let target = match caller.and_then(|caller| caller.target(typed, cwd)) {
+            Ok(target) => target,
+            Err(errno) => {
+                debug!(pid = asker.pid, name = printable(typed), %errno, "not mapped: the local answer stands");
+                return Err(No::NotRemote);
+            }
+        };
+        if check_name(&target.name).is_err() || !target.judged.iter().all(|name| self.policy.allows(name)) {
+            debug!(pid = asker.pid, name = printable(&target.name), "not remote by policy");
+            return Err(No::NotRemote);
+        }
+        Ok(target.name)
+    }
+
+    /// A socket that is connected already, for our mount helper: `local` is our end, its peer is the caller.
+    fn adopt(&self, asker: Peer, path: &[u8], local: OwnedFd) -> Result<(), No> {
+        if asker.uid != 0 {
+            return Err(No::Errno(Errno::EPERM));
+        }
+        if path.first() != Some(&b'/') || check_name(path).is_err() {
+            return Err(No::Errno(Errno::EINVAL));
+        }
+        let kind = SocketKind::of(local.as_fd())?;
+        // EINVAL-like for one that is not connected: there is nobody whose identity could be used.
+        unix::peer_name_of(local.as_fd())?;
+        let caller = identity(local.as_fd(), peer::peer(local.as_fd())?)?;
+        let request = ConnectRequest { kind, name: path.to_vec(), caller, nonblocking: false };
+        let stream = self.ask_far(&request)?;
+        fcntl(&local, FcntlArg::F_SETFL(OFlag::empty()))?;
+        attach(stream, local, kind, &request)
+    }
+
+    fn ask_far(&self, request: &ConnectRequest) -> Result<Box<dyn FarStream>, No> {
+        let deadline = Instant::now() + Duration::from_millis(CONNECT_DEADLINE_MS);
+        let result = self.far.connect(request, deadline);
+        if let Err(errno) = &result {
+            debug!(uid = request.caller.uid, name = printable(&request.name), %errno, "the far side says no");
+        }
+        Ok(result?)
+    }
+}
+
+fn attach(stream: Box<dyn FarStream>, local: OwnedFd, kind: SocketKind, request: &ConnectRequest) -> Result<(), No> {
+    stream.attach(local, kind).map_err(|e| {
+        // The caller's socket is connected to nothing now, and must not pass for untouched.
+        warn!(name = printable(&request.name), "a connection could not be attached: {e}");
+        No::Errno(Errno::ECONNRESET)
+    })
+}
+
+/// Who connected the other end of `socket`.
+fn identity(socket: BorrowedFd<'_>, peer: Peer) -> Result<Identity, No> {
+    let groups = peer::groups(socket, CALLER_GROUPS_MAX).map_err(|errno| {
+        warn!(uid = peer.uid, %errno, "refused: the caller's groups can't be told");
+        No::Errno(Errno::EPERM)
+    })?;
+    Ok(Identity { uid: peer.uid, gid: peer.gid, groups })
+}
+
+/// The one record of a request. Its fds are closed again if anything is wrong with it.
+fn receive(control: BorrowedFd<'_>, into: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), No> {
+    let deadline = Instant::now() + Duration::from_millis(ASK_DEADLINE_MS);
+    loop {
+        match scm::receive(control, into) {
+            Ok(record) if record.truncated => {
+                warn!(fds = record.fds.len(), "refused: a request that is too long, or with too many fds");
+                return Err(No::Errno(Errno::EPROTO));
+            }
+            Ok(record) if record.len == 0 => return Err(No::Silent),
+            Ok(record) => return Ok((record.len, record.fds)),
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(_) => return Err(No::Silent),
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            debug!(fd = control.as_raw_fd(), "an asker that says nothing");
+            return Err(No::Silent);
+        }
+        let timeout = PollTimeout::try_from(left).expect("a second at most");
+        // EINTR and a timeout are seen on the next turn.
+        let _ = poll(&mut [PollFd::new(control, PollFlags::POLLIN)], timeout);
+    }
+}

@@ -1,0 +1,66 @@
+//! The near side: serves libudsproxy.so and our own mount helper on a local socket.
+//!
+//! ```text
+//!   accept ──▶ ask: who, what ──▶ view: which host path ──▶ policy ──▶ FarSide::connect
+//!                                                                          │ yes
+//!       verdict ◀── FarStream::attach ◀── private: the caller's socket is connected here
+//! ```
+//!
+//! Each thread of the pool accepts an asker and serves it to its end. A caller's socket is not touched before the far
+//! side has said yes, so a refused one is good for another try; and nothing is connected for an asker that has gone.
+
+mod abstract_name;
+mod ask;
+mod binder;
+mod control;
+mod mountinfo;
+mod mounts;
+mod path;
+mod private;
+mod server;
+mod view;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Instant;
+
+pub use server::{Server, Stop};
+
+use crate::errno::{Errno, OsResult};
+use crate::sys::unix::SocketKind;
+use crate::udsproxyd::policy::Policy;
+use crate::udsproxyd::wire::ConnectRequest;
+
+/// The far side, as far as this room knows it.
+pub trait FarSide: Send + Sync {
+    /// Connects over there, and waits for the verdict until `deadline`. The errno is what the caller gets.
+    fn connect(&self, request: &ConnectRequest, deadline: Instant) -> Result<Box<dyn FarStream>, Errno>;
+}
+
+/// A connection that the far side has made. Dropped unattached, it is closed over there.
+pub trait FarStream: Send {
+    /// From now on the bytes of `local` and of the far connection are one stream. `local` is the other end of the
+    /// caller's socket: blocking, close-on-exec.
+    fn attach(self: Box<Self>, local: OwnedFd, kind: SocketKind) -> OsResult<()>;
+
+    /// The uid and gid of whoever listens over there, if known: what the caller's SO_PEERCRED shows. Otherwise it shows
+    /// this daemon's.
+    fn listener(&self) -> Option<(u32, u32)> {
+        None
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where to listen; its directory is made (0700) if missing, and must be ours alone.
+    pub socket: PathBuf,
+    /// Who may ask besides root. With any, the directory is 0711 and the socket 0666, and SO_PEERCRED decides.
+    pub uids: Vec<u32>,
+    pub policy: Policy,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { socket: farside_contract::SOCKET_PATH.into(), uids: Vec::new(), policy: Policy::open() }
+    }
+}

@@ -1,0 +1,70 @@
+//! One line of /proc/PID/mountinfo: what is mounted where, as that process sees it.
+
+/// proc(5): `36 35 98:0 /root /mount/point rw,opts tags... - fstype source super-opts`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mount {
+    /// The directory of the file system that is mounted here: `/`, or deeper for a bind mount.
+    pub(super) root: Vec<u8>,
+    pub(super) point: Vec<u8>,
+    pub(super) kind: Vec<u8>,
+    pub(super) source: Vec<u8>,
+}
+
+/// The mount with this id, if the process sees it.
+pub(super) fn find(mountinfo: &[u8], id: u64) -> Option<Mount> {
+    let id = id.to_string();
+    mountinfo.split(|b| *b == b'\n').find_map(|line| {
+        let mut fields = line.split(|b| *b == b' ');
+        (fields.next()? == id.as_bytes()).then_some(())?;
+        let mut fields = fields.skip(2);
+        let (root, point) = (fields.next()?, fields.next()?);
+        let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
+        let (kind, source) = (fields.next()?, fields.next()?);
+        Some(Mount { root: plain(root), point: plain(point), kind: plain(kind), source: plain(source) })
+    })
+}
+
+/// Space, tab, newline and backslash are written as three octal digits.
+fn plain(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        match (byte, after) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..]) => {
+                out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = tail;
+            }
+            _ => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEEN: &[u8] = b"22 1 0:21 / /proc rw,relatime - proc proc rw\n\
+        220 1 0:50 /sub /a\\040b rw shared:1 master:2 - fuse.qtfs /var/lib/lib\\134virt rw,user_id=0\n\
+        2 1 0:9 / /short rw";
+
+    #[test]
+    fn a_mount_is_found_by_its_id_with_its_escapes_undone() {
+        let mount = find(SEEN, 220).unwrap();
+        assert_eq!(mount.root, b"/sub");
+        assert_eq!(mount.point, b"/a b");
+        assert_eq!(mount.kind, b"fuse.qtfs");
+        assert_eq!(mount.source, b"/var/lib/lib\\virt");
+        assert_eq!(find(SEEN, 22).unwrap().kind, b"proc");
+    }
+
+    #[test]
+    fn unknown_ids_and_cut_lines_are_no_mounts() {
+        for id in [0, 2, 1, 2200] {
+            assert_eq!(find(SEEN, id), None, "{id}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The pool: threads that wait in accept, each serving one asker at a time.
+//!
+//! A few threads stay. When the last idle one takes an asker, another is started; those beyond the first few end after
+//! a while of idleness.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::socket::{Shutdown, shutdown};
+use tracing::warn;
+
+use super::abstract_name::Names;
+use super::ask::Desk;
+use super::control::Control;
+use super::private::Private;
+use super::view::Proc;
+use super::{FarSide, Options};
+use crate::errno::{Errno, OsResult, Step};
+use crate::limits::{ASK_STACK_BYTES, ASK_THREADS_KEPT, ASKS_MAX};
+use crate::sys::unix;
+
+/// The daemon's local side, listening.
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+/// Ends a `Server` from another thread.
+#[derive(Clone)]
+pub struct Stop(Arc<Shared>);
+
+struct Shared {
+    desk: Desk,
+    /// Dropped after the desk, whose listeners are in its directory.
+    control: Control,
+    counts: Mutex<Counts>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Counts {
+    threads: usize,
+    idle: usize,
+    stopping: bool,
+}
+
+impl Server {
+    /// Listens; nobody is served before `run`. One server a socket: a second one gets EADDRINUSE.
+    pub fn bind(options: Options, far: Arc<dyn FarSide>) -> OsResult<Self> {
+        let control = Control::bind(&options)?;
+        let desk = Desk {
+            far,
+            policy: options.policy,
+            uids: options.uids,
+            proc: Proc::open()?,
+            names: Names::new()?,
+            private: Private::start(&control.private)?,
+        };
+        let shared = Shared { desk, control, counts: Mutex::default(), ended: Condvar::new() };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    pub fn stop_handle(&self) -> Stop {
+        Stop(self.shared.clone())
+    }
+
+    /// Serves until stopped; askers under way then still get their verdict.
+    pub fn run(self) -> OsResult<()> {
+        let mut counts = self.shared.counts();
+        for _ in 0..ASK_THREADS_KEPT {
+            spawn(&self.shared, &mut counts).step("start a thread")?;
+        }
+        while counts.threads > 0 {
+            counts = self.shared.ended.wait(counts).expect("a panic ends the process");
+        }
+        Ok(())
+    }
+}
+
+impl Stop {
+    pub fn stop(&self) {
+        self.0.counts().stopping = true;
+        // Wakes every accept; askers in the backlog see the end of their connection, and their local errno stands.
+        let _ = shutdown(self.0.control.listener.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+impl Shared {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().expect("a panic ends the process")
+    }
+}
+
+fn spawn(shared: &Arc<Shared>, counts: &mut Counts) -> std::io::Result<()> {
+    let theirs = shared.clone();
+    thread::Builder::new().name("uds-near".into()).stack_size(ASK_STACK_BYTES).spawn(move || {
+        serve(&theirs);
+        theirs.counts().threads -= 1;
+        theirs.ended.notify_all();
+    })?;
+    counts.threads += 1;
+    Ok(())
+}
+
+fn serve(shared: &Arc<Shared>) {
+    loop {
+        shared.counts().idle += 1;
+        let accepted = unix::accept(shared.control.listener.as_fd());
+        if after_accept(shared, accepted.is_ok()) {
+            return;
+        }
+        match accepted {
+            Ok(control) => shared.desk.serve(control),
+            Err(Errno::EAGAIN) => shared.desk.private.forget(),
+            Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+            Err(errno) => {
+                warn!(%errno, "accept");
+                // EMFILE and the like: the asker stays in the backlog; trying at once would only spin.
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+/// Keeps an idle thread in accept; `true` when the calling one is to end.
+fn after_accept(shared: &Arc<Shared>, busy: bool) -> bool {
+    let mut counts = shared.counts();
+    counts.idle -= 1;
+    if !busy {
+        return counts.stopping || counts.threads > ASK_THREADS_KEPT && counts.idle >= ASK_THREADS_KEPT;
+    }
+    if counts.idle == 0
+        && counts.threads < ASKS_MAX
+        && !counts.stopping
+        && let Err(e) = spawn(shared, &mut counts)
+    {
+        warn!("no thread for the next asker, which waits: {e}");
+    }
+    false
+}

@@ -1,0 +1,241 @@
+//! A socket's path as its caller sees it, turned into the path that the far machine knows.
+//!
+//! ```text
+//!   typed ──▶ the parent directory, opened below the caller's own root (or from its cwd)
+//!               ├─ on a qtfs mount: SRC + what is below the mount + the last component
+//!               └─ anywhere else:   as typed (made absolute)
+//! ```
+//!
+//! The parent need not exist here: the nearest ancestor that does decides. Paths are compared as the kernel writes them
+//! for an fd (/proc/self/fd/N), root, mount point and directory alike, so that a caller in a chroot or in another mount
+//! namespace needs no special case.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
+use nix::sys::stat::Mode;
+
+use super::mounts::Mounts;
+use super::path::{below, climbs, join};
+use crate::errno::{Errno, OsResult, Step};
+use crate::sys::peer;
+
+/// This machine's /proc, opened before any thread leaves the daemon's root.
+#[derive(Debug)]
+pub(super) struct Proc {
+    all: OwnedFd,
+    own_fds: OwnedFd,
+    mounts: Mounts,
+}
+
+/// The asking process.
+#[derive(Debug)]
+pub(super) struct Caller<'a> {
+    proc: &'a Proc,
+    /// /proc/PID: dead as soon as the process is, and never another's.
+    own: OwnedFd,
+    root: OwnedFd,
+    pid: i32,
+}
+
+/// What the far side is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) name: Vec<u8>,
+    /// All of these must be allowed: the name itself, and where it leads to here if that is something else.
+    pub(super) judged: Vec<Vec<u8>>,
+}
+
+/// Symbolic links that a socket's own name may be; as many as path_resolution(7) once allowed.
+const LINKS_MAX: u8 = 8;
+
+const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+impl Proc {
+    pub(super) fn open() -> OsResult<Self> {
+        let dir = |path: &str| open(path, DIRECTORY, Mode::empty()).step_on("open", path);
+        Ok(Self { all: dir("/proc")?, own_fds: dir("/proc/self/fd")?, mounts: Mounts::default() })
+    }
+
+    /// The process that connected `control`, proven to be that one and not a later one of the same pid.
+    pub(super) fn caller(&self, control: BorrowedFd<'_>, pid: i32) -> Result<Caller<'_>, Errno> {
+        if pid <= 0 {
+            // Not in our pid namespace: its paths can't be looked up, and guessing could reach another socket.
+            return Err(Errno::EPERM);
+        }
+        let pidfd = peer::pidfd(control);
+        let own = openat(&self.all, pid.to_string().as_str(), DIRECTORY, Mode::empty()).map_err(|_| Errno::ESRCH)?;
+        let root = openat(&own, "root", DIRECTORY, Mode::empty()).map_err(|_| Errno::ESRCH)?;
+        // Alive after /proc/PID was opened: so that was its /proc/PID. Kernels without SO_PEERPIDFD have the asking
+        // socket alone to show that somebody still waits.
+        let gone = match pidfd {
+            Ok(pidfd) => peer::has_ended(pidfd.as_fd()),
+            Err(_) => crate::sys::unix::has_hung_up(control),
+        };
+        if gone { Err(Errno::ESRCH) } else { Ok(Caller { proc: self, own, root, pid }) }
+    }
+
+    /// An fd's path, as the kernel writes it.
+    fn path_of(&self, fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+        Ok(readlinkat(&self.own_fds, fd.as_raw_fd().to_string().as_str())?.into_vec())
+    }
+}
+
+impl Caller<'_> {
+    /// `cwd` is the directory that a relative name starts from.
+    pub(super) fn target(&self, typed: &[u8], cwd: Option<&OwnedFd>) -> Result<Target, Errno> {
+        if typed.first() == Some(&0) {
+            return Ok(Target { name: typed.to_vec(), judged: vec![typed.to_vec()] });
+        }
+        let root = self.proc.path_of(self.root.as_fd())?;
+        if let Some((start, rest)) = self.own_proc_link(typed) {
+            return self.resolve(&self.absolute(start.as_fd(), rest, &root)?, &root, None, LINKS_MAX);
+        }
+        if typed.first() == Some(&b'/') {
+            return self.resolve(typed, &root, Some(typed), LINKS_MAX);
+        }
+        let cwd = cwd.ok_or(Errno::EINVAL)?;
+        self.resolve(&self.absolute(cwd.as_fd(), typed, &root)?, &root, None, LINKS_MAX)
+    }
+
+    /// /proc/self/fd/N/x, cwd/x and root/x mean the caller's, not ours: programs reach long paths so.
+    fn own_proc_link<'t>(&self, typed: &'t [u8]) -> Option<(OwnedFd, &'t [u8])> {
+        let pid = self.pid.to_string();
+        let rest = typed.strip_prefix(b"/proc/")?;
+        let rest = ["self", "thread-self", &pid].iter().find_map(|who| rest.strip_prefix(who.as_bytes()))?;
+        let rest = rest.strip_prefix(b"/")?;
+        let slash = |from: &[u8]| from.iter().position(|b| *b == b'/');
+        let end = if rest.starts_with(b"fd/") { 3 + slash(&rest[3..])? } else { slash(rest)? };
+        let (link, rest) = (&rest[..end], &rest[end + 1..]);
+        if !link.starts_with(b"fd/") && link != b"cwd" && link != b"root" {
+            return None;
+        }
+        let start = openat(&self.own, std::ffi::OsStr::from_bytes(link), DIRECTORY, Mode::empty()).ok()?;
+        Some((start, rest))
+    }
+
+    /// A path from the caller's root for `rest` below `start`.
+    fn absolute(&self, start: BorrowedFd<'_>, rest: &[u8], root: &[u8]) -> Result<Vec<u8>, Errno> {
+        let start = self.proc.path_of(start)?;
+        let inside = below(&start, root).ok_or(Errno::EXDEV)?;
+        Ok([inside, b"/", rest].concat())
+    }
+
+    /// `path` from the caller's root, to the far machine's name; elsewhere than on a mount it is asked for as `typed`,
+    /// if that was an absolute path. The socket itself may be a symbolic link: `links` more are followed.
+    fn resolve(&self, path: &[u8], root: &[u8], typed: Option<&[u8]>, links: u8) -> Result<Target, Errno> {
+        let (dir, missing) = self.nearest_ancestor(path)?;
+        let dir_path = self.proc.path_of(dir.as_fd())?;
+        if let Some(source_dir) = self.proc.mounts.host_path(dir.as_fd(), &dir_path, &self.own, root)? {
+            let name = join(&source_dir, missing);
+            return Ok(Target { judged: vec![name.clone()], name });
+        }
+        let parent = below(&dir_path, root).unwrap_or(&dir_path);
+        if !missing.contains(&b'/')
+            && let Ok(link) = readlinkat(&dir, std::ffi::OsStr::from_bytes(missing))
+        {
+            let links = links.checked_sub(1).ok_or(Errno::ELOOP)?;
+            let link = link.as_bytes();
+            let next = if link.starts_with(b"/") { link.to_vec() } else { join(parent, link) };
+            return self.resolve(&next, root, typed, links);
+        }
+        let real = join(parent, missing);
+        match typed {
+            // A path that climbs is asked for by where it leads: nobody can say what it passes over there.
+            Some(typed) if typed != real && !climbs(typed) => {
+                Ok(Target { name: typed.to_vec(), judged: vec![real, typed.to_vec()] })
+            }
+            _ => Ok(Target { judged: vec![real.clone()], name: real }),
+        }
+    }
+
+    /// The deepest directory on the way to `path` that exists, and the components that follow it (at least the last).
+    fn nearest_ancestor<'p>(&self, path: &'p [u8]) -> Result<(OwnedFd, &'p [u8]), Errno> {
+        let mut end = path.iter().rposition(|b| *b == b'/').ok_or(Errno::EINVAL)?;
+        loop {
+            let (parent, rest) = (&path[..end], &path[end + 1..]);
+            if climbs(rest) {
+                return Err(Errno::ENOENT);
+            }
+            let parent = if parent.is_empty() { b"/" } else { parent };
+            let how = OpenHow::new().flags(DIRECTORY).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+            match openat2(&self.root, std::ffi::OsStr::from_bytes(parent), how) {
+                Ok(dir) => return Ok((dir, rest)),
+                Err(Errno::EAGAIN) => {}
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) if end > 0 => {
+                    end = path[..end].iter().rposition(|b| *b == b'/').unwrap_or(0);
+                }
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Asks about ourselves.
+    fn target(typed: &[u8], cwd: Option<&Path>) -> Result<Target, Errno> {
+        let proc = Proc::open().unwrap();
+        let (a, _b) = UnixStream::pair().unwrap();
+        let caller = proc.caller(a.as_fd(), std::process::id().cast_signed()).unwrap();
+        let cwd = cwd.map(|p| open(p, DIRECTORY, Mode::empty()).unwrap());
+        caller.target(typed, cwd.as_ref())
+    }
+
+    fn tree(name: &str) -> std::path::PathBuf {
+        let dir = std::env::temp_dir().join(format!("uds-view-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(dir.join("real/deep")).unwrap();
+        symlink("real", dir.join("link")).unwrap();
+        dir.canonicalize().unwrap()
+    }
+
+    #[test]
+    fn elsewhere_a_path_goes_as_typed_and_is_judged_by_where_it_leads() {
+        let dir = tree("typed");
+        let dir = dir.to_str().unwrap();
+        let typed = format!("{dir}/link/deep/s");
+        let got = target(typed.as_bytes(), None).unwrap();
+        assert_eq!(got.name, typed.as_bytes());
+        assert_eq!(got.judged, [format!("{dir}/real/deep/s").into_bytes(), typed.into_bytes()]);
+        let climbing = target(format!("{dir}/link/../real/s").as_bytes(), None).unwrap();
+        assert_eq!(climbing.name, format!("{dir}/real/s").as_bytes());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn relative_paths_start_from_the_callers_directory() {
+        let dir = tree("relative");
+        let real = dir.to_str().unwrap();
+        for (typed, expected) in [("s", "/real/deep/s"), ("../s", "/real/s"), ("../../link/s", "/real/s")] {
+            let got = target(typed.as_bytes(), Some(&dir.join("link/deep"))).unwrap();
+            assert_eq!(String::from_utf8(got.name).unwrap(), format!("{real}{expected}"), "{typed}");
+        }
+        assert_eq!(target(b"s", None), Err(Errno::EINVAL));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn directories_that_only_the_far_machine_has_are_kept() {
+        let got = target(b"/nonexistent/deeper/s", None).unwrap();
+        assert_eq!(got.name, b"/nonexistent/deeper/s");
+        assert_eq!(target(b"/nonexistent/../s", None), Err(Errno::ENOENT));
+    }
+
+    #[test]
+    fn the_callers_own_proc_links_are_followed_for_it() {
+        let dir = tree("proc");
+        let handle = std::fs::File::open(dir.join("link")).unwrap();
+        let typed = format!("/proc/self/fd/{}/deep/s", handle.as_raw_fd());
+        let got = target(typed.as_bytes(), None).unwrap();
+        assert_eq!(got.name, format!("{}/real/deep/s", dir.display()).as_bytes());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

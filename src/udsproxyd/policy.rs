@@ -1,0 +1,131 @@
+//! Which socket names may cross: rules in order, the first that matches wins.
+//!
+//! Used on both sides: near, so that a program does not land on the other machine's services by accident; far, on the
+//! path as it really is, because the near side's word is not enough.
+
+use std::fmt;
+use std::str::FromStr;
+
+use farside_contract::{below, never_remote};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    pub allow: bool,
+    /// `/path`: it and all below it. `@name`: the abstract names that begin so.
+    pub names: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    pub rules: Vec<Rule>,
+    /// The verdict on a name that no rule matches and that is not one of the machine's own services (D-Bus, journal,
+    /// nscd, udev, X11 ...), which need a rule.
+    pub otherwise: bool,
+}
+
+impl Policy {
+    /// Everything but the machine's own services.
+    pub fn open() -> Self {
+        Self { rules: Vec::new(), otherwise: true }
+    }
+
+    /// Nothing but what the rules allow.
+    pub fn only(rules: Vec<Rule>) -> Self {
+        Self { rules, otherwise: false }
+    }
+
+    /// The verdict on a path without symbolic links and `..`, or on an abstract name.
+    pub fn allows(&self, name: &[u8]) -> bool {
+        if name.first() == Some(&b'/') && name.split(|b| *b == b'/').any(|part| part == b"..") {
+            return false;
+        }
+        match self.rules.iter().find(|rule| rule.matches(name)) {
+            Some(rule) => rule.allow,
+            None => self.otherwise && never_remote(name).is_none(),
+        }
+    }
+}
+
+impl Rule {
+    fn matches(&self, name: &[u8]) -> bool {
+        match (&self.names[..], name) {
+            ([b'@', prefix @ ..], [0, rest @ ..]) => rest.starts_with(prefix),
+            (path, name) => below(name, path).is_some() || self.really_matches(name),
+        }
+    }
+
+    /// The rule's own path may lead through a symbolic link (/var/run and the like); the names judged never do.
+    fn really_matches(&self, name: &[u8]) -> bool {
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&self.names));
+        path.is_absolute()
+            && path.canonicalize().is_ok_and(|real| real != path && below(name, real.as_os_str().as_bytes()).is_some())
+    }
+}
+
+/// A rule as it is typed: `allow:/path`, `deny:/path`, `allow:@abstract`.
+impl FromStr for Rule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (word, names) = text.split_once(':').ok_or("a rule is allow:NAME or deny:NAME")?;
+        let allow = match word {
+            "allow" => true,
+            "deny" => false,
+            _ => return Err(format!("{word}: a rule begins with allow: or deny:")),
+        };
+        if !names.starts_with(['/', '@']) {
+            return Err(format!("{names}: a rule names an absolute path, or an abstract name as @NAME"));
+        }
+        Ok(Self { allow, names: names.as_bytes().to_vec() })
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.allow { "allow" } else { "deny" };
+        write!(f, "{word}:{}", String::from_utf8_lossy(&self.names))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(texts: &[&str]) -> Vec<Rule> {
+        texts.iter().map(|t| t.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_first_match_wins() {
+        let policy = Policy::only(rules(&["deny:/srv/private", "allow:/srv", "allow:@vm"]));
+        for (name, allowed) in [
+            (&b"/srv/x"[..], true),
+            (b"/srv/private/x", false),
+            (b"/srv/privateer", true),
+            (b"/srvx", false),
+            (b"/srv/../etc/x", false),
+            (b"\0vm1", true),
+            (b"\0other", false),
+        ] {
+            assert_eq!(policy.allows(name), allowed, "{}", String::from_utf8_lossy(name));
+        }
+    }
+
+    #[test]
+    fn services_of_the_machine_need_a_rule() {
+        assert!(!Policy::open().allows(b"/run/dbus/system_bus_socket"));
+        assert!(!Policy::open().allows(b"\0/tmp/.X11-unix/X0"));
+        assert!(Policy::open().allows(b"/run/other"));
+        let policy = Policy { rules: rules(&["allow:/run/dbus"]), otherwise: true };
+        assert!(policy.allows(b"/var/run/dbus/system_bus_socket"));
+    }
+
+    #[test]
+    fn a_rule_is_refused_by_what_is_wrong_with_it() {
+        for (text, part) in [("/x", "allow:NAME"), ("permit:/x", "permit"), ("allow:x", "absolute")] {
+            let said = text.parse::<Rule>().unwrap_err();
+            assert!(said.contains(part), "{said}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! One socket seen through several paths.
