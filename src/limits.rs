@@ -52,3 +52,6 @@ pub const REDIAL_FIRST_MS: u64 = 100;
 pub const REDIAL_MAX_MS: u64 = 3_000;
 /// SIGTERM: streams may finish within this time.
 pub const DRAIN_MS: u64 = 5_000;
+
+/// What must stay free beside a new rootfs: libvirtd's logs and caches, and what apt needs to put one package right.
+pub const ROOTFS_SPARE_BYTES: u64 = 64 << 20;

@@ -1,1 +1,5 @@
 //! What was typed, and what it means.
+
+pub mod farside;
+mod node;
+mod offload;

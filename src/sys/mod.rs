@@ -1,1 +1,3 @@
 //! Safe words for unsafe calls. The only rooms with `unsafe` are this one, `ring` and the shim.
+
+pub mod filemeta;
