@@ -91,6 +91,6 @@ pub fn main() -> ExitCode {
         Command::Host(args) => node::host(args),
         Command::Dpu(command) => offload::dpu(command),
         Command::Rootfs(command) => offload::rootfs(command),
-        Command::Enter(order) => offload::enter(&order),
+        Command::Enter(order) => offload::enter(order),
     }
 }

@@ -1,13 +1,28 @@
 //! The rootfs, and bringing the offload up and down.
 //!
-//!   scan ─▶ copy          what a rootfs holds, and copying it (`rootfs`)
-//!   wrapper               the emulators of the rootfs
+//! ```text
+//!   scan ─▶ copy ─▶ rootfs        what a rootfs holds, and copying it; `wrapper`: the emulators in it
+//!   plan ─▶ up ─▶ journal ─▶ down what is to be done (pure), doing it, and undoing it
+//!             machine             the words both are spoken in; said by `system`, recorded by `rehearsal`
+//! ```
+//!
+//! Never: a change that the journal does not know beforehand; a signal to a pid whose start time was not compared.
 
 pub mod copy;
+pub mod down;
+pub mod enter;
+pub mod journal;
+pub mod machine;
+pub mod plan;
 pub mod progress;
+#[cfg(test)]
+pub mod rehearsal;
 pub mod rootfs;
 pub mod scan;
+pub mod site;
+pub mod system;
 pub mod trouble;
+pub mod up;
 pub mod wrapper;
 
 use std::path::{Path, PathBuf};
