@@ -82,6 +82,9 @@ pub(crate) struct Enter {
     /// Wait for one byte on standard input, and give up if none comes
     #[arg(long)]
     pub held: bool,
+    /// KEY=VALUE: the command's environment is made of these alone
+    #[arg(long)]
+    pub env: Vec<String>,
     #[arg(last = true, required = true)]
     pub command: Vec<std::ffi::OsString>,
 }

@@ -61,8 +61,8 @@ fn status() -> Attempt<()> {
 }
 
 pub(crate) fn enter(order: Enter) -> ExitCode {
-    let Enter { space, root, held, command } = order;
-    report(enter::enter(&enter::Order { space, root, held, command }))
+    let Enter { space, root, held, env, command } = order;
+    report(enter::enter(&enter::Order { space, root, held, env, command }))
 }
 
 fn report(outcome: Attempt<()>) -> ExitCode {

@@ -20,6 +20,9 @@ pub struct Order {
     pub space: Option<PathBuf>,
     pub root: Option<PathBuf>,
     pub held: bool,
+    /// The program's whole environment, `KEY=VALUE`; none: this one's. Not this one's for a daemon, because its
+    /// LD_PRELOAD is a path inside the rootfs.
+    pub env: Vec<String>,
     pub command: Vec<OsString>,
 }
 
@@ -39,6 +42,9 @@ pub fn enter(order: &Order) -> Attempt<()> {
     let (program, arguments) = order.command.split_first().ok_or_else(|| Trouble::new("no command", ""))?;
     let mut command = Command::new(program);
     command.args(arguments);
+    if !order.env.is_empty() {
+        command.env_clear().envs(order.env.iter().filter_map(|assignment| assignment.split_once('=')));
+    }
     if order.held {
         // A daemon: no terminal of anyone's, and nothing to read.
         nix::unistd::setsid().step("setsid")?;

@@ -267,11 +267,13 @@ fn daemons(steps: &mut Vec<Step>, offload: &Offload, site: &Site) -> Attempt<()>
     let (addr, port) = host_and_port(&site.listen)?;
     let (peer_addr, peer_port) = host_and_port(&site.peer)?;
     steps.push(Step::Leaves(UDS_SOCKET.into()));
+    let mut env = site.env();
+    env.push(("PATH".into(), PATH.into()));
     let udsproxyd = [&site.udsproxyd.to_string_lossy(), "1", addr, port, peer_addr, peer_port].map(str::to_string);
     steps.push(Step::Start(Program {
         name: "udsproxyd",
         command: udsproxyd.into(),
-        env: site.env(),
+        env,
         root: None,
         log: log("udsproxyd"),
     }));

@@ -80,23 +80,30 @@ fn io<'a>(op: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> Troubl
     move |e| Trouble::io(op, path, &e)
 }
 
-/// `farside enter`, on the way to the command.
-fn enter(
-    root: Option<&Path>,
+/// `farside enter`, on the way to a command inside the offload.
+struct Enter<'a> {
+    root: Option<&'a Path>,
     held: bool,
-    command: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>,
-) -> Attempt<Command> {
-    let exe = std::env::current_exe().map_err(|e| Trouble::io("find", Path::new("this program"), &e))?;
-    let mut enter = Command::new(exe);
-    enter.args(["enter", "--space", SPACE]);
-    if let Some(root) = root {
-        enter.arg("--root").arg(root);
+    env: &'a [(String, String)],
+}
+
+impl Enter<'_> {
+    fn command(&self, words: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>) -> Attempt<Command> {
+        let exe = std::env::current_exe().map_err(|e| Trouble::io("find", Path::new("this program"), &e))?;
+        let mut command = Command::new(exe);
+        command.args(["enter", "--space", SPACE]);
+        if let Some(root) = self.root {
+            command.arg("--root").arg(root);
+        }
+        if self.held {
+            command.arg("--held");
+        }
+        for (key, value) in self.env {
+            command.arg("--env").arg(format!("{key}={value}"));
+        }
+        command.arg("--").args(words);
+        Ok(command)
     }
-    if held {
-        enter.arg("--held");
-    }
-    enter.arg("--").args(command);
-    Ok(enter)
 }
 
 /// Field 22 of /proc/PID/stat; none if it has ended, zombies included.
@@ -246,8 +253,9 @@ impl Machine for System {
     fn start_held(&mut self, program: &Program) -> Attempt<Process> {
         let log = OpenOptions::new().append(true).create(true).open(&program.log).map_err(io("open", &program.log))?;
         let errors = log.try_clone().map_err(io("open", &program.log))?;
-        let mut command = enter(program.root.as_deref(), true, &program.command)?;
-        command.env_clear().envs(program.env.iter().cloned()).stdin(Stdio::piped()).stdout(log).stderr(errors);
+        let enter = Enter { root: program.root.as_deref(), held: true, env: &program.env };
+        let mut command = enter.command(&program.command)?;
+        command.stdin(Stdio::piped()).stdout(log).stderr(errors);
         let child = command.spawn().map_err(|e| Trouble::io("start", Path::new(program.name), &e))?;
         let pid = i32::try_from(child.id()).map_err(|_| Trouble::new("a pid beyond the kernel's own bound", ""))?;
         let lost =
@@ -344,7 +352,7 @@ impl Machine for System {
     }
 
     fn ask(&self, rootfs: &Path, words: &[&str]) -> Attempt<String> {
-        let said = finish(enter(Some(rootfs), false, words)?);
+        let said = finish(Enter { root: Some(rootfs), held: false, env: &[] }.command(words)?);
         said.map_err(|said| Trouble::new(format!("{}: {said}", words.join(" ")), ""))
     }
 
