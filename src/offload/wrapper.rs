@@ -30,7 +30,7 @@ pub fn text(path: &Path) -> Vec<u8> {
         "#!/bin/sh\n\
          {MARK}: runs the host's program of this path through rexec, every argument as it came.\n\
          # `farside dpu up` writes the address; the script itself never changes, so libvirtd's capability cache stays true.\n\
-         read -r host </run/rexec/hostaddr && read -r port </run/rexec/rexecport || {{\n\
+         {{ read -r host </run/rexec/hostaddr && read -r port </run/rexec/rexecport; }} 2>/dev/null || {{\n\
          \x20   echo \"$0: the offload is not up here: farside dpu up\" >&2\n\
          \x20   exit 126\n\
          }}\n\

@@ -7,10 +7,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, setns, unshare};
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
+use nix::unistd::Pid;
 
-use crate::errno::{OsResult, Step};
+use crate::errno::{Errno, OsResult, Step};
 
 const OWN: &str = "/proc/self/ns/mnt";
 const NOTHING: Option<&str> = None;
@@ -20,9 +21,38 @@ pub fn is_handle(handle: &Path) -> bool {
     statfs(handle).is_ok_and(|s| s.filesystem_type() == NSFS_MAGIC)
 }
 
+/// Namespace numbers that a CPU draws at once: include/linux/cookie.h.
+const NUMBERS_PER_CPU: u32 = 4096;
+
 /// A new mount namespace, a copy of this one that sees later mounts here and shows none of its own; kept alive by a
 /// mount on the file `handle`, which must not lie on a shared mount.
+///
+/// The kernel lets a namespace be mounted only on one with a smaller number, lest two keep each other alive; but it deals
+/// the numbers in lots, one a CPU (seen with 6.18), so a new namespace may well have the smaller one, and the mount is
+/// EINVAL. The CPU that made our own namespace deals a larger number at once; where it is not ours to use, another does
+/// when its lot is used up.
 pub fn create(handle: &Path) -> OsResult<()> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this).step("sched_getaffinity")?;
+    let cpus: Vec<usize> = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).collect();
+    let mut outcome = Ok(());
+    'tries: for _ in 0..NUMBERS_PER_CPU {
+        for &cpu in &cpus {
+            let mut one = CpuSet::new();
+            one.set(cpu).step("CPU_SET")?;
+            // Only a hint: without it the number is dealt by whichever CPU this runs on.
+            let _ = sched_setaffinity(this, &one);
+            outcome = create_once(handle);
+            if !outcome.as_ref().is_err_and(|e| e.errno == Errno::EINVAL) {
+                break 'tries;
+            }
+        }
+    }
+    sched_setaffinity(this, &allowed).step("sched_setaffinity")?;
+    outcome
+}
+
+fn create_once(handle: &Path) -> OsResult<()> {
     let old = File::open(OWN).step_on("open", OWN)?;
     unshare(CloneFlags::CLONE_NEWNS).step("unshare")?;
     let slave =
