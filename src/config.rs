@@ -52,6 +52,10 @@ pub struct Offload {
     pub mounts: Vec<PathBuf>,
     /// The host's emulators, each replaced in the rootfs by a wrapper that runs it through rexec.
     pub emulators: Vec<PathBuf>,
+    /// An empty /dev/kvm on a DPU that has none, so that libvirtd accepts domains of type 'kvm'; the host's QEMU opens
+    /// the real one.
+    #[serde(default)]
+    pub kvm_placeholder: bool,
 }
 
 /// A configuration that cannot be used: the file, and what to change.
@@ -70,11 +74,13 @@ impl NodeConfig {
     /// Reads `node.toml` below `dir`; a missing file is an empty configuration.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("node.toml");
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Self::parse(&text).map_err(|e| ConfigError(format!("{}: {e}", path.display()))),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(e) => Err(ConfigError(format!("{}: {e}", path.display()))),
-        }
+        if matches!(path.try_exists(), Ok(false)) { Ok(Self::default()) } else { Self::load_file(&path) }
+    }
+
+    /// Reads that very file, which must be there.
+    pub fn load_file(path: &Path) -> Result<Self, ConfigError> {
+        let said = |e: String| ConfigError(format!("{}: {e}", path.display()));
+        Self::parse(&std::fs::read_to_string(path).map_err(|e| said(e.to_string()))?).map_err(said)
     }
 
     fn parse(text: &str) -> Result<Self, String> {

@@ -1,5 +1,7 @@
 //! Every bound in one place, each with its reason.
 
+use std::time::Duration;
+
 /// Frames on a LAT link: small, so that a control frame never waits long behind one (16 KiB is 0.13 ms at 1 Gbit/s).
 pub const LAT_FRAME_MAX: u32 = 16 << 10;
 /// Frames on a BULK link: large enough to make the 16-byte header vanish, small enough to share a link fairly.
@@ -121,3 +123,17 @@ pub const BACKLOG_LOOK_MS: u64 = 100;
 pub const IDENTITY_QUEUE_MAX: usize = 4096;
 /// Mounts whose kind is remembered; then all are forgotten and learnt again.
 pub const MOUNTS_REMEMBERED_MAX: usize = 1024;
+
+/// What must stay free beside a new rootfs: libvirtd's logs and caches, and what apt needs to put one package right.
+pub const ROOTFS_SPARE_BYTES: u64 = 64 << 20;
+
+/// libvirtd's first start runs each emulator of the host twice over, about a second each in software emulation.
+pub const OFFLOAD_READY: Duration = Duration::from_secs(60);
+/// How long a daemon of the offload may take to end before SIGKILL: libvirtd closes its clients, then its drivers.
+pub const OFFLOAD_STOP: Duration = Duration::from_secs(15);
+/// How often a state of the offload is looked at while it is awaited.
+pub const OFFLOAD_POLL: Duration = Duration::from_millis(50);
+/// A command inside the offload, such as one of virsh, that has no answer by then has none.
+pub const OFFLOAD_ASK: Duration = Duration::from_secs(20);
+/// What is shown of a log when a daemon does not come up.
+pub const LOG_TAIL_LINES: usize = 12;

@@ -2,5 +2,8 @@
 
 pub mod address;
 pub mod daemon;
+pub mod farside;
+mod node;
+mod offload;
 pub mod rexec;
 pub mod rexec_server;

@@ -125,7 +125,10 @@ fn dial_one(target: SocketAddr, hello: &Hello, deadline: Instant) -> Result<Conn
         }
         got.truncate(at + n);
     };
-    stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None)).map_err(|e| failed("timeout for", e))?;
+    stream
+        .set_read_timeout(None)
+        .and_then(|()| stream.set_write_timeout(None))
+        .map_err(|e| failed("timeout for", e))?;
     match peer.verdict {
         Verdict::Ok => Ok(Conn::new(stream, peer, target)),
         Verdict::Duplicate => {

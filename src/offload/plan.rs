@@ -1,0 +1,436 @@
+//! The steps of `farside dpu up`, from the configuration: pure.
+//!
+//!   check ─▶ namespace ─▶ local trees ─▶ the host's trees ─▶ addresses, wrappers ─▶ uds daemon ─▶ virtlogd ─▶ libvirtd
+//!
+//! Mounts live in the offload's own mount namespace, files in the file system that everyone sees; a mount point below a
+//! local tree is therefore made in that tree itself (`origin`).
+
+use std::path::{Component, Path, PathBuf};
+
+use super::machine::Program;
+use super::trouble::{Attempt, Trouble};
+use super::wrapper;
+use crate::config::Offload;
+
+/// The namespace's handle, and what is shown inside the offload in place of the DPU's own.
+pub const RUN_DIR: &str = "/run/farside";
+pub const SPACE: &str = "/run/farside/mnt-ns";
+pub const LOG_DIR: &str = "/var/log/farside";
+pub const LIBVIRT_SOCKET: &str = "/run/libvirt/libvirt-sock";
+/// Where the shim asks: `farside_contract::SOCKET_PATH`.
+const UDS_SOCKET: &str = "/run/farside/uds.sock";
+const VIRTLOGD_SOCKET: &str = "/run/libvirt/virtlogd-sock";
+/// Its path inside the rootfs.
+const SHIM: &str = "/usr/lib64/libudsproxy.so";
+const REXEC: &str = "/usr/bin/rexec";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Bind mounts of the DPU's own trees: from, below the rootfs, with the mounts in it. /sys comes without the control
+/// groups: libvirtd would put its stand-ins into them, which steers nothing on the host.
+const LOCAL_TREES: [(&str, &str, bool); 9] = [
+    ("/run", "run", false),
+    ("/var/lib", "var/lib", false),
+    ("/var/cache", "var/cache", false),
+    ("/var/log", "var/log", false),
+    ("/etc", "etc", false),
+    ("/dev", "dev", true),
+    ("/proc", "proc", true),
+    ("/proc", "local_proc", true),
+    ("/sys", "sys", false),
+];
+
+/// libvirtd must leave alone what is the host's: no chown, no labels, no namespace of the emulator, no control groups.
+const QEMU_CONF: &str = "\
+# Written by `farside dpu up`: libvirtd sees this file in the offload only. QEMU runs on the other machine, so what
+# libvirtd would do to a local process (control groups, a private /dev, labels, changed owners) is switched off.
+user = \"root\"
+group = \"root\"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = \"none\"
+namespaces = [ ]
+stdio_handler = \"file\"
+cgroup_controllers = [ ]
+";
+
+/// Where things are on this machine, and who the peer is.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// The host's node, `ADDR:PORT`.
+    pub peer: String,
+    /// This machine's address for it, and the port of its own daemon.
+    pub listen: String,
+    /// What /etc/farside/node.toml says, without which rexec and the shim's daemon know no peer.
+    pub node_toml: Vec<u8>,
+    pub plaintext: bool,
+    pub rexec: PathBuf,
+    pub shim: PathBuf,
+    pub udsproxyd: PathBuf,
+    pub mount_helper: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A connection to the host's node, made and dropped.
+    Reach(String),
+    /// No libvirtd or virtlogd of another making on this machine.
+    Alone(PathBuf),
+    Rootfs(PathBuf),
+    Dir {
+        path: PathBuf,
+        mode: u32,
+    },
+    /// A file of ours; one of other content that is there already is moved aside.
+    File {
+        path: PathBuf,
+        mode: u32,
+        bytes: Vec<u8>,
+    },
+    /// An empty file for a bind mount to lie on; whatever is there already will do.
+    MountPoint(PathBuf),
+    /// A directory that a program fills and that goes with the offload, unless it was there before.
+    Scratch(PathBuf),
+    /// A file that a program makes, and may leave behind when it is killed.
+    Leaves(PathBuf),
+    Private(PathBuf),
+    Space(PathBuf),
+    Bind {
+        from: PathBuf,
+        to: PathBuf,
+        recursive: bool,
+    },
+    Qtfs {
+        dir: PathBuf,
+        at: PathBuf,
+        command: Vec<String>,
+        env: Vec<(String, String)>,
+    },
+    Start(Program),
+    /// The program of that name serves its socket; with a command, that one succeeds inside the offload too.
+    Ready {
+        program: &'static str,
+        socket: PathBuf,
+        ask: Option<Vec<&'static str>>,
+    },
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Step::Reach(peer) => write!(f, "the host's node at {peer} answers"),
+            Step::Alone(socket) => write!(f, "nobody else serves {}", socket.display()),
+            Step::Rootfs(dir) => write!(f, "{} has libvirtd and no emulator", dir.display()),
+            Step::Dir { path, .. } => write!(f, "directory {}", path.display()),
+            Step::File { path, .. } => write!(f, "file {}", path.display()),
+            Step::MountPoint(path) => write!(f, "mount point {}", path.display()),
+            Step::Leaves(path) => write!(f, "{} is free", path.display()),
+            Step::Scratch(path) => write!(f, "directory {}", path.display()),
+            Step::Private(dir) => write!(f, "{} keeps its mounts to itself", dir.display()),
+            Step::Space(handle) => write!(f, "mount namespace {}", handle.display()),
+            Step::Bind { from, to, .. } => write!(f, "{} shows {}", to.display(), from.display()),
+            Step::Qtfs { dir, at, .. } => write!(f, "{} shows the host's {}", at.display(), dir.display()),
+            Step::Start(program) => write!(f, "{} runs", program.name),
+            Step::Ready { program, socket, .. } => write!(f, "{program} answers at {}", socket.display()),
+        }
+    }
+}
+
+/// A `Site`'s peer, taken apart; the brackets of an IPv6 address stay on.
+fn host_and_port(addr: &str) -> Attempt<(&str, &str)> {
+    addr.rsplit_once(':')
+        .filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        .ok_or_else(|| Trouble::new(format!("'{addr}' is no ADDR:PORT"), "correct it in node.toml"))
+}
+
+/// The directories and programs of the configuration are paths that mean the same on both machines.
+fn check_path(what: &str, path: &Path) -> Attempt<()> {
+    let plain = path.is_absolute() && path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+    if plain && path != Path::new("/") {
+        return Ok(());
+    }
+    Err(Trouble::new(format!("{what} '{}' is not a plain absolute path", path.display()), "correct it in node.toml"))
+}
+
+/// `path` of the machine as it lies below the rootfs.
+fn inside(rootfs: &Path, path: &Path) -> PathBuf {
+    rootfs.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Where a path inside the offload lies in the DPU's own space: below a local tree it is that tree's.
+fn origin(rootfs: &Path, path: &Path) -> PathBuf {
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    let tree = LOCAL_TREES.iter().find(|(_, to, _)| relative.starts_with(to));
+    match tree {
+        Some((from, to, _)) => Path::new(from).join(relative.strip_prefix(to).unwrap_or(relative)),
+        None => rootfs.join(relative),
+    }
+}
+
+pub fn steps(offload: &Offload, site: &Site) -> Attempt<Vec<Step>> {
+    let rootfs = &offload.rootfs;
+    check_path("rootfs", rootfs)?;
+    let mut steps = vec![
+        Step::Reach(site.peer.clone()),
+        Step::Alone(LIBVIRT_SOCKET.into()),
+        Step::Alone(VIRTLOGD_SOCKET.into()),
+        Step::Rootfs(rootfs.clone()),
+    ];
+    namespace(&mut steps);
+    local_trees(&mut steps, rootfs, site);
+    for dir in &offload.mounts {
+        check_path("mount", dir)?;
+        host_tree(&mut steps, rootfs, dir, site);
+    }
+    addresses(&mut steps, site)?;
+    for emulator in &offload.emulators {
+        check_path("emulator", emulator)?;
+        parents(&mut steps, &origin(rootfs, emulator));
+        steps.push(Step::File { path: inside(rootfs, emulator), mode: 0o755, bytes: wrapper::text(emulator) });
+    }
+    if offload.kvm_placeholder {
+        steps.push(Step::File { path: "/dev/kvm".into(), mode: 0o666, bytes: Vec::new() });
+    }
+    daemons(&mut steps, offload, site)?;
+    Ok(steps)
+}
+
+fn namespace(steps: &mut Vec<Step>) {
+    steps.push(Step::Dir { path: RUN_DIR.into(), mode: 0o755 });
+    // A namespace's handle cannot lie on a mount that other namespaces copy.
+    steps.push(Step::Private(RUN_DIR.into()));
+    steps.push(Step::File { path: SPACE.into(), mode: 0o600, bytes: Vec::new() });
+    steps.push(Step::Space(SPACE.into()));
+}
+
+fn local_trees(steps: &mut Vec<Step>, rootfs: &Path, site: &Site) {
+    for (from, to, recursive) in LOCAL_TREES {
+        parents(steps, &rootfs.join(to));
+        steps.push(Step::Dir { path: rootfs.join(to), mode: 0o755 });
+        steps.push(Step::Bind { from: from.into(), to: rootfs.join(to), recursive });
+    }
+    // The keys of this machine are not libvirtd's business: it sees the settings alone.
+    let settings = Path::new(RUN_DIR).join("etc-farside");
+    steps.push(Step::Dir { path: settings.clone(), mode: 0o755 });
+    steps.push(Step::File { path: settings.join("node.toml"), mode: 0o644, bytes: site.node_toml.clone() });
+    steps.push(Step::Dir { path: "/etc/farside".into(), mode: 0o755 });
+    steps.push(Step::Bind { from: settings, to: inside(rootfs, Path::new("/etc/farside")), recursive: false });
+    let conf = Path::new(RUN_DIR).join("qemu.conf");
+    steps.push(Step::File { path: conf.clone(), mode: 0o644, bytes: QEMU_CONF.into() });
+    cover_file(steps, rootfs, &conf, Path::new("/etc/libvirt/qemu.conf"));
+    cover_file(steps, rootfs, &site.rexec, Path::new(REXEC));
+    cover_file(steps, rootfs, &site.shim, Path::new(SHIM));
+}
+
+/// Shows `from` at the path inside the offload; a mount, so nothing of the rootfs changes.
+fn cover_file(steps: &mut Vec<Step>, rootfs: &Path, from: &Path, path: &Path) {
+    let mount_point = origin(rootfs, path);
+    parents(steps, &mount_point);
+    steps.push(Step::MountPoint(mount_point));
+    steps.push(Step::Bind { from: from.into(), to: inside(rootfs, path), recursive: false });
+}
+
+/// One of the host's directories, at its own path.
+fn host_tree(steps: &mut Vec<Step>, rootfs: &Path, dir: &Path, site: &Site) {
+    let mount_point = origin(rootfs, dir);
+    parents(steps, &mount_point);
+    steps.push(Step::Dir { path: mount_point, mode: 0o755 });
+    let at = inside(rootfs, dir);
+    let words = [site.mount_helper.as_path(), dir, at.as_path()].map(|p| p.to_string_lossy().into_owned());
+    let mut command = words.to_vec();
+    command.extend(["-o".into(), format!("host={}", site.peer)]);
+    steps.push(Step::Qtfs { dir: dir.into(), at, command, env: site.env() });
+}
+
+/// What the wrappers (and the guide's scripts) read.
+fn addresses(steps: &mut Vec<Step>, site: &Site) -> Attempt<()> {
+    let (host, port) = host_and_port(&site.peer)?;
+    let dir = Path::new("/run/rexec");
+    steps.push(Step::Dir { path: dir.into(), mode: 0o755 });
+    steps.push(Step::Dir { path: dir.join("pids"), mode: 0o755 });
+    let mut file = |name: &str, text: String| {
+        steps.push(Step::File { path: dir.join(name), mode: 0o644, bytes: text.into_bytes() });
+    };
+    file("hostaddr", format!("{host}\n"));
+    file("rexecport", format!("{port}\n"));
+    // Nothing of ours reads it: the guide's patched libvirt did, whose monitor had a port of its own.
+    file("qmpport", format!("{port}\n"));
+    if site.plaintext {
+        file("insecure-plaintext", String::new());
+    }
+    Ok(())
+}
+
+fn daemons(steps: &mut Vec<Step>, offload: &Offload, site: &Site) -> Attempt<()> {
+    let rootfs = &offload.rootfs;
+    let log = |name: &str| Path::new(LOG_DIR).join(format!("{name}.log"));
+    steps.push(Step::Dir { path: LOG_DIR.into(), mode: 0o755 });
+    let (addr, port) = host_and_port(&site.listen)?;
+    let (peer_addr, peer_port) = host_and_port(&site.peer)?;
+    steps.push(Step::Leaves(UDS_SOCKET.into()));
+    let mut env = site.env();
+    env.push(("PATH".into(), PATH.into()));
+    let udsproxyd = [&site.udsproxyd.to_string_lossy(), "1", addr, port, peer_addr, peer_port].map(str::to_string);
+    steps.push(Step::Start(Program {
+        name: "udsproxyd",
+        command: udsproxyd.into(),
+        env,
+        root: None,
+        log: log("udsproxyd"),
+    }));
+    steps.push(Step::Ready { program: "udsproxyd", socket: UDS_SOCKET.into(), ask: None });
+
+    steps.push(Step::Scratch("/run/libvirt".into()));
+    for file in ["/run/libvirtd.pid", "/run/virtlogd.pid"] {
+        steps.push(Step::Leaves(file.into()));
+    }
+    let daemon = |name: &'static str, env: Vec<(String, String)>| {
+        let mut all = vec![("PATH".to_string(), PATH.to_string()), ("LC_ALL".into(), "C".into())];
+        // To our log, not to the DPU's journal: `up` shows its last lines when libvirtd does not answer.
+        all.push(("LIBVIRT_LOG_OUTPUTS".into(), "3:stderr".into()));
+        all.extend(env);
+        Program {
+            name,
+            command: vec![format!("/usr/sbin/{name}")],
+            env: all,
+            root: Some(rootfs.clone()),
+            log: log(name),
+        }
+    };
+    steps.push(Step::Start(daemon("virtlogd", Vec::new())));
+    steps.push(Step::Ready { program: "virtlogd", socket: VIRTLOGD_SOCKET.into(), ask: None });
+    let mounts: Vec<String> = offload.mounts.iter().map(|m| m.to_string_lossy().into_owned()).collect();
+    let shim = vec![("LD_PRELOAD".into(), SHIM.into()), ("FARSIDE_UDS_ONLY".into(), mounts.join(":"))];
+    steps.push(Step::Start(daemon("libvirtd", shim)));
+    let ask = vec!["/usr/bin/virsh", "-c", "qemu:///system", "uri"];
+    steps.push(Step::Ready { program: "libvirtd", socket: LIBVIRT_SOCKET.into(), ask: Some(ask) });
+    Ok(())
+}
+
+/// Every directory above `path`; those that exist are left alone.
+fn parents(steps: &mut Vec<Step>, path: &Path) {
+    let mut above: Vec<&Path> = path.ancestors().skip(1).filter(|p| p.parent().is_some()).collect();
+    above.reverse();
+    for dir in above {
+        let step = Step::Dir { path: dir.into(), mode: 0o755 };
+        if !steps.contains(&step) {
+            steps.push(step);
+        }
+    }
+}
+
+impl Site {
+    /// What a child needs to accept an unencrypted link.
+    fn env(&self) -> Vec<(String, String)> {
+        let plaintext = self.plaintext.then(|| (crate::config::PLAINTEXT_ENV.to_string(), "1".to_string()));
+        plaintext.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub fn offload() -> Offload {
+        Offload {
+            rootfs: "/another_rootfs".into(),
+            mounts: vec!["/var/lib/libvirt".into(), "/home/VMs".into()],
+            emulators: vec!["/usr/bin/qemu-system-x86_64".into(), "/usr/libexec/qemu-kvm".into()],
+            kvm_placeholder: false,
+        }
+    }
+
+    pub fn site(plaintext: bool) -> Site {
+        Site {
+            peer: "192.168.10.10:7777".into(),
+            listen: "192.168.10.11:7777".into(),
+            node_toml: b"peer='x'".to_vec(),
+            plaintext,
+            rexec: "/usr/bin/rexec".into(),
+            shim: "/usr/lib64/libudsproxy.so".into(),
+            udsproxyd: "/usr/bin/udsproxyd".into(),
+            mount_helper: "/usr/sbin/mount.qtfs".into(),
+        }
+    }
+
+    fn position(steps: &[Step], wanted: impl Fn(&Step) -> bool) -> usize {
+        steps.iter().position(wanted).expect("a step of that kind")
+    }
+
+    #[test]
+    fn every_directory_of_the_configuration_is_mounted_from_the_peer_at_its_own_path() {
+        let steps = steps(&offload(), &site(false)).unwrap();
+        let mounts: Vec<_> = steps
+            .iter()
+            .filter_map(|s| if let Step::Qtfs { command, .. } = s { Some(command) } else { None })
+            .collect();
+        assert_eq!(
+            mounts,
+            [
+                &[
+                    "/usr/sbin/mount.qtfs",
+                    "/var/lib/libvirt",
+                    "/another_rootfs/var/lib/libvirt",
+                    "-o",
+                    "host=192.168.10.10:7777"
+                ],
+                &["/usr/sbin/mount.qtfs", "/home/VMs", "/another_rootfs/home/VMs", "-o", "host=192.168.10.10:7777"],
+            ]
+        );
+    }
+
+    #[test]
+    fn a_mount_point_below_a_local_tree_is_made_in_that_tree() {
+        let rootfs = Path::new("/another_rootfs");
+        assert_eq!(origin(rootfs, Path::new("/var/lib/libvirt")), Path::new("/var/lib/libvirt"));
+        assert_eq!(origin(rootfs, Path::new("/etc/libvirt/qemu.conf")), Path::new("/etc/libvirt/qemu.conf"));
+        assert_eq!(origin(rootfs, Path::new("/home/VMs")), Path::new("/another_rootfs/home/VMs"));
+    }
+
+    #[test]
+    fn local_trees_come_before_the_hosts_and_libvirtd_comes_last() {
+        let steps = steps(&offload(), &site(false)).unwrap();
+        let space = position(&steps, |s| matches!(s, Step::Space(_)));
+        let etc = position(&steps, |s| matches!(s, Step::Bind { from, .. } if from == Path::new("/etc")));
+        let hidden = position(&steps, |s| matches!(s, Step::Bind { to, .. } if to.ends_with("etc/farside")));
+        let qtfs = position(&steps, |s| matches!(s, Step::Qtfs { .. }));
+        let libvirtd = position(&steps, |s| matches!(s, Step::Start(p) if p.name == "libvirtd"));
+        assert!(space < etc && etc < hidden && hidden < qtfs && qtfs < libvirtd);
+        assert!(matches!(steps.last(), Some(Step::Ready { program: "libvirtd", .. })));
+    }
+
+    #[test]
+    fn plaintext_reaches_every_child_that_needs_it_and_none_otherwise() {
+        for plaintext in [false, true] {
+            let mut told = 0;
+            for step in steps(&offload(), &site(plaintext)).unwrap() {
+                let says = |env: &[(String, String)]| env.iter().any(|(key, _)| key == crate::config::PLAINTEXT_ENV);
+                match step {
+                    Step::Qtfs { env, .. } => told += usize::from(says(&env)),
+                    Step::Start(program) => told += usize::from(says(&program.env)),
+                    Step::File { path, .. } => told += usize::from(path.ends_with("insecure-plaintext")),
+                    _ => {}
+                }
+            }
+            assert_eq!(told, if plaintext { 4 } else { 0 }, "two mounts, the uds daemon, the wrappers");
+        }
+    }
+
+    #[test]
+    fn libvirtd_may_reach_far_sockets_below_its_mounts_alone() {
+        let steps = steps(&offload(), &site(false)).unwrap();
+        let env = steps
+            .iter()
+            .find_map(|s| if let Step::Start(p) = s { (p.name == "libvirtd").then_some(&p.env) } else { None });
+        let only = env.unwrap().iter().find(|(key, _)| key == "FARSIDE_UDS_ONLY").unwrap();
+        assert_eq!(only.1, "/var/lib/libvirt:/home/VMs");
+    }
+
+    #[test]
+    fn a_path_that_climbs_is_refused() {
+        for bad in ["home/VMs", "/home/../etc", "/"] {
+            let mut offload = offload();
+            offload.mounts = vec![bad.into()];
+            assert!(steps(&offload, &site(false)).is_err(), "{bad}");
+        }
+    }
+}
