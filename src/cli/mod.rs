@@ -1,1 +1,3 @@
 //! What was typed, and what it means.
+
+pub mod mount;

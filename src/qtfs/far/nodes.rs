@@ -322,11 +322,6 @@ impl Nodes {
             *place.lock().expect("never poisoned: panics abort") = Place { parent: parent.id, name: name.into() };
         }
     }
-
-    /// How many nodes the kernel remembers, the root apart.
-    pub(super) fn len(&self) -> usize {
-        self.state().by_id.len()
-    }
 }
 
 fn live(node: &Node) -> Option<Arc<NodeFd>> {
