@@ -137,3 +137,47 @@ pub const OFFLOAD_POLL: Duration = Duration::from_millis(50);
 pub const OFFLOAD_ASK: Duration = Duration::from_secs(20);
 /// What is shown of a log when a daemon does not come up.
 pub const LOG_TAIL_LINES: usize = 12;
+
+/// One read or write of a file link: what the kernel's FUSE client sends at most (256 pages of 4 KiB).
+pub const FILE_IO_MAX: usize = 1 << 20;
+/// What a FUSE request holds besides its data: in-header 40, the longest struct 88, two names of 255; the kernel asks
+/// for a page, and a symlink's target may be one.
+pub const FILE_ROOM: usize = 8 << 10;
+/// A file frame: one read or write, and room for its headers.
+pub const FILE_FRAME_MAX: usize = FILE_IO_MAX + FILE_ROOM;
+/// PATH_MAX of linux/limits.h.
+pub const PATH_MAX: usize = 4096;
+/// NAME_MAX of linux/limits.h.
+pub const NAME_MAX: usize = 255;
+/// XATTR_SIZE_MAX and XATTR_LIST_MAX of linux/limits.h.
+pub const XATTR_MAX: usize = 64 << 10;
+/// Request threads of one file link, least and most: below two nobody answers a PING while a disk is slow; above 64
+/// they only wait for each other. Each holds one frame: 64 MiB at most a link.
+pub const FILE_THREADS: std::ops::RangeInclusive<usize> = 2..=64;
+/// Request threads when nobody has said how many.
+pub const FILE_THREADS_DEFAULT: usize = 16;
+/// Threads that wait for a file lock, of one link; ENOLCK above. A waiter's stack is 64 KiB.
+pub const LOCK_WAITS_MAX: usize = 512;
+/// Locks' own open files, of one link: (inode, owner) pairs; ENOLCK above.
+pub const LOCK_FILES_MAX: usize = 4096;
+/// Inodes of one link that the near kernel may remember, about 250 bytes each: 1 GiB. ENOMEM above.
+pub const NODES_MAX: usize = 4 << 20;
+/// O_PATH fds kept for inodes that were used lately, of one link. With `OPEN_FILES_MAX` twice (the file and its inode)
+/// and `LOCK_FILES_MAX` one link stays below the usual limit of 20,000.
+pub const NODE_FDS_MAX: usize = 1024;
+/// Open files and directories of one link; ENFILE above.
+pub const OPEN_FILES_MAX: usize = 6 << 10;
+/// Mounts crossed below one export, each with an fd.
+pub const MOUNTS_CROSSED_MAX: usize = 256;
+/// One COPY_FILE_RANGE: the caller can't be interrupted meanwhile, and a short count is allowed.
+pub const COPY_RANGE_MAX: u64 = 64 << 20;
+/// Host sockets that one mount gives a local listener; beyond it connect() says ECONNREFUSED.
+pub const ALIASES_MAX: usize = 512;
+/// A LOOKUP waits so long for its alias, then is answered without one: an umount may be what the bind waits for.
+pub const ALIAS_DEADLINE_MS: u64 = 2_000;
+/// How often aliases are asked whether their host socket is still there.
+pub const ALIAS_SWEEP_MS: u64 = 3_000;
+/// Dialling and the mount's handshake.
+pub const MOUNT_DEADLINE_MS: u64 = 5_000;
+/// Threads that read /dev/fuse: one copies from the kernel while another writes to the link.
+pub const FUSE_READERS: usize = 3;

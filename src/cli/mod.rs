@@ -3,6 +3,7 @@
 pub mod address;
 pub mod daemon;
 pub mod farside;
+pub mod mount;
 mod node;
 mod offload;
 pub mod rexec;

@@ -67,6 +67,10 @@ impl Conn {
 pub struct Closer(TcpStream);
 
 impl Closer {
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     pub fn close(&self) {
         // ENOTCONN: it has ended already.
         let _ = self.0.shutdown(Shutdown::Both);

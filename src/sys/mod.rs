@@ -1,9 +1,14 @@
 //! Safe words for unsafe calls. The only rooms with `unsafe` are this one, `ring` and the shim.
 
+pub mod caller;
 pub mod caps;
+pub mod daemon;
+pub mod file;
 pub mod filemeta;
 pub mod frames;
+pub mod handle;
 pub mod inherited;
+pub mod kick;
 pub mod mount_id;
 pub mod mountns;
 pub mod nonblock;

@@ -40,6 +40,15 @@ impl Encoder {
         self.u32(u32::try_from(v.len()).expect("a field is shorter than 4 GiB")).raw(v)
     }
 
+    /// How many bytes are written.
+    pub fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.out.is_empty()
+    }
+
     pub fn finish(self) -> Vec<u8> {
         self.out
     }
@@ -97,6 +106,16 @@ impl<'a> Decoder<'a> {
 
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
+    }
+
+    /// How many bytes are left.
+    pub fn len(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// Everything that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
     }
 
     /// Nothing may follow.

@@ -1,0 +1,185 @@
+//! The host's file server: one link is one mounted directory, served until the link ends.
+//!
+//! The peer is hostile until proven: it names node ids and single names, never paths or handles, and everything that
+//! it says is bounded. Permission is checked by the near kernel, which alone knows its callers' groups and
+//! capabilities; a peer that may mount a directory read-write is root there, as with NFS and no_root_squash.
+
+mod attrs;
+mod dirs;
+mod fdcache;
+mod files;
+mod locks;
+mod names;
+mod nodes;
+mod session;
+mod sockets;
+mod tree;
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+
+use crate::config::{Access, Export};
+use crate::limits::{FILE_THREADS, FILE_THREADS_DEFAULT, PATH_MAX};
+use crate::link::conn::Conn;
+use crate::qtfs::frames::{self, read_frame};
+use crate::qtfs::wire::{Kind, Mount, Mounted, frame};
+use crate::sys::caller;
+
+use session::Session;
+use tree::Tree;
+
+/// A Mount: a path and little else. Nothing longer is read from one who has not mounted anything.
+const FIRST_FRAME_MAX: usize = PATH_MAX + 64;
+
+/// What this machine lets its peer mount, and with how many threads.
+#[derive(Debug, Clone)]
+pub struct Exports {
+    exports: Vec<Export>,
+    threads: usize,
+}
+
+/// Why a link ended otherwise than by its near side closing it, or never began.
+#[derive(Debug)]
+pub struct ServeError(pub String);
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+impl Exports {
+    /// `threads`: request threads of each link, clamped to `FILE_THREADS`; `None` is the default.
+    pub fn new(exports: Vec<Export>, threads: Option<usize>) -> Self {
+        let threads = threads.unwrap_or(FILE_THREADS_DEFAULT).clamp(*FILE_THREADS.start(), *FILE_THREADS.end());
+        Self { exports, threads }
+    }
+
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The export that holds `path`, the deepest if there are several, and the rest of the path below it.
+    fn holding<'a, 'p>(&'a self, path: &'p Path) -> Option<(&'a Export, &'p Path)> {
+        let below = |e: &'a Export| path.strip_prefix(&e.path).ok().map(|rest| (e, rest));
+        self.exports.iter().filter_map(below).max_by_key(|(e, _)| e.path.components().count())
+    }
+
+    /// Opens what a mount asks for; the directory, and whether it is read-only.
+    fn open(&self, mount: &Mount) -> Result<(OwnedFd, bool), (Errno, String)> {
+        let path = PathBuf::from(OsStr::from_bytes(&mount.path));
+        let shown = path.display();
+        let plain = |c: Component<'_>| matches!(c, Component::RootDir | Component::Normal(_));
+        if !path.is_absolute() || !path.components().all(plain) {
+            return Err((Errno::EINVAL, format!("{shown}: the host's directory must be an absolute path without ..")));
+        }
+        let Some((export, rest)) = self.holding(&path) else {
+            let how = "add it to /etc/farside/node.toml there as [[export]] path = \"...\"";
+            return Err((Errno::EACCES, format!("{shown}: the host does not export it; {how}")));
+        };
+        let failed = |e: Errno| (e, format!("{shown}: {}", e.desc()));
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC);
+        // The administrator may have named a link; what is below is the peer's choice and stays below.
+        let top = openat2(AT_FDCWD, &export.path, how).map_err(failed)?;
+        let beneath = how.resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let root = match rest.as_os_str().is_empty() {
+            true => top,
+            false => openat2(top, rest, beneath).map_err(failed)?,
+        };
+        Ok((root, mount.read_only || export.access == Access::Ro))
+    }
+}
+
+/// Serves one file link (`Role::Files`) until it ends, on this thread and its own. The caller has answered the HELLO.
+///
+/// # Errors
+/// One line about a link that never became a mount. What ends a mounted link is logged.
+pub fn serve(conn: Conn, exports: Arc<Exports>) -> Result<(), ServeError> {
+    let name = format!("files for {} ({})", conn.peer_addr, conn.peer.name);
+    let failed = |what: &dyn fmt::Display| ServeError(format!("{name}: {what}"));
+    let (reader, mut writer, closer) = conn.split().map_err(|e| failed(&e))?;
+    let mut reader = frames::reader(reader);
+    let mut first = vec![0; FIRST_FRAME_MAX];
+    let Some((kind, len)) = read_frame(&mut reader, &mut first).map_err(|e| failed(&e))? else { return Ok(()) };
+    if kind != Kind::Mount {
+        return Err(failed(&format_args!("the first frame is {kind:?}, not Mount")));
+    }
+    let mount = Mount::decode(&first[..len]).map_err(|e| failed(&e))?;
+    let opened = caller::prepare_thread()
+        .map_err(|e| (e, "the host's file service must run as root".to_string()))
+        .and_then(|()| exports.open(&mount))
+        .and_then(|(root, read_only)| {
+            let mode = crate::sys::file::stat(root.as_fd()).map(|s| s.mode);
+            let tree = mode.and_then(|m| Ok((Tree::new(root, mount.base, read_only)?, m)));
+            tree.map_err(|e| (e, e.desc().to_string()))
+        });
+    let (tree, mode) = match opened {
+        Ok(found) => found,
+        Err((errno, text)) => {
+            let no = Mounted::No { errno: errno as i32, text: text.clone() };
+            // The near side may be gone; the line here is the same.
+            let _ = writer.write_all(&frame(Kind::Mounted, &no.encode()));
+            return Err(failed(&text));
+        }
+    };
+    let threads = exports.threads;
+    let inflight = u16::try_from(threads - 1).expect("FILE_THREADS is small");
+    let yes = Mounted::Yes { read_only: tree.read_only, inflight, mode };
+    writer.write_all(&frame(Kind::Mounted, &yes.encode())).map_err(|e| failed(&e))?;
+    tracing::info!("{name}: mounts {}{}", mount.path.escape_ascii(), if tree.read_only { " read-only" } else { "" });
+    Session::new(tree, reader, writer, closer, threads, name).run();
+    Ok(())
+}
+
+impl Tree {
+    fn new(root: OwnedFd, base: u64, read_only: bool) -> nix::Result<Self> {
+        Ok(Self {
+            nodes: nodes::Nodes::new(root, base)?,
+            files: files::Files::new(base),
+            locks: Arc::default(),
+            read_only,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exports() -> Exports {
+        let export = |path: &str, access| Export { path: path.into(), access };
+        Exports::new(vec![export("/a", Access::Rw), export("/a/b", Access::Ro)], Some(10_000))
+    }
+
+    #[test]
+    fn the_deepest_export_decides() {
+        let exports = exports();
+        let found = |p: &'static str| exports.holding(Path::new(p)).map(|(e, rest)| (e.access, rest.to_path_buf()));
+        assert_eq!(found("/a/x"), Some((Access::Rw, "x".into())));
+        assert_eq!(found("/a/b/y"), Some((Access::Ro, "y".into())));
+        assert_eq!(found("/ab"), None);
+        assert_eq!(found("/"), None);
+    }
+
+    #[test]
+    fn threads_are_clamped() {
+        assert_eq!(exports().threads(), *FILE_THREADS.end());
+    }
+
+    #[test]
+    fn a_path_that_climbs_is_refused_before_it_is_looked_at() {
+        for path in ["/a/../etc", "a", "", "/a/b/../../../etc"] {
+            let mount = Mount { path: path.into(), read_only: false, base: 0 };
+            assert_eq!(exports().open(&mount).unwrap_err().0, Errno::EINVAL, "{path}");
+        }
+    }
+}

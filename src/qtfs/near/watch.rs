@@ -1,0 +1,127 @@
+//! The clock of a mount: is the link alive, are aliases still wanted, does anybody still have the mount?
+//!
+//! Aliases hold the file system, as any open file would. So when no mount namespace has it any more, they go, and the
+//! kernel ends the mount. A namespace without a process can't be seen; a mount in one works on without aliases.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Near;
+use crate::limits::{ALIAS_SWEEP_MS, DEAD_AFTER_MS, PING_AFTER_MS};
+use crate::link::conn::Closer;
+use crate::sys::file;
+
+/// This thread's namespace, which is where it was mounted.
+const TABLE: &str = "/proc/thread-self/mountinfo";
+const TICK: Duration = Duration::from_millis(500);
+
+/// The thread; ends with the mount.
+pub(super) fn watch(near: &Arc<Near>) {
+    let device = match std::fs::symlink_metadata(&near.spec.target) {
+        Ok(meta) => format!("{}:{}", nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev())),
+        Err(e) => return tracing::error!("{}: {e}", near.spec.target.display()),
+    };
+    let table = File::open(TABLE);
+    let mut swept = Instant::now();
+    let mut mounted_here = true;
+    while !near.is_over() {
+        let changed = match &table {
+            Ok(table) => file::mounts_changed(table, TICK).unwrap_or(true),
+            Err(_) => {
+                std::thread::sleep(TICK);
+                true
+            }
+        };
+        if changed || !mounted_here {
+            mounted_here = lists(TABLE, &device);
+            if !mounted_here && !elsewhere(&device) {
+                near.aliases.close();
+                return keep_link(near);
+            }
+            if changed && !mounted_here {
+                // Other namespaces tell nobody when they change.
+                std::thread::sleep(TICK);
+            }
+        }
+        tick(near);
+        if swept.elapsed() >= Duration::from_millis(ALIAS_SWEEP_MS) {
+            swept = Instant::now();
+            near.sweep();
+        }
+    }
+}
+
+/// Files may be open still, after a lazy umount.
+fn keep_link(near: &Near) {
+    while !near.is_over() {
+        std::thread::sleep(TICK);
+        tick(near);
+    }
+}
+
+fn tick(near: &Near) {
+    near.aliases.let_go(&near.device);
+    let silence = near.link.silence();
+    if silence >= Duration::from_millis(DEAD_AFTER_MS) {
+        near.link.cut();
+    } else if silence >= Duration::from_millis(PING_AFTER_MS) {
+        near.link.ping();
+    }
+}
+
+fn lists(table: &str, device: &str) -> bool {
+    // A table that can't be read belongs to a process that has ended.
+    let table = std::fs::read_to_string(table).unwrap_or_default();
+    table.lines().any(|line| line.split(' ').nth(2) == Some(device))
+}
+
+/// Whether any process lives in a mount namespace that has the mount.
+fn elsewhere(device: &str) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
+    let mut seen = HashSet::new();
+    processes.flatten().any(|p| {
+        let path = p.path();
+        let Ok(namespace) = std::fs::read_link(path.join("ns/mnt")) else { return false };
+        seen.insert(namespace) && lists(&path.join("mountinfo").to_string_lossy(), device)
+    })
+}
+
+/// Ends a connection that has not answered in time.
+pub(super) struct Deadline {
+    done: Arc<AtomicBool>,
+    late: Arc<AtomicBool>,
+}
+
+impl Deadline {
+    pub(super) fn start(closer: &Closer, limit: Duration) -> std::io::Result<Self> {
+        let deadline = Self { done: Arc::default(), late: Arc::default() };
+        let (done, late, closer) = (deadline.done.clone(), deadline.late.clone(), closer.try_clone()?);
+        let body = move || {
+            let end = Instant::now() + limit;
+            while !done.load(Ordering::Acquire) {
+                if Instant::now() >= end {
+                    late.store(true, Ordering::Release);
+                    return closer.close();
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        std::thread::Builder::new().name("deadline".into()).spawn(body)?;
+        Ok(deadline)
+    }
+
+    pub(super) fn in_time(&self) -> bool {
+        self.done.store(true, Ordering::Release);
+        !self.late.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Release);
+    }
+}
