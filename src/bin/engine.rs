@@ -1,1 +1,5 @@
-fn main() {}
+//! The host's directories and unix sockets for its DPU.
+
+fn main() -> std::process::ExitCode {
+    farside::cli::daemon::exit(farside::cli::engine::main())
+}

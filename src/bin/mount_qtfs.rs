@@ -1,5 +1,5 @@
-use std::process::ExitCode;
+//! The helper that mount(8) calls for `-t qtfs`.
 
-fn main() -> ExitCode {
-    farside::cli::mount::run(|_host| None)
+fn main() -> std::process::ExitCode {
+    farside::cli::mount::run(|_host| Some(farside::cli::carrier::by_daemon()))
 }

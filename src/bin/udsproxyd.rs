@@ -1,1 +1,5 @@
-fn main() {}
+//! Unix sockets of one machine, used from the other.
+
+fn main() -> std::process::ExitCode {
+    farside::cli::daemon::exit(farside::cli::udsproxyd::main())
+}

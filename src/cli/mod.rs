@@ -1,10 +1,14 @@
 //! What was typed, and what it means. The mains call in here and exit with what comes back.
 
 pub mod address;
+pub mod carrier;
 pub mod daemon;
+pub mod engine;
 pub mod farside;
 pub mod mount;
 mod node;
 mod offload;
 pub mod rexec;
 pub mod rexec_server;
+mod services;
+pub mod udsproxyd;

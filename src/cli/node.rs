@@ -1,17 +1,61 @@
-//! `farside host`.
+//! `farside host`: everything that a host does for its DPU, on one address.
 
 use std::process::ExitCode;
 
 use clap::Args;
 
+use super::daemon;
+use super::services::{self, Plan, UdsArgs};
+use crate::config::{NodeConfig, config_dir};
+use crate::qtfs::far::Exports;
+
+/// Where a node serves when nothing says otherwise.
+pub(super) const DEFAULT_LISTEN: &str = "0.0.0.0:7776";
+
 #[derive(Debug, Args)]
 pub(crate) struct HostArgs {
+    /// Where to serve, ADDR:PORT; otherwise `listen` of /etc/farside/node.toml, else 0.0.0.0:7776
+    #[arg(long)]
+    listen: Option<String>,
+    /// Worker threads [default: one a core]
+    #[arg(long)]
+    workers: Option<usize>,
+    #[command(flatten)]
+    uds: UdsArgs,
     /// Links without encryption or proof of identity: loopback and the lab's 192.168.10.0/24 only
+    /// [env: FARSIDE_INSECURE_PLAINTEXT=1]
     #[arg(long)]
     pub insecure_plaintext: bool,
 }
 
-pub(crate) fn host(_args: HostArgs) -> ExitCode {
-    eprintln!("farside host: this part is missing");
-    ExitCode::FAILURE
+pub(crate) fn host(args: HostArgs) -> ExitCode {
+    daemon::init_logs();
+    daemon::exit(run(args))
+}
+
+fn run(args: HostArgs) -> Result<(), String> {
+    daemon::plaintext_gate("farside host", args.insecure_plaintext)?;
+    let config = NodeConfig::load(&config_dir()).map_err(|e| e.to_string())?;
+    let listen = args.listen.or(config.listen).unwrap_or_else(|| DEFAULT_LISTEN.into());
+    say_exports(&config.exports);
+    let plan = Plan {
+        workers: args.workers.unwrap_or_else(daemon::default_workers),
+        listen,
+        peer: config.peer,
+        exec: true,
+        uds: Some(args.uds.options()),
+        exports: Some(Exports::new(config.exports, None)),
+    };
+    services::run(plan).map_err(|e| format!("farside host: {e}"))
+}
+
+/// Who exports nothing should know it before the first mount fails.
+pub(super) fn say_exports(exports: &[crate::config::Export]) {
+    if exports.is_empty() {
+        let file = config_dir().join("node.toml");
+        tracing::warn!("no directory is exported; add [[export]] path = \"/DIR\" to {}", file.display());
+    }
+    for export in exports {
+        tracing::info!("exported: {} ({:?})", export.path.display(), export.access);
+    }
 }

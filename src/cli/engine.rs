@@ -1,0 +1,67 @@
+//! `engine N M [ADDR PORT PEER PORT]`: directories and unix sockets, as the guide starts it on the host.
+
+use clap::Parser;
+
+use super::daemon;
+use super::node::{DEFAULT_LISTEN, say_exports};
+use super::services::{self, Plan, UdsArgs};
+use super::udsproxyd::join;
+use crate::config::{NodeConfig, config_dir};
+use crate::qtfs::far::Exports;
+
+/// Serves this machine's exported directories (mount -t qtfs) and unix sockets to the other machine.
+///
+/// Without addresses they come from /etc/farside/node.toml (`listen`, `peer`); without that, it serves on 0.0.0.0:7776
+/// and waits for its peer.
+#[derive(Debug, Parser)]
+#[command(name = "engine", version)]
+struct Args {
+    /// Request threads of each mount; a number beyond a sane pool is clamped
+    requests: usize,
+    /// Threads of the unix-socket service; clamped to the cores
+    uds_threads: usize,
+    /// This machine's address
+    #[arg(requires = "peer_port")]
+    addr: Option<String>,
+    port: Option<u16>,
+    /// The other machine's
+    peer_addr: Option<String>,
+    peer_port: Option<u16>,
+    #[command(flatten)]
+    uds: UdsArgs,
+    /// Links without encryption or proof of identity: loopback and 192.168.10.0/24 only
+    /// [env: FARSIDE_INSECURE_PLAINTEXT=1]
+    #[arg(long)]
+    insecure_plaintext: bool,
+}
+
+/// # Errors
+/// One line: what failed, on what, and what to do.
+pub fn main() -> Result<(), String> {
+    let args = Args::parse();
+    daemon::init_logs();
+    daemon::plaintext_gate("engine", args.insecure_plaintext)?;
+    let config = NodeConfig::load(&config_dir()).map_err(|e| e.to_string())?;
+    let (listen, peer) = match (args.addr, args.port, args.peer_addr, args.peer_port) {
+        (Some(addr), Some(port), Some(peer), Some(peer_port)) => (join(&addr, port), Some(join(&peer, peer_port))),
+        _ => match config.listen {
+            Some(listen) => (listen, config.peer),
+            None => {
+                tracing::info!("no address was given: serving on {DEFAULT_LISTEN}");
+                (DEFAULT_LISTEN.into(), config.peer)
+            }
+        },
+    };
+    say_exports(&config.exports);
+    let exports = Exports::new(config.exports, Some(args.requests));
+    tracing::info!("{} request threads a mount", exports.threads());
+    let plan = Plan {
+        workers: args.uds_threads.clamp(1, daemon::default_workers()),
+        listen,
+        peer,
+        exec: false,
+        uds: Some(args.uds.options()),
+        exports: Some(exports),
+    };
+    services::run(plan).map_err(|e| format!("engine: {e}"))
+}

@@ -1,0 +1,165 @@
+//! A node with one service or another switched on: what `farside host`, `engine`, `udsproxyd` and `rexec_server` are.
+//!
+//! ```text
+//!   peer's OPEN ──▶ Services ──▶ rexec::Server │ udsproxyd::far::Far        file link ──▶ qtfs::far::serve
+//!   local asks ──▶ udsproxyd::near::Server ──▶ OnNode ──▶ Node::open
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::daemon;
+use crate::errno::{Errno, OsResult};
+use crate::fdpass::{Pump, PumpKind};
+use crate::limits::CONNECT_DEADLINE_MS;
+use crate::link::conn::Conn;
+use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Pending, keep_session};
+use crate::qtfs::far::{Exports, serve};
+use crate::rexec;
+use crate::sys::unix::SocketKind;
+use crate::udsproxyd::far::{Cancel, Far};
+use crate::udsproxyd::near::{self, FarSide, FarStream};
+use crate::udsproxyd::policy::{Policy, Rule};
+use crate::udsproxyd::wire::{ConnectRequest, printable};
+use crate::wire::service;
+
+/// What a node is to do.
+pub(super) struct Plan {
+    pub(super) workers: usize,
+    pub(super) listen: String,
+    /// The other node, if this one is to dial it.
+    pub(super) peer: Option<String>,
+    pub(super) exec: bool,
+    /// Both directions of the unix-socket service; `None`: neither.
+    pub(super) uds: Option<near::Options>,
+    pub(super) exports: Option<Exports>,
+}
+
+struct Services {
+    exec: Option<rexec::Server>,
+    uds: Option<Far>,
+}
+
+impl Handler for Services {
+    fn on_open(&self, incoming: Incoming) {
+        match (incoming.service, &self.exec, &self.uds) {
+            (service::EXEC, Some(exec), _) => exec.on_open(incoming),
+            (service::UDS, _, Some(uds)) => connect(uds, incoming),
+            (number, ..) => {
+                tracing::warn!(peer = %incoming.peer, "refused: this node has no service {number}");
+                incoming.stream.refuse(Errno::EOPNOTSUPP);
+            }
+        }
+    }
+}
+
+/// A program of the peer's machine wants one of this machine's sockets.
+fn connect(uds: &Far, incoming: Incoming) {
+    let Incoming { request, peer, stream, .. } = incoming;
+    let request = match ConnectRequest::decode(&request) {
+        Ok(request) => request,
+        Err(e) => {
+            tracing::error!(%peer, "{e}");
+            return stream.refuse(Errno::EPROTO);
+        }
+    };
+    let (uid, name) = (request.caller.uid, printable(&request.name));
+    if request.kind != SocketKind::Stream {
+        tracing::warn!(%peer, uid, "connect {name}: refused: only stream sockets cross in this release");
+        return stream.refuse(Errno::EPROTONOSUPPORT);
+    }
+    let deadline = Instant::now() + Duration::from_millis(CONNECT_DEADLINE_MS);
+    uds.start(request, deadline, Cancel::default(), move |result| match result {
+        Ok(fd) => {
+            tracing::info!(%peer, uid, "connect {name}");
+            stream.attach(Pump { fd, kind: PumpKind::Socket });
+        }
+        Err(errno) => {
+            tracing::info!(%peer, uid, "connect {name}: {}", errno.desc());
+            stream.refuse(errno);
+        }
+    });
+}
+
+/// The far side of the local socket's asks: this node's peer.
+struct OnNode(Node);
+
+impl FarSide for OnNode {
+    fn connect(&self, request: &ConnectRequest, deadline: Instant) -> Result<Box<dyn FarStream>, Errno> {
+        let stream = self.0.open(service::UDS, request.encode(), deadline)?;
+        Ok(Box::new(Connected(stream)))
+    }
+}
+
+struct Connected(Pending);
+
+impl FarStream for Connected {
+    fn attach(self: Box<Self>, local: std::os::fd::OwnedFd, _kind: SocketKind) -> OsResult<()> {
+        self.0.attach(Pump { fd: local, kind: PumpKind::Socket });
+        Ok(())
+    }
+}
+
+struct Files(Arc<Exports>);
+
+impl FileServer for Files {
+    fn serve(&self, conn: Conn) {
+        let peer = format!("{} ({})", conn.peer.name, conn.peer_addr);
+        match serve(conn, Arc::clone(&self.0)) {
+            Ok(()) => tracing::info!(peer, "file link closed"),
+            Err(e) => tracing::warn!(peer, "file link: {e}"),
+        }
+    }
+}
+
+/// Runs the node until SIGTERM or SIGINT.
+///
+/// # Errors
+/// One line: an address that is taken, a local socket that another daemon has, no io_uring.
+pub(super) fn run(plan: Plan) -> OsResult<()> {
+    let taken = daemon::take_signals()?;
+    let files = plan.exports.map(|e| Arc::new(Files(Arc::new(e))) as Arc<dyn FileServer>);
+    let services = Services {
+        exec: plan.exec.then(rexec::Server::default),
+        uds: plan.uds.is_some().then(|| Far::new(Policy::open())).transpose()?,
+    };
+    let node = Node::start(NodeOptions { workers: plan.workers, handler: Arc::new(services), files })?;
+    let door = Door::bind(&plan.listen, node.clone())?;
+    let local = plan.uds.map(|options| near::Server::bind(options, Arc::new(OnNode(node.clone())))).transpose()?;
+    tracing::info!("serving on {:?}", door.addresses());
+    door.open()?;
+    if let Some(peer) = plan.peer {
+        keep_session(&node, peer)?;
+    }
+    let stop = local.as_ref().map(near::Server::stop_handle);
+    let asks = local.map(|server| std::thread::spawn(move || server.run()));
+    let result = daemon::serve_until_told(&node, &taken, || tracing::info!("no policy file to reload yet"));
+    if let (Some(stop), Some(asks)) = (stop, asks) {
+        stop.stop();
+        asks.join().expect("a panic ends the process")?;
+    }
+    result
+}
+
+/// Options of the unix-socket service that every program with it has.
+#[derive(Debug, clap::Args)]
+pub(super) struct UdsArgs {
+    /// Where local programs (libudsproxy.so) ask
+    #[arg(long, value_name = "PATH", default_value = farside_contract::SOCKET_PATH)]
+    socket: PathBuf,
+    /// A user who may ask besides root; may be given more than once
+    #[arg(long = "uid", value_name = "UID")]
+    uids: Vec<u32>,
+    /// Which names may cross, first match wins: allow:/PATH, deny:/PATH, allow:@NAME; may be given more than once.
+    /// Without a matching rule everything may but this machine's own services (D-Bus, journal, nscd, udev, X11)
+    #[arg(long = "rule", value_name = "RULE")]
+    rules: Vec<Rule>,
+}
+
+impl UdsArgs {
+    pub(super) fn options(self) -> near::Options {
+        let policy = Policy { rules: self.rules, ..Policy::open() };
+        near::Options { socket: self.socket, uids: self.uids, policy }
+    }
+}

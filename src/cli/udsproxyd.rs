@@ -1,0 +1,67 @@
+//! `udsproxyd THREADS ADDR PORT PEER_ADDR PEER_PORT`, as in the guide.
+
+use clap::Parser;
+
+use super::daemon;
+use super::services::{self, Plan, UdsArgs};
+
+/// Lets programs here (under LD_PRELOAD=libudsproxy.so) connect to the other machine's unix sockets, and its programs
+/// to the ones here.
+///
+/// The two are equal peers: start them in any order, each with its own address first. SIGTERM ends it after open
+/// connections had a few seconds to finish.
+#[derive(Debug, Parser)]
+#[command(name = "udsproxyd", version)]
+struct Args {
+    /// Worker threads
+    threads: usize,
+    /// This machine's address
+    addr: String,
+    port: u16,
+    /// The other machine's address
+    peer_addr: String,
+    peer_port: u16,
+    #[command(flatten)]
+    uds: UdsArgs,
+    /// Links without encryption or proof of identity: loopback and 192.168.10.0/24 only
+    /// [env: FARSIDE_INSECURE_PLAINTEXT=1]
+    #[arg(long)]
+    insecure_plaintext: bool,
+}
+
+/// # Errors
+/// One line: what failed, on what, and what to do.
+pub fn main() -> Result<(), String> {
+    let args = Args::parse();
+    daemon::init_logs();
+    daemon::plaintext_gate("udsproxyd", args.insecure_plaintext)?;
+    if args.threads == 0 {
+        return Err("udsproxyd: 0 threads; say 1 or more".into());
+    }
+    let plan = Plan {
+        workers: args.threads,
+        listen: join(&args.addr, args.port),
+        peer: Some(join(&args.peer_addr, args.peer_port)),
+        exec: false,
+        uds: Some(args.uds.options()),
+        exports: None,
+    };
+    services::run(plan).map_err(|e| format!("udsproxyd: {e}"))
+}
+
+/// `ADDR:PORT`, with brackets around an IPv6 address.
+pub(super) fn join(addr: &str, port: u16) -> String {
+    if addr.contains(':') && !addr.starts_with('[') { format!("[{addr}]:{port}") } else { format!("{addr}:{port}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_joined_as_std_reads_them() {
+        assert_eq!(join("192.168.10.10", 12121), "192.168.10.10:12121");
+        assert_eq!(join("::1", 1), "[::1]:1");
+        assert_eq!(join("[::1]", 1), "[::1]:1");
+    }
+}
