@@ -2,6 +2,8 @@
 //!
 //! Needs root and gcc; says loudly when it has not got them.
 
+#[path = "shim/fuse.rs"]
+mod fuse;
 #[path = "shim/lab.rs"]
 mod lab;
 

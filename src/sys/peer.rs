@@ -1,6 +1,6 @@
 //! Who is at the other end of a unix socket, as the kernel wrote it down at connect or listen.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::errno::Errno;
 
@@ -42,25 +42,6 @@ pub fn groups(fd: BorrowedFd<'_>, max: usize) -> Result<Vec<u32>, Errno> {
     }
 }
 
-/// SO_PEERPIDFD: the very process that connected, whatever has become of its pid. Since Linux 6.5; ENOPROTOOPT before.
-pub fn pidfd(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    const SO_PEERPIDFD: libc::c_int = 77;
-    let mut value: libc::c_int = -1;
-    let mut len: libc::socklen_t = 4;
-    let at = (&raw mut value).cast();
-    // SAFETY: the kernel writes at most `len` bytes to `value`.
-    Errno::result(unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, at, &raw mut len) })?;
-    // SAFETY: the kernel has just made this fd for us, close-on-exec as every pidfd.
-    Ok(unsafe { OwnedFd::from_raw_fd(value) })
-}
-
-/// Whether the process of a pidfd has ended.
-pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one pollfd.
-    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -76,9 +57,6 @@ mod tests {
         let all = groups(a.as_fd(), 65_536).unwrap();
         if !all.is_empty() {
             assert_eq!(groups(a.as_fd(), all.len() - 1), Err(Errno::ERANGE));
-        }
-        if let Ok(pidfd) = pidfd(a.as_fd()) {
-            assert!(!has_ended(pidfd.as_fd()));
         }
     }
 }

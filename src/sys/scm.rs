@@ -64,7 +64,7 @@ unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
         let mut head = libc::CMSG_FIRSTHDR(message);
         while let Some(cmsg) = head.as_ref() {
             if cmsg.cmsg_level == libc::SOL_SOCKET && cmsg.cmsg_type == libc::SCM_RIGHTS {
-                let bytes = cmsg.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let bytes = cmsg.cmsg_len - libc::CMSG_LEN(0) as usize;
                 let data = libc::CMSG_DATA(cmsg).cast::<RawFd>();
                 for at in 0..bytes / size_of::<RawFd>() {
                     fds.push(OwnedFd::from_raw_fd(data.add(at).read_unaligned()));

@@ -3,16 +3,22 @@
 //! Used on both sides: near, so that a program does not land on the other machine's services by accident; far, on the
 //! path as it really is, because the near side's word is not enough.
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use farside_contract::{below, never_remote};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    pub allow: bool,
+    allow: bool,
     /// `/path`: it and all below it. `@name`: the abstract names that begin so.
-    pub names: Vec<u8>,
+    names: Vec<u8>,
+    /// The path without symbolic links, once there is something at it.
+    real: OnceLock<Vec<u8>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,16 +56,20 @@ impl Rule {
     fn matches(&self, name: &[u8]) -> bool {
         match (&self.names[..], name) {
             ([b'@', prefix @ ..], [0, rest @ ..]) => rest.starts_with(prefix),
-            (path, name) => below(name, path).is_some() || self.really_matches(name),
+            ([b'/', ..], [b'/', ..]) => below(name, &self.names).is_some() || self.really_matches(name),
+            _ => false,
         }
     }
 
     /// The rule's own path may lead through a symbolic link (/var/run and the like); the names judged never do.
     fn really_matches(&self, name: &[u8]) -> bool {
-        use std::os::unix::ffi::OsStrExt;
-        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&self.names));
-        path.is_absolute()
-            && path.canonicalize().is_ok_and(|real| real != path && below(name, real.as_os_str().as_bytes()).is_some())
+        if self.real.get().is_none()
+            && let Ok(real) = Path::new(OsStr::from_bytes(&self.names)).canonicalize()
+        {
+            // Another thread may have been first, with the same.
+            let _ = self.real.set(real.into_os_string().into_vec());
+        }
+        self.real.get().is_some_and(|real| below(name, real).is_some())
     }
 }
 
@@ -77,7 +87,7 @@ impl FromStr for Rule {
         if !names.starts_with(['/', '@']) {
             return Err(format!("{names}: a rule names an absolute path, or an abstract name as @NAME"));
         }
-        Ok(Self { allow, names: names.as_bytes().to_vec() })
+        Ok(Self { allow, names: names.as_bytes().to_vec(), real: OnceLock::new() })
     }
 }
 

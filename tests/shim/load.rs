@@ -50,12 +50,26 @@ fn many_names_do_not_fill_the_private_directories() {
     assert_eq!(listeners, 0, "listeners kept for ever");
 }
 
+/// Connects a second, elapsed and CPU microseconds for each, the daemon's and the program's together.
 fn rate(lab: &Lab, name: &str, threads: &str) -> String {
+    let before = cpu_us();
     let said = lab.run(&["bench", &lab.near(name), threads, "3000"]);
-    said.split_whitespace().collect::<Vec<_>>().join(" ")
+    let connects = 3000 * threads.parse::<i64>().unwrap();
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("{said} cpu-us {}", (cpu_us() - before) / connects)
 }
 
-/// Not a promise, a figure: `cargo test --release --test shim -- --ignored --nocapture`.
+fn cpu_us() -> i64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike;
+    let of = |who| {
+        let usage = getrusage(who).unwrap();
+        usage.user_time().num_microseconds() + usage.system_time().num_microseconds()
+    };
+    of(UsageWho::RUSAGE_SELF) + of(UsageWho::RUSAGE_CHILDREN)
+}
+
+/// Not a promise, a figure: `cargo test --release --test shim what_a -- --ignored --nocapture`.
 #[test]
 #[ignore = "measures"]
 fn what_a_connect_costs() {
@@ -64,7 +78,10 @@ fn what_a_connect_costs() {
     unix::bind(floor.as_fd(), lab.near("floor").as_bytes()).unwrap();
     unix::listen(floor.as_fd(), 256).unwrap();
     std::thread::spawn(move || while unix::accept(floor.as_fd()).is_ok() {});
-    serve(lab.far_path("x").as_os_str().as_encoded_bytes(), SocketKind::Stream, 0o666, Answer::Echo);
+    let far = unix::socket(SocketKind::Stream, false).unwrap();
+    unix::bind(far.as_fd(), lab.far_path("x").as_os_str().as_encoded_bytes()).unwrap();
+    unix::listen(far.as_fd(), 256).unwrap();
+    std::thread::spawn(move || while unix::accept(far.as_fd()).is_ok() {});
     for threads in ["1", "16"] {
         *lab.far.attach.lock().unwrap() = Attach::Nowhere;
         eprintln!("{threads} at once, local socket:        {}", rate(&lab, "floor", threads));

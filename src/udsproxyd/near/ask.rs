@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::abstract_name::Names;
 use super::private::Private;
-use super::view::Proc;
+use super::view::{Proc, Target};
 use super::{FarSide, FarStream};
 use crate::errno::Errno;
 use crate::limits::{ASK_DEADLINE_MS, CALLER_GROUPS_MAX, CONNECT_DEADLINE_MS};
@@ -99,7 +99,7 @@ impl Desk {
     ) -> Result<(), No> {
         let kind = SocketKind::of(local.as_fd())?;
         let nonblocking = OFlag::from_bits_retain(fcntl(local, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK);
-        let name = self.target(control, asker, typed, cwd)?;
+        let name = self.target(asker, typed, cwd)?;
         let request = ConnectRequest { kind, name, caller: identity(control, asker)?, nonblocking };
         let stream = self.ask_far(&request)?;
         // The last look before the caller's socket is touched.
@@ -143,18 +143,16 @@ impl Desk {
     }
 
     /// The far machine's name for what was typed, if it may be asked for.
-    fn target(&self, control: BorrowedFd<'_>, asker: Peer, typed: &[u8], cwd: Option<&OwnedFd>) -> Result<Vec<u8>, No> {
-        if typed.first() != Some(&0) && typed.contains(&0) {
-            return Err(No::Errno(Errno::EINVAL));
-        }
-        let caller = self.proc.caller(control, asker.pid);
-        let target = match caller.and_then(|caller| caller.target(typed, cwd)) {
-            Ok(target) => target,
-            Err(errno) => {
-                debug!(pid = asker.pid, name = printable(typed), %errno, "not mapped: the local answer stands");
-                return Err(No::NotRemote);
-            }
+    fn target(&self, asker: Peer, typed: &[u8], cwd: Option<&OwnedFd>) -> Result<Vec<u8>, No> {
+        let target = match typed {
+            [0, ..] => Ok(Target::as_is(typed)),
+            path if path.contains(&0) => Err(Errno::EINVAL),
+            path => self.proc.caller(asker.pid).and_then(|caller| caller.target(path, cwd)),
         };
+        let target = target.map_err(|errno| {
+            debug!(pid = asker.pid, name = printable(typed), %errno, "not mapped: the local answer stands");
+            No::NotRemote
+        })?;
         if check_name(&target.name).is_err() || !target.judged.iter().all(|name| self.policy.allows(name)) {
             debug!(pid = asker.pid, name = printable(&target.name), "not remote by policy");
             return Err(No::NotRemote);

@@ -33,6 +33,12 @@ pub(super) struct Mounts {
 }
 
 impl Mounts {
+    /// Whether `dir` is known to be on some other file system.
+    pub(super) fn is_other(&self, dir: BorrowedFd<'_>) -> bool {
+        let id = unique_mount_id(dir).ok().flatten();
+        id.is_some_and(|id| self.known().get(&id) == Some(&None))
+    }
+
     /// The host's path of `dir`, whose own path is `path`; `None` when it is not on a qtfs mount. `process` is
     /// /proc/PID of somebody who sees the mount, `root` the path of its root.
     pub(super) fn host_path(

@@ -10,6 +10,7 @@
 //! for an fd (/proc/self/fd/N), root, mount point and directory alike, so that a caller in a chroot or in another mount
 //! namespace needs no special case.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -19,7 +20,6 @@ use nix::sys::stat::Mode;
 use super::mounts::Mounts;
 use super::path::{below, climbs, join};
 use crate::errno::{Errno, OsResult, Step};
-use crate::sys::peer;
 
 /// This machine's /proc, opened before any thread leaves the daemon's root.
 #[derive(Debug)]
@@ -29,14 +29,13 @@ pub(super) struct Proc {
     mounts: Mounts,
 }
 
-/// The asking process.
+/// The asking process. Its pid can't become another's while it waits for its verdict; so whoever uses what this says
+/// looks first whether the asker is still there.
 #[derive(Debug)]
 pub(super) struct Caller<'a> {
     proc: &'a Proc,
-    /// /proc/PID: dead as soon as the process is, and never another's.
-    own: OwnedFd,
-    root: OwnedFd,
     pid: i32,
+    root: OwnedFd,
 }
 
 /// What the far side is asked for.
@@ -45,6 +44,13 @@ pub(super) struct Target {
     pub(super) name: Vec<u8>,
     /// All of these must be allowed: the name itself, and where it leads to here if that is something else.
     pub(super) judged: Vec<Vec<u8>>,
+}
+
+impl Target {
+    /// A name that is the same everywhere.
+    pub(super) fn as_is(name: &[u8]) -> Self {
+        Self { name: name.to_vec(), judged: vec![name.to_vec()] }
+    }
 }
 
 /// Symbolic links that a socket's own name may be; as many as path_resolution(7) once allowed.
@@ -58,22 +64,14 @@ impl Proc {
         Ok(Self { all: dir("/proc")?, own_fds: dir("/proc/self/fd")?, mounts: Mounts::default() })
     }
 
-    /// The process that connected `control`, proven to be that one and not a later one of the same pid.
-    pub(super) fn caller(&self, control: BorrowedFd<'_>, pid: i32) -> Result<Caller<'_>, Errno> {
+    /// The process that is asking now.
+    pub(super) fn caller(&self, pid: i32) -> Result<Caller<'_>, Errno> {
         if pid <= 0 {
             // Not in our pid namespace: its paths can't be looked up, and guessing could reach another socket.
             return Err(Errno::EPERM);
         }
-        let pidfd = peer::pidfd(control);
-        let own = openat(&self.all, pid.to_string().as_str(), DIRECTORY, Mode::empty()).map_err(|_| Errno::ESRCH)?;
-        let root = openat(&own, "root", DIRECTORY, Mode::empty()).map_err(|_| Errno::ESRCH)?;
-        // Alive after /proc/PID was opened: so that was its /proc/PID. Kernels without SO_PEERPIDFD have the asking
-        // socket alone to show that somebody still waits.
-        let gone = match pidfd {
-            Ok(pidfd) => peer::has_ended(pidfd.as_fd()),
-            Err(_) => crate::sys::unix::has_hung_up(control),
-        };
-        if gone { Err(Errno::ESRCH) } else { Ok(Caller { proc: self, own, root, pid }) }
+        let root = openat(&self.all, format!("{pid}/root").as_str(), DIRECTORY, Mode::empty());
+        Ok(Caller { proc: self, pid, root: root.map_err(|_| Errno::ESRCH)? })
     }
 
     /// An fd's path, as the kernel writes it.
@@ -85,23 +83,50 @@ impl Proc {
 impl Caller<'_> {
     /// `cwd` is the directory that a relative name starts from.
     pub(super) fn target(&self, typed: &[u8], cwd: Option<&OwnedFd>) -> Result<Target, Errno> {
-        if typed.first() == Some(&0) {
-            return Ok(Target { name: typed.to_vec(), judged: vec![typed.to_vec()] });
+        if self.is_plain(typed) {
+            return Ok(Target::as_is(typed));
         }
+        let own = openat(&self.proc.all, self.pid.to_string().as_str(), DIRECTORY, Mode::empty())?;
         let root = self.proc.path_of(self.root.as_fd())?;
-        if let Some((start, rest)) = self.own_proc_link(typed) {
-            return self.resolve(&self.absolute(start.as_fd(), rest, &root)?, &root, None, LINKS_MAX);
+        let seen = Seen { caller: self, own, root };
+        if let Some((start, rest)) = seen.own_proc_link(typed) {
+            return seen.resolve(&seen.absolute(start.as_fd(), rest)?, None, LINKS_MAX);
         }
         if typed.first() == Some(&b'/') {
-            return self.resolve(typed, &root, Some(typed), LINKS_MAX);
+            return seen.resolve(typed, Some(typed), LINKS_MAX);
         }
         let cwd = cwd.ok_or(Errno::EINVAL)?;
-        self.resolve(&self.absolute(cwd.as_fd(), typed, &root)?, &root, None, LINKS_MAX)
+        seen.resolve(&seen.absolute(cwd.as_fd(), typed)?, None, LINKS_MAX)
     }
 
+    /// Whether a path needs no translation: it leads through no link, and to no mount of ours. Most do, and these few
+    /// calls are all that they cost.
+    fn is_plain(&self, typed: &[u8]) -> bool {
+        let Some(end) = typed.iter().rposition(|b| *b == b'/') else { return false };
+        if typed[0] != b'/' || climbs(typed) || typed.starts_with(b"/proc/") {
+            return false;
+        }
+        let (parent, last) = (if end == 0 { b"/" } else { &typed[..end] }, &typed[end + 1..]);
+        let how = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS;
+        openat2(&self.root, OsStr::from_bytes(parent), OpenHow::new().flags(DIRECTORY).resolve(how)).is_ok_and(|dir| {
+            self.proc.mounts.is_other(dir.as_fd()) && readlinkat(&dir, OsStr::from_bytes(last)).is_err()
+        })
+    }
+}
+
+/// What a translation needs to know of its caller.
+struct Seen<'a> {
+    caller: &'a Caller<'a>,
+    /// /proc/PID.
+    own: OwnedFd,
+    /// The path of its root, as the kernel writes it.
+    root: Vec<u8>,
+}
+
+impl Seen<'_> {
     /// /proc/self/fd/N/x, cwd/x and root/x mean the caller's, not ours: programs reach long paths so.
     fn own_proc_link<'t>(&self, typed: &'t [u8]) -> Option<(OwnedFd, &'t [u8])> {
-        let pid = self.pid.to_string();
+        let pid = self.caller.pid.to_string();
         let rest = typed.strip_prefix(b"/proc/")?;
         let rest = ["self", "thread-self", &pid].iter().find_map(|who| rest.strip_prefix(who.as_bytes()))?;
         let rest = rest.strip_prefix(b"/")?;
@@ -111,34 +136,35 @@ impl Caller<'_> {
         if !link.starts_with(b"fd/") && link != b"cwd" && link != b"root" {
             return None;
         }
-        let start = openat(&self.own, std::ffi::OsStr::from_bytes(link), DIRECTORY, Mode::empty()).ok()?;
+        let start = openat(&self.own, OsStr::from_bytes(link), DIRECTORY, Mode::empty()).ok()?;
         Some((start, rest))
     }
 
     /// A path from the caller's root for `rest` below `start`.
-    fn absolute(&self, start: BorrowedFd<'_>, rest: &[u8], root: &[u8]) -> Result<Vec<u8>, Errno> {
-        let start = self.proc.path_of(start)?;
-        let inside = below(&start, root).ok_or(Errno::EXDEV)?;
+    fn absolute(&self, start: BorrowedFd<'_>, rest: &[u8]) -> Result<Vec<u8>, Errno> {
+        let start = self.caller.proc.path_of(start)?;
+        let inside = below(&start, &self.root).ok_or(Errno::EXDEV)?;
         Ok([inside, b"/", rest].concat())
     }
 
     /// `path` from the caller's root, to the far machine's name; elsewhere than on a mount it is asked for as `typed`,
     /// if that was an absolute path. The socket itself may be a symbolic link: `links` more are followed.
-    fn resolve(&self, path: &[u8], root: &[u8], typed: Option<&[u8]>, links: u8) -> Result<Target, Errno> {
+    fn resolve(&self, path: &[u8], typed: Option<&[u8]>, links: u8) -> Result<Target, Errno> {
         let (dir, missing) = self.nearest_ancestor(path)?;
-        let dir_path = self.proc.path_of(dir.as_fd())?;
-        if let Some(source_dir) = self.proc.mounts.host_path(dir.as_fd(), &dir_path, &self.own, root)? {
+        let proc = self.caller.proc;
+        let dir_path = proc.path_of(dir.as_fd())?;
+        if let Some(source_dir) = proc.mounts.host_path(dir.as_fd(), &dir_path, &self.own, &self.root)? {
             let name = join(&source_dir, missing);
-            return Ok(Target { judged: vec![name.clone()], name });
+            return Ok(Target::as_is(&name));
         }
-        let parent = below(&dir_path, root).unwrap_or(&dir_path);
+        let parent = below(&dir_path, &self.root).unwrap_or(&dir_path);
         if !missing.contains(&b'/')
-            && let Ok(link) = readlinkat(&dir, std::ffi::OsStr::from_bytes(missing))
+            && let Ok(link) = readlinkat(&dir, OsStr::from_bytes(missing))
         {
             let links = links.checked_sub(1).ok_or(Errno::ELOOP)?;
             let link = link.as_bytes();
             let next = if link.starts_with(b"/") { link.to_vec() } else { join(parent, link) };
-            return self.resolve(&next, root, typed, links);
+            return self.resolve(&next, typed, links);
         }
         let real = join(parent, missing);
         match typed {
@@ -146,7 +172,7 @@ impl Caller<'_> {
             Some(typed) if typed != real && !climbs(typed) => {
                 Ok(Target { name: typed.to_vec(), judged: vec![real, typed.to_vec()] })
             }
-            _ => Ok(Target { judged: vec![real.clone()], name: real }),
+            _ => Ok(Target::as_is(&real)),
         }
     }
 
@@ -160,7 +186,7 @@ impl Caller<'_> {
             }
             let parent = if parent.is_empty() { b"/" } else { parent };
             let how = OpenHow::new().flags(DIRECTORY).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-            match openat2(&self.root, std::ffi::OsStr::from_bytes(parent), how) {
+            match openat2(&self.caller.root, OsStr::from_bytes(parent), how) {
                 Ok(dir) => return Ok((dir, rest)),
                 Err(Errno::EAGAIN) => {}
                 Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) if end > 0 => {
@@ -175,7 +201,6 @@ impl Caller<'_> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-    use std::os::unix::net::UnixStream;
     use std::path::Path;
 
     use super::*;
@@ -183,8 +208,7 @@ mod tests {
     /// Asks about ourselves.
     fn target(typed: &[u8], cwd: Option<&Path>) -> Result<Target, Errno> {
         let proc = Proc::open().unwrap();
-        let (a, _b) = UnixStream::pair().unwrap();
-        let caller = proc.caller(a.as_fd(), std::process::id().cast_signed()).unwrap();
+        let caller = proc.caller(std::process::id().cast_signed()).unwrap();
         let cwd = cwd.map(|p| open(p, DIRECTORY, Mode::empty()).unwrap());
         caller.target(typed, cwd.as_ref())
     }
