@@ -5,5 +5,7 @@ fn main() {
     if std::env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("gnu") {
         println!("cargo::rustc-cdylib-link-arg=-Wl,--no-as-needed");
         println!("cargo::rustc-cdylib-link-arg=-l:libdl.so.2");
+        // Where newer systems have it; the lookup of a versioned name must succeed at link time.
+        println!("cargo::rustc-cdylib-link-arg=-lc");
     }
 }
