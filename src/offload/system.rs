@@ -348,7 +348,11 @@ impl Machine for System {
     }
 
     fn answers(&self, socket: &Path) -> bool {
-        UnixStream::connect(socket).is_ok()
+        match UnixStream::connect(socket) {
+            Ok(_) => true,
+            // Somebody has bound it, with another kind of socket: udsproxyd's is SEQPACKET.
+            Err(e) => e.raw_os_error() == Some(libc::EPROTOTYPE),
+        }
     }
 
     fn ask(&self, rootfs: &Path, words: &[&str]) -> Attempt<String> {
