@@ -1,6 +1,6 @@
 //! The next definition of each interposed function: usually libc's, or another preloaded library's.
 
-use core::ffi::{CStr, c_char};
+use core::ffi::CStr;
 use core::mem;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -50,8 +50,12 @@ pub(crate) unsafe fn connect(fd: c_int, address: *const sockaddr, len: socklen_t
     unsafe { mem::transmute::<*mut c_void, Connect>(next)(fd, address, len) }
 }
 
+#[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), target_env = "gnu")))]
+use libc::dlsym as farside_dlsym;
+
+#[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), target_env = "gnu"))]
 unsafe extern "C" {
-    fn farside_dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+    fn farside_dlsym(handle: *mut c_void, name: *const core::ffi::c_char) -> *mut c_void;
 }
 
 // dlsym moved from libdl to libc in glibc 2.34 and got a new version there. The old version is still served by every
@@ -77,6 +81,3 @@ core::arch::global_asm!(
     "b farside_old_dlsym",
     ".size farside_dlsym, . - farside_dlsym",
 );
-
-#[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), target_env = "gnu")))]
-core::arch::global_asm!(".hidden farside_dlsym", ".globl farside_dlsym", "farside_dlsym:", "b dlsym",);

@@ -219,4 +219,23 @@ mod tests {
         let outcome = me.act_as(&who, || ());
         assert_eq!((outcome.result, outcome.restored), (Err(Errno::EINVAL), true));
     }
+
+    #[test]
+    fn a_thread_without_privilege_is_itself_and_nobody_else() {
+        std::thread::spawn(|| {
+            if current().unwrap().uid == 0 {
+                // SAFETY: three integers; this thread alone gives root up, for good.
+                result(unsafe { libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) }).unwrap();
+            }
+            let me = ThreadIdentity::of_this_thread().unwrap();
+            let root = Identity { uid: 0, gid: 0, groups: vec![] };
+            let mut done = false;
+            let outcome = me.act_as(&root, || done = true);
+            assert_eq!((outcome.result, outcome.restored, done), (Err(Errno::EPERM), true, false));
+            let as_self = me.act_as(&me.own.clone(), || ());
+            assert_eq!((as_self.result, as_self.restored), (Ok(()), true));
+        })
+        .join()
+        .unwrap();
+    }
 }

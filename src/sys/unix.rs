@@ -81,11 +81,6 @@ pub fn bind(fd: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     Errno::result(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
 }
 
-/// Gives the socket an abstract name of the kernel's choice, so that others can answer it: unix(7), autobind.
-pub fn autobind(fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    bind(fd, b"")
-}
-
 /// `connect(2)`, once: EINTR is the caller's affair.
 pub fn connect(fd: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     let (address, len) = address(name)?;
@@ -165,8 +160,6 @@ mod tests {
         let fd = socket(SocketKind::Datagram, false).unwrap();
         assert_eq!(name_of(fd.as_fd()).unwrap(), b"");
         assert_eq!(bind(fd.as_fd(), &[b'a'; NAME_MAX + 1]), Err(Errno::ENAMETOOLONG));
-        autobind(fd.as_fd()).unwrap();
-        assert_eq!(name_of(fd.as_fd()).unwrap().len(), 6);
     }
 
     #[test]

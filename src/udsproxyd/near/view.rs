@@ -16,6 +16,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::sys::stat::Mode;
+use tracing::warn;
 
 use super::mounts::Mounts;
 use super::path::{below, climbs, join};
@@ -71,7 +72,10 @@ impl Proc {
             return Err(Errno::EPERM);
         }
         let root = openat(&self.all, format!("{pid}/root").as_str(), DIRECTORY, Mode::empty());
-        Ok(Caller { proc: self, pid, root: root.map_err(|_| Errno::ESRCH)? })
+        if let Err(errno @ (Errno::EACCES | Errno::EPERM)) = root {
+            warn!(pid, %errno, "a caller's root can't be seen: this daemon needs CAP_SYS_PTRACE");
+        }
+        Ok(Caller { proc: self, pid, root: root? })
     }
 
     /// An fd's path, as the kernel writes it.
