@@ -27,3 +27,15 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: abort takes nothing and does not return.
     unsafe { libc::abort() }
 }
+
+// The prebuilt core names the routine that would unwind it. Nothing here unwinds, so it is a name and nothing behind it;
+// hidden, because a program's own Rust must not find it.
+#[cfg(not(test))]
+core::arch::global_asm!(
+    ".pushsection .rodata",
+    ".hidden rust_eh_personality",
+    ".globl rust_eh_personality",
+    "rust_eh_personality:",
+    ".quad 0",
+    ".popsection",
+);

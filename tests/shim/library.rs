@@ -30,7 +30,7 @@ fn it_exports_what_it_interposes_and_cannot_panic() {
     }
     assert_eq!(exported, ["connect"]);
     imported.sort_unstable();
-    let expected = ["__errno_location", "bcmp", "dlsym", "memcpy", "secure_getenv", "strlen", "syscall"];
+    let expected = ["__errno_location", "bcmp", "dlsym", "memcpy", "memset", "secure_getenv", "strlen", "syscall"];
     assert_eq!(imported, expected, "no abort (a reachable panic), no malloc, no lock");
     let Some(size) = tool("size", &[]) else { return };
     eprintln!("libudsproxy.so:\n{size}");

@@ -44,6 +44,7 @@ pub struct Malformed;
 
 impl<'a> Request<'a> {
     /// Writes the request to the head of `out` and says how long it is; `None` when it does not fit or may not be.
+    #[inline]
     pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
         let name_len = u32::try_from(self.name.len()).ok()?;
         if self.name.is_empty() || self.name.len() > self.name_max() {
@@ -60,6 +61,7 @@ impl<'a> Request<'a> {
     }
 
     /// Reads exactly one request: no byte may be missing, none may follow.
+    #[inline]
     pub fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (head, name) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(Malformed)?;
         let [m0, m1, m2, m3, version, op, flags, zero, n0, n1, n2, n3] = *head;
@@ -79,6 +81,7 @@ impl<'a> Request<'a> {
         Ok(request)
     }
 
+    #[inline]
     fn name_max(&self) -> usize {
         match self.op {
             Op::Connect => ADDRESS_MAX,
@@ -98,6 +101,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    #[inline]
     pub fn encode(self) -> [u8; VERDICT_LEN] {
         let code: i32 = match self {
             Self::Connected => 0,
@@ -109,6 +113,7 @@ impl Verdict {
         [m0, m1, m2, m3, c0, c1, c2, c3]
     }
 
+    #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let Ok([m0, m1, m2, m3, c0, c1, c2, c3]) = <[u8; VERDICT_LEN]>::try_from(bytes) else {
             return Err(Malformed);

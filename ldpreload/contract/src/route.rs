@@ -31,6 +31,7 @@ pub enum Route {
 }
 
 /// The route of `name`: a path, or an abstract name from its NUL on.
+#[inline]
 pub fn route(name: &[u8], rules: &Rules<'_>) -> Route {
     if name.is_empty() || name == rules.daemon {
         return Route::Local;
@@ -49,6 +50,7 @@ pub fn route(name: &[u8], rules: &Rules<'_>) -> Route {
 
 /// How many components the ban on `name` has, if there is one. Abstract names with a '/' are desktop sockets that also
 /// have a path (X11, D-Bus, ICE).
+#[inline]
 pub fn never_remote(name: &[u8]) -> Option<usize> {
     if let [0, rest @ ..] = name {
         return rest.contains(&b'/').then_some(1);
@@ -61,6 +63,7 @@ pub fn never_remote(name: &[u8]) -> Option<usize> {
 }
 
 /// The longest entry of the colon list that `name` is below, in components.
+#[inline]
 fn listed(list: &[u8], name: &[u8]) -> Option<usize> {
     let mut longest = None;
     for entry in list.split(|b| *b == b':') {
@@ -76,6 +79,7 @@ fn listed(list: &[u8], name: &[u8]) -> Option<usize> {
 
 /// Whether the path `name` is `prefix` or below it, and how many components the prefix has. A path that climbs (`..`)
 /// is below nothing: only the kernel knows where it ends.
+#[inline]
 pub fn below(name: &[u8], prefix: &[u8]) -> Option<usize> {
     if name.first() != Some(&b'/') || prefix.first() != Some(&b'/') {
         return None;
@@ -100,6 +104,7 @@ type Parts<'a> = Split<'a, u8, fn(&u8) -> bool>;
 #[derive(Clone)]
 struct Components<'a>(Parts<'a>);
 
+#[inline]
 fn components(path: &[u8]) -> Components<'_> {
     let slash: fn(&u8) -> bool = |b| *b == b'/';
     let mut all = Components(path.split(slash));
@@ -113,6 +118,7 @@ fn components(path: &[u8]) -> Components<'_> {
 impl<'a> Iterator for Components<'a> {
     type Item = &'a [u8];
 
+    #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
         self.0.by_ref().find(|part| !part.is_empty() && *part != b".")
     }
