@@ -8,9 +8,9 @@ use nix::fcntl::OFlag;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket, socketpair,
 };
-use nix::unistd::pipe2;
+use nix::unistd::{Whence, lseek, pipe2};
 
-use super::{Pump, PumpKind, Rebuilt};
+use super::{Files, Pump, PumpKind, Rebuilt};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::sys::nonblock::set_nonblocking;
 use crate::sys::tempdir::PrivateDir;
@@ -20,7 +20,7 @@ use crate::wire::recipe::{Access, Device, Recipe, SocketKind};
 ///
 /// # Errors
 /// The first step that failed; the message must not be delivered.
-pub fn rebuild(recipes: &[Recipe]) -> OsResult<Vec<Rebuilt>> {
+pub fn rebuild(recipes: &[Recipe], files: Option<&dyn Files>) -> OsResult<Vec<Rebuilt>> {
     let mut done: Vec<Rebuilt> = Vec::with_capacity(recipes.len());
     for recipe in recipes {
         let made = match recipe {
@@ -31,6 +31,15 @@ pub fn rebuild(recipes: &[Recipe]) -> OsResult<Vec<Rebuilt>> {
             Recipe::Same { index } => {
                 let twin = &done[usize::from(*index)];
                 Rebuilt { fd: twin.fd.try_clone().step("dup")?, pump: None }
+            }
+            Recipe::File { file, access, offset } => {
+                let Some(files) = files else {
+                    return Err(OsError::on("carry", "a file: this node serves none", Errno::EOPNOTSUPP));
+                };
+                let fd = files.reopen(file, *access)?;
+                let offset = i64::try_from(*offset).map_err(|_| OsError::new("lseek", Errno::EINVAL))?;
+                lseek(&fd, offset, Whence::SeekSet).step("lseek")?;
+                Rebuilt { fd, pump: None }
             }
         };
         done.push(made);

@@ -13,11 +13,21 @@ mod near;
 
 use std::os::fd::OwnedFd;
 
+use crate::errno::OsResult;
 use crate::sys::tempdir::PrivateDir;
-use crate::wire::recipe::Recipe;
+use crate::wire::recipe::{Access, FileId, Recipe};
 
 pub use far::{connect_listener, rebuild};
 pub use near::{Mode, describe};
+
+/// Opens files of this machine by what its file server calls them.
+pub trait Files: Send + Sync {
+    /// The file or directory again, with a position of its own at 0.
+    ///
+    /// # Errors
+    /// ESTALE: the mount or the node is not known here (any more). EROFS: it is exported read-only.
+    fn reopen(&self, file: &FileId, access: Access) -> OsResult<OwnedFd>;
+}
 
 /// This node's end of an fd that crossed: what the worker moves bytes with.
 #[derive(Debug)]

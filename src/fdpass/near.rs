@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::sys::stat::{FileStat, SFlag, fstat, major, minor};
+use nix::unistd::{Whence, lseek};
 
 use super::{Described, Pump, PumpKind};
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::sys::same_file;
-use crate::wire::recipe::{Access, Device, Recipe, SocketKind};
+use crate::sys::{mount_ioctl, same_file};
+use crate::wire::recipe::{Access, Device, FileId, Recipe, SocketKind};
 
 /// What an fd is for, where the kind alone does not say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,9 @@ fn describe_one(fd: OwnedFd, mode: Mode) -> OsResult<Described> {
         SFlag::S_IFIFO => Ok(pipe(fd, access, access.read && !access.write)),
         SFlag::S_IFSOCK => socket(fd, access.nonblock),
         SFlag::S_IFCHR => device(fd, &stat, access, mode),
+        SFlag::S_IFREG | SFlag::S_IFDIR if matches!(mode, Mode::Inherited | Mode::Passed) && is_of_peer(fd.as_fd()) => {
+            file_of_peer(fd.as_fd(), access)
+        }
         SFlag::S_IFREG => match mode {
             Mode::Stdin => Ok(pipe(fd, access, true)),
             Mode::Output => Ok(pipe(fd, access, false)),
@@ -63,6 +67,19 @@ fn describe_one(fd: OwnedFd, mode: Mode) -> OsResult<Described> {
         SFlag::S_IFDIR => Err(refused("a directory", fd.as_fd())),
         _ => Err(refused("an fd of a kind that cannot be made again (eventfd, timerfd, epoll, ...)", fd.as_fd())),
     }
+}
+
+fn is_of_peer(fd: BorrowedFd<'_>) -> bool {
+    mount_ioctl::identify(fd).is_some()
+}
+
+/// A file below one of our mounts: the machine that has it opens it there.
+fn file_of_peer(fd: BorrowedFd<'_>, access: Access) -> OsResult<Described> {
+    let Some((mount, node)) = mount_ioctl::identify(fd) else { return Err(refused("a file whose mount is gone", fd)) };
+    let offset = lseek(fd, 0, Whence::SeekCur).step("lseek")?;
+    let offset = u64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EOVERFLOW))?;
+    let recipe = Recipe::File { file: FileId { mount, node }, access, offset };
+    Ok(Described { recipe, pump: None })
 }
 
 /// A new pipe over there; this fd stays and is pumped. `reads`: the program reads.

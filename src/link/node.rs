@@ -22,6 +22,7 @@ use super::inbox::{Cmd, Inbox, PairRef, Pending};
 use super::pair::Shared;
 use super::worker::{self, Worker};
 use crate::errno::{Errno, OsError, OsResult};
+use crate::fdpass::Files;
 use crate::limits::{INITIAL_WINDOW, LINKS_MAX, RECORD_MAX};
 use crate::mux::Options;
 use crate::wire::hello::{Hello, Lane, Role, Verdict};
@@ -65,6 +66,8 @@ pub struct NodeOptions {
     pub workers: usize,
     pub handler: Arc<dyn Handler>,
     pub files: Option<Arc<dyn FileServer>>,
+    /// Opens files of this machine that a peer has passed as fds of its mount.
+    pub reopen: Option<Arc<dyn Files>>,
 }
 
 struct Session {
@@ -135,17 +138,22 @@ impl Node {
             turn: AtomicUsize::new(0),
         }));
         for index in 0..workers {
-            node.start_worker(index, Arc::clone(&options.handler))?;
+            node.start_worker(index, Arc::clone(&options.handler), options.reopen.clone())?;
         }
         Ok(node)
     }
 
-    fn start_worker(&self, index: usize, handler: Arc<dyn Handler>) -> OsResult<()> {
+    fn start_worker(
+        &self,
+        index: usize,
+        handler: Arc<dyn Handler>,
+        reopen: Option<Arc<dyn Files>>,
+    ) -> OsResult<()> {
         let inbox = Arc::clone(&self.0.inboxes[index]);
         let (helpers, node) = (self.0.helpers.clone(), self.clone());
         let (ready, told) = mpsc::channel();
         let run = move || {
-            let shared = Shared { inbox, helpers, handler };
+            let shared = Shared { inbox, helpers, handler, reopen };
             let on_pair_end = Box::new(move |pair, reason: &str| node.on_pair_end(pair, reason));
             match Worker::new(shared, on_pair_end) {
                 Ok(worker) => {

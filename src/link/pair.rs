@@ -35,6 +35,7 @@ pub(super) struct Shared {
     pub(super) inbox: Arc<Inbox>,
     pub(super) helpers: Helpers,
     pub(super) handler: Arc<dyn Handler>,
+    pub(super) reopen: Option<Arc<dyn fdpass::Files>>,
 }
 
 pub(super) struct Pair {
@@ -577,9 +578,10 @@ impl Pair {
         let token = self.token(What::PortSink, at);
         let Some(recipes) = self.ports[at].write_sink(hands, token) else { return };
         let (inbox, pair, key) = (Arc::clone(&shared.inbox), self.id, self.ports[at].key);
+        let files = shared.reopen.clone();
         shared.helpers.run(move || {
             let result = match decode_all(recipes.bytes(), recipes.count()) {
-                Ok(recipes) => fdpass::rebuild(&recipes),
+                Ok(recipes) => fdpass::rebuild(&recipes, files.as_deref()),
                 Err(e) => {
                     tracing::error!("{e}");
                     Err(crate::errno::OsError::new("decode recipes", Errno::EPROTO))

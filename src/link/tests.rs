@@ -48,11 +48,11 @@ fn soon() -> Instant {
 impl World {
     fn new(workers: usize) -> Self {
         let (tell, opened) = mpsc::channel();
-        let far = Node::start(NodeOptions { workers, handler: Arc::new(Far(tell)), files: None }).unwrap();
+        let far = Node::start(NodeOptions { workers, handler: Arc::new(Far(tell)), files: None, reopen: None }).unwrap();
         let door = Door::bind("127.0.0.1:0", far.clone()).unwrap();
         let addr = door.addresses()[0].to_string();
         door.open().unwrap();
-        let near = Node::start(NodeOptions { workers: 1, handler: Arc::new(Nobody), files: None }).unwrap();
+        let near = Node::start(NodeOptions { workers: 1, handler: Arc::new(Nobody), files: None, reopen: None }).unwrap();
         keep_session(&near, addr).unwrap();
         while !near.has_session(None) {
             std::thread::sleep(Duration::from_millis(5));

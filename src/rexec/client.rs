@@ -108,7 +108,7 @@ impl StandIn {
             daemonizes: background.is_wanted(),
         };
         let fds = fdpass::describe(carried.into_iter().map(|(_, fd, mode)| (fd, mode)).collect())?;
-        let node = Node::start(NodeOptions { workers: 1, handler: Arc::new(Nothing), files: None })?;
+        let node = Node::start(NodeOptions { workers: 1, handler: Arc::new(Nothing), files: None, reopen: None })?;
         dial_client(&node, addr).map_err(|e| Trouble(e.to_string()))?;
         let deadline = Instant::now() + Duration::from_millis(OPEN_DEADLINE_MS);
         let stream = node

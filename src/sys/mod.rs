@@ -10,6 +10,7 @@ pub mod handle;
 pub mod inherited;
 pub mod kick;
 pub mod mount_id;
+pub mod mount_ioctl;
 pub mod mountns;
 pub mod nonblock;
 pub mod peer;

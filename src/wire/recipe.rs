@@ -97,6 +97,16 @@ pub enum Recipe {
     Device { device: Device, access: Access },
     /// The same open file as an earlier fd of this message.
     Same { index: u16 },
+    /// A file or directory of a mount of the receiver's own: it opens its node again, at the same offset.
+    File { file: FileId, access: Access, offset: u64 },
+}
+
+/// A file as the machine that serves it knows it: which mount, which node. Not a path: a rename changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// Random, one for each file link; only its two ends know it.
+    pub mount: [u8; 16],
+    pub node: u64,
 }
 
 impl Recipe {
@@ -104,14 +114,14 @@ impl Recipe {
     pub fn stream(&self) -> Option<u32> {
         match self {
             Self::Pipe { stream, .. } | Self::Socket { stream, .. } | Self::Listener { stream, .. } => Some(*stream),
-            Self::Device { .. } | Self::Same { .. } => None,
+            Self::Device { .. } | Self::Same { .. } | Self::File { .. } => None,
         }
     }
 
     pub fn set_stream(&mut self, id: u32) {
         match self {
             Self::Pipe { stream, .. } | Self::Socket { stream, .. } | Self::Listener { stream, .. } => *stream = id,
-            Self::Device { .. } | Self::Same { .. } => {}
+            Self::Device { .. } | Self::Same { .. } | Self::File { .. } => {}
         }
     }
 
@@ -126,6 +136,9 @@ impl Recipe {
             }
             Self::Device { device, access } => e.u8(4).u8(*device as u8).u8(access.encode()),
             Self::Same { index } => e.u8(5).u16(*index),
+            Self::File { file, access, offset } => {
+                e.u8(6).raw(&file.mount).u64(file.node).u8(access.encode()).u64(*offset)
+            }
         };
     }
 
@@ -146,6 +159,11 @@ impl Recipe {
                 Self::Device { device: *device, access: Access::decode(d.u8()?)? }
             }
             5 => Self::Same { index: d.u16()? },
+            6 => {
+                let mount = d.raw(16)?.try_into().expect("16 bytes were asked");
+                let file = FileId { mount, node: d.u64()? };
+                Self::File { file, access: Access::decode(d.u8()?)?, offset: d.u64()? }
+            }
             n => bad!("a recipe of kind {n}"),
         })
     }
@@ -203,13 +221,14 @@ mod tests {
             Recipe::Listener { stream: 11, kind: SocketKind::Stream, backlog: 128, nonblock: false },
             Recipe::Device { device: Device::Urandom, access: RW },
             Recipe::Same { index: 2 },
+            Recipe::File { file: FileId { mount: [9; 16], node: 1 << 60 }, access: RW, offset: 4096 },
         ];
         let bytes = encode_all(&all);
-        assert_eq!(decode_all(&bytes, 5), Ok(all));
+        assert_eq!(decode_all(&bytes, 6), Ok(all));
         for cut in 0..bytes.len() {
-            assert!(decode_all(&bytes[..cut], 5).is_err(), "cut at {cut}");
+            assert!(decode_all(&bytes[..cut], 6).is_err(), "cut at {cut}");
         }
-        assert!(decode_all(&bytes, 4).is_err(), "one recipe too many");
+        assert!(decode_all(&bytes, 5).is_err(), "one recipe too many");
     }
 
     #[test]
