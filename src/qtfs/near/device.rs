@@ -65,15 +65,15 @@ impl Device {
             .step_on("mount", target.display())
     }
 
-    /// The next request, at the front of `buf`; `None` when the mount is gone.
-    pub(super) fn read(&self, buf: &mut [u8]) -> OsResult<Option<usize>> {
+    /// The next request, at the front of `buf`; `None` when the mount is gone, or at a signal if `over` says so.
+    pub(super) fn read(&self, buf: &mut [u8], over: &AtomicBool) -> OsResult<Option<usize>> {
         loop {
             match (&self.file).read(buf) {
                 Ok(n) => return Ok(Some(n)),
                 Err(e) => match errno_of(&e) {
                     // A request was interrupted before it was read.
-                    Errno::ENOENT | Errno::EINTR | Errno::EAGAIN => {}
-                    Errno::ENODEV => return Ok(None),
+                    Errno::ENOENT | Errno::EINTR | Errno::EAGAIN if !over.load(Ordering::Acquire) => {}
+                    Errno::ENOENT | Errno::EINTR | Errno::EAGAIN | Errno::ENODEV => return Ok(None),
                     _ => return Err(e).step("read /dev/fuse"),
                 },
             }

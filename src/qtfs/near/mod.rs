@@ -19,7 +19,7 @@ use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, OFlag};
@@ -32,6 +32,7 @@ use crate::link::conn::{Closer, dial};
 use crate::qtfs::frames::{self, FrameReader, read_frame};
 use crate::qtfs::wire::{BASE_MAX, Kind, Mount, Mounted, frame};
 use crate::sys::file;
+use crate::sys::kick::Kickable;
 use crate::wire::hello::{Hello, Lane, Role, Verdict};
 
 pub use alias::SocketCarrier;
@@ -81,8 +82,11 @@ struct Near {
     hidden_name: std::sync::Mutex<Option<String>>,
     /// Which link this is: the first is 1.
     epoch: AtomicU64,
-    /// The kernel has let go of the mount.
+    /// Files and directories that programs have open.
+    open_files: AtomicI64,
+    /// Nobody has the mount any more.
     over: AtomicBool,
+    readers: std::sync::Mutex<Vec<Kickable>>,
 }
 
 /// A mount that is up. It ends by umount(8) alone.
@@ -184,7 +188,9 @@ fn up(
         aliases,
         hidden_name: std::sync::Mutex::new(None),
         epoch: AtomicU64::new(1),
+        open_files: AtomicI64::new(0),
         over: AtomicBool::new(false),
+        readers: std::sync::Mutex::default(),
     });
     let start = |name: &str, body: Box<dyn FnOnce(&Arc<Near>) + Send>| {
         let near = near.clone();
@@ -211,12 +217,16 @@ fn up(
 impl Mounting {
     /// Serves until the mount is gone.
     pub fn run(self) {
-        for reader in self.readers {
-            reader.join().expect("panics abort");
+        while !self.near.is_over() {
+            std::thread::park_timeout(Duration::from_millis(100));
         }
-        self.near.over.store(true, Ordering::Release);
-        self.near.aliases.close();
+        self.near.aliases.end();
         self.near.link.cut();
+        // They may be waiting for a request that never comes.
+        while !self.readers.iter().all(std::thread::JoinHandle::is_finished) {
+            self.near.readers.lock().expect("never poisoned: panics abort").iter().for_each(|r| r.kick());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn target(&self) -> &Path {
@@ -237,6 +247,10 @@ impl Near {
         let hidden = nix::fcntl::openat(AT_FDCWD, path.as_str(), flags, Mode::empty());
         *self.hidden_name.lock().expect("never poisoned: panics abort") = None;
         hidden.step("open the hidden directory")
+    }
+
+    fn finish(&self) {
+        self.over.store(true, Ordering::Release);
     }
 
     fn is_over(&self) -> bool {

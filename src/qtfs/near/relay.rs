@@ -8,11 +8,12 @@ use nix::errno::Errno;
 
 use super::link::{OWN_REQUEST, Pending};
 use super::{Dialled, Near, dial_mount};
-use crate::limits::{REDIAL_FIRST_MS, REDIAL_MAX_MS};
+use crate::limits::{FILE_FRAME_MAX, REDIAL_FIRST_MS, REDIAL_MAX_MS};
 use crate::qtfs::abi::{self, ENTRY, InHeader, OUT_HEADER, OutHeader, ROOT, op, open_flags_at};
 use crate::qtfs::frames::{self, FrameReader, read_frame};
 use crate::qtfs::wire::{HEADER_LEN, HostSocket, Kind, open_flags};
 use crate::sys::file::Stat;
+use crate::sys::kick::Kickable;
 use crate::wire::codec::{Decoder, Encoder};
 use crate::wire::{WireResult, bad};
 
@@ -30,9 +31,10 @@ enum Verdict {
 impl Near {
     /// One of the threads that read requests; ends with the mount.
     pub(super) fn read_device(self: &Arc<Self>) {
-        let mut buf = vec![0; HEADER_LEN + frames::buffer().len()];
-        loop {
-            match self.device.read(&mut buf[HEADER_LEN..]) {
+        self.readers.lock().expect("never poisoned: panics abort").push(Kickable::this_thread());
+        let mut buf = vec![0; HEADER_LEN + FILE_FRAME_MAX];
+        while !self.is_over() {
+            match self.device.read(&mut buf[HEADER_LEN..], &self.over) {
                 Ok(Some(len)) => self.on_request(&mut buf[..HEADER_LEN + len]),
                 Ok(None) => break,
                 Err(e) => {
@@ -41,7 +43,7 @@ impl Near {
                 }
             }
         }
-        self.over.store(true, Ordering::Release);
+        self.finish();
     }
 
     fn on_request(&self, buf: &mut [u8]) {
@@ -59,6 +61,9 @@ impl Near {
             Verdict::Fail(errno) => self.device.fail(header.unique, errno),
             Verdict::Forward => {
                 translate_flags(header.opcode, frame);
+                if matches!(header.opcode, op::RELEASE | op::RELEASEDIR) {
+                    self.open_files.fetch_sub(1, Ordering::AcqRel);
+                }
                 let pending = Pending { opcode: header.opcode, node: header.node };
                 if let Err(errno) = self.link.send(buf, header.unique, pending) {
                     self.device.fail(header.unique, errno);
@@ -197,6 +202,9 @@ impl Near {
                 op::CREATE | op::TMPFILE => self.mark_open(reply, OUT_HEADER + ENTRY + 8),
                 op::LOOKUP => self.forget_dead_socket(reply),
                 _ => {}
+            }
+            if matches!(pending.opcode, op::OPEN | op::OPENDIR | op::CREATE | op::TMPFILE) {
+                self.open_files.fetch_add(1, Ordering::AcqRel);
             }
         }
         self.device.reply(reply);

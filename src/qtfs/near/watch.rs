@@ -1,7 +1,8 @@
 //! The clock of a mount: is the link alive, are aliases still wanted, does anybody still have the mount?
 //!
-//! Aliases hold the file system, as any open file would. So when no mount namespace has it any more, they go, and the
-//! kernel ends the mount. A namespace without a process can't be seen; a mount in one works on without aliases.
+//! Aliases hold the file system, as any open file would, and so do the connections that came through them. So when no
+//! mount namespace has it any more, the aliases go; and when no program has a file of it open either (after a lazy
+//! umount one may), the mount is over. A namespace without a process in it is not seen.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -40,7 +41,7 @@ pub(super) fn watch(near: &Arc<Near>) {
             mounted_here = lists(TABLE, &device);
             if !mounted_here && !elsewhere(&device) {
                 near.aliases.close();
-                return keep_link(near);
+                return last_users(near);
             }
             if changed && !mounted_here {
                 // Other namespaces tell nobody when they change.
@@ -55,12 +56,13 @@ pub(super) fn watch(near: &Arc<Near>) {
     }
 }
 
-/// Files may be open still, after a lazy umount.
-fn keep_link(near: &Near) {
-    while !near.is_over() {
+/// Nobody finds the mount any more; who has a file open keeps it.
+fn last_users(near: &Near) {
+    while !near.is_over() && near.open_files.load(Ordering::Acquire) > 0 {
         std::thread::sleep(TICK);
         tick(near);
     }
+    near.finish();
 }
 
 fn tick(near: &Near) {
