@@ -518,7 +518,7 @@ impl Hostile {
         let conn = farside::link::conn::dial(&lab.far.addr.to_string(), &far::hello(), timeout).unwrap();
         let (reader, writer, _) = conn.split().unwrap();
         let mut hostile = Self { reader, writer, next: 2 };
-        let ask = Mount { path: path.to_str().unwrap().into(), read_only: false, base: 0 };
+        let ask = Mount { path: path.to_str().unwrap().into(), read_only: false, base: 1 << 40 };
         hostile.writer.write_all(&frame(Kind::Mount, &ask.encode())).unwrap();
         let (kind, payload) = hostile.receive().expect("an answer");
         assert_eq!(kind, Kind::Mounted);

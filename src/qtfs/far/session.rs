@@ -175,9 +175,9 @@ impl Session {
     }
 
     fn serve(self: &Arc<Self>, frame: &[u8]) {
-        let served = InHeader::decode(frame).map_err(Fault::from).and_then(|(header, d)| {
+        let served = InHeader::decode(frame).map_err(Fault::from).map(|(header, d)| {
             let served = self.dispatch(&header, d);
-            Ok((header, served))
+            (header, served)
         });
         match served {
             Ok((header, Err(Fault::Protocol(e)))) => {

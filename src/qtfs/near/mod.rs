@@ -95,6 +95,9 @@ pub struct Mounting {
     readers: Vec<std::thread::JoinHandle<()>>,
 }
 
+/// What a thread of the mount does.
+type Body = Box<dyn FnOnce(&Arc<Near>) + Send>;
+
 /// A link that the far side has accepted a mount on.
 struct Dialled {
     reader: FrameReader,
@@ -192,7 +195,7 @@ fn up(
         over: AtomicBool::new(false),
         readers: std::sync::Mutex::default(),
     });
-    let start = |name: &str, body: Box<dyn FnOnce(&Arc<Near>) + Send>| {
+    let start = |name: &str, body: Body| {
         let near = near.clone();
         let body = move || body(&near);
         std::thread::Builder::new().name(name.into()).spawn(body).step("thread")
@@ -210,7 +213,7 @@ fn up(
     }
     // The first request of all; a kernel that is too old says no here.
     std::fs::symlink_metadata(&near.spec.target).step_on("stat", near.spec.target.display())?;
-    start("watch", Box::new(|near| watch::watch(near)))?;
+    start("watch", Box::new(watch::watch))?;
     Ok(Mounting { near, readers })
 }
 
