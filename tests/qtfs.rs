@@ -106,6 +106,14 @@ fn what_one_side_writes_the_other_reads_at_once() {
         assert_eq!(byte, [n ^ 255]);
         far.set_len(u64::from(n) + 1).unwrap();
         assert_eq!(near.metadata().unwrap().len(), u64::from(n) + 1);
+        // The same when a path walk has just brought attributes, before or after the file was opened.
+        assert_eq!(here.metadata().unwrap().len(), u64::from(n) + 1);
+        far.set_len(u64::from(n) + 2).unwrap();
+        assert_eq!(near.metadata().unwrap().len(), u64::from(n) + 2);
+        fs::write(lab.src.join("o"), b"").unwrap();
+        let just_opened = File::open(lab.dst.join("o")).unwrap();
+        fs::write(lab.src.join("o"), b"more").unwrap();
+        assert_eq!(just_opened.metadata().unwrap().len(), 4);
         // A new file under the same name.
         fs::write(lab.src.join("new"), [n]).unwrap();
         fs::rename(lab.src.join("new"), lab.src.join("g")).unwrap();

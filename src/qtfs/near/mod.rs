@@ -6,20 +6,22 @@
 //!       └──── supervisor (one thread) ◀── link: replies; a broken link: EIO for all, redial, mount again
 //! ```
 //!
-//! Nothing is cached: every lookup and every read asks the host. The node ids are the far side's; a new link begins
+//! Every lookup and every read asks the host; `opens` has the one exception and its proof. The node ids are the far side's; a new link begins
 //! them anew above a base of its own, so what was open before the break says ESTALE and every path works again.
 
 mod alias;
 mod device;
 mod link;
+mod opens;
 mod relay;
 mod watch;
 
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, OFlag};
@@ -40,6 +42,7 @@ pub use alias::SocketCarrier;
 use alias::Aliases;
 use device::Device;
 use link::Link;
+use opens::Opens;
 
 /// What to mount, and where.
 #[derive(Debug, Clone)]
@@ -82,8 +85,7 @@ struct Near {
     hidden_name: std::sync::Mutex<Option<String>>,
     /// Which link this is: the first is 1.
     epoch: AtomicU64,
-    /// Files and directories that programs have open.
-    open_files: AtomicI64,
+    opens: Opens,
     /// Nobody has the mount any more.
     over: AtomicBool,
     readers: std::sync::Mutex<Vec<Kickable>>,
@@ -191,7 +193,7 @@ fn up(
         aliases,
         hidden_name: std::sync::Mutex::new(None),
         epoch: AtomicU64::new(1),
-        open_files: AtomicI64::new(0),
+        opens: Opens::default(),
         over: AtomicBool::new(false),
         readers: std::sync::Mutex::default(),
     });
@@ -212,8 +214,8 @@ fn up(
         start("alias-accept", Box::new(move |near| near.aliases.accept_all(&woken, &*carrier)))?;
     }
     // The first request of all; a kernel that is too old says no here.
-    std::fs::symlink_metadata(&near.spec.target).step_on("stat", near.spec.target.display())?;
-    start("watch", Box::new(watch::watch))?;
+    let root = std::fs::symlink_metadata(&near.spec.target).step_on("stat", near.spec.target.display())?;
+    start("watch", Box::new(move |near| watch::watch(near, root.dev())))?;
     Ok(Mounting { near, readers })
 }
 

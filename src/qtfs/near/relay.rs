@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::link::{OWN_REQUEST, Pending};
-use super::{Dialled, Near, dial_mount};
+use super::{Dialled, Near, dial_mount, opens};
 use crate::limits::{FILE_FRAME_MAX, REDIAL_FIRST_MS, REDIAL_MAX_MS};
 use crate::qtfs::abi::{self, ENTRY, InHeader, OUT_HEADER, OutHeader, ROOT, op, open_flags_at};
 use crate::qtfs::frames::{self, FrameReader, read_frame};
@@ -61,12 +61,14 @@ impl Near {
             Verdict::Fail(errno) => self.device.fail(header.unique, errno),
             Verdict::Forward => {
                 translate_flags(header.opcode, frame);
-                if matches!(header.opcode, op::RELEASE | op::RELEASEDIR) {
-                    self.open_files.fetch_sub(1, Ordering::AcqRel);
+                match header.opcode {
+                    op::OPEN | op::OPENDIR => self.opens.on_open(header.node),
+                    op::RELEASE | op::RELEASEDIR => self.opens.on_closed(header.node),
+                    _ => {}
                 }
                 let pending = Pending { opcode: header.opcode, node: header.node };
                 if let Err(errno) = self.link.send(buf, header.unique, pending) {
-                    self.device.fail(header.unique, errno);
+                    self.fail(header.unique, pending, errno);
                 }
             }
         }
@@ -128,8 +130,8 @@ impl Near {
             if !self.is_over() {
                 tracing::error!("{}: {why}; requests get EIO until the host is back", self.spec.target.display());
             }
-            for (unique, _) in lost.iter().filter(|(unique, _)| unique & OWN_REQUEST == 0) {
-                self.device.fail(*unique, Errno::EIO);
+            for (unique, pending) in lost.iter().filter(|(unique, _)| unique & OWN_REQUEST == 0) {
+                self.fail(*unique, *pending, Errno::EIO);
             }
             reader = self.redial().map(|Dialled { reader, writer, closer, inflight, .. }| {
                 self.link.up(writer, closer, usize::from(inflight));
@@ -196,19 +198,43 @@ impl Near {
             self.on_sweep(pending, &header, reply);
             return Ok(());
         }
-        if header.error == 0 {
-            match pending.opcode {
-                op::OPEN => self.mark_open(reply, OUT_HEADER + 8),
-                op::CREATE | op::TMPFILE => self.mark_open(reply, OUT_HEADER + ENTRY + 8),
-                op::LOOKUP => self.forget_dead_socket(reply),
-                _ => {}
+        if header.error != 0 {
+            self.not_opened(pending);
+            self.device.reply(reply);
+            return Ok(());
+        }
+        match pending.opcode {
+            op::OPEN => {
+                self.mark_open(reply, OUT_HEADER + 8);
+                self.device.reply(&opens::end_attributes(pending.node));
             }
-            if matches!(pending.opcode, op::OPEN | op::OPENDIR | op::CREATE | op::TMPFILE) {
-                self.open_files.fetch_add(1, Ordering::AcqRel);
+            op::OPENDIR => self.device.reply(&opens::end_attributes(pending.node)),
+            op::CREATE | op::TMPFILE => {
+                self.mark_open(reply, OUT_HEADER + ENTRY + 8);
+                if let Some(node) = opens::entry_node(reply) {
+                    self.opens.on_open(node);
+                    self.device.reply(&opens::end_attributes(node));
+                }
             }
+            op::LOOKUP => {
+                self.forget_dead_socket(reply);
+                self.opens.mark_lookup(reply);
+            }
+            _ => {}
         }
         self.device.reply(reply);
         Ok(())
+    }
+
+    fn fail(&self, unique: u64, pending: Pending, errno: Errno) {
+        self.not_opened(pending);
+        self.device.fail(unique, errno);
+    }
+
+    fn not_opened(&self, pending: Pending) {
+        if matches!(pending.opcode, op::OPEN | op::OPENDIR) {
+            self.opens.on_closed(pending.node);
+        }
     }
 
     fn mark_open(&self, reply: &mut [u8], at: usize) {

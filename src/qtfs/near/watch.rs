@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -20,45 +19,41 @@ use crate::sys::file;
 const TABLE: &str = "/proc/thread-self/mountinfo";
 const TICK: Duration = Duration::from_millis(500);
 
-/// The thread; ends with the mount.
-pub(super) fn watch(near: &Arc<Near>) {
-    let device = match std::fs::symlink_metadata(&near.spec.target) {
-        Ok(meta) => format!("{}:{}", nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev())),
-        Err(e) => return tracing::error!("{}: {e}", near.spec.target.display()),
-    };
+/// `device`: the mount's. The thread ends with the mount.
+pub(super) fn watch(near: &Near, device: u64) {
+    let device = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
     let table = File::open(TABLE);
     let mut swept = Instant::now();
-    let mut mounted_here = true;
+    // It may have been unmounted before the table was opened.
+    let mut look = true;
     while !near.is_over() {
-        let changed = match &table {
-            Ok(table) => file::mounts_changed(table, TICK).unwrap_or(true),
-            Err(_) => {
-                std::thread::sleep(TICK);
-                true
-            }
-        };
-        if changed || !mounted_here {
-            mounted_here = lists(TABLE, &device);
-            if !mounted_here && !elsewhere(&device) {
-                near.aliases.close();
-                return last_users(near);
-            }
-            if changed && !mounted_here {
-                // Other namespaces tell nobody when they change.
-                std::thread::sleep(TICK);
-            }
+        if look && !lists(TABLE, &device) && !elsewhere(&device) {
+            near.aliases.close();
+            return last_users(near);
         }
         tick(near);
         if swept.elapsed() >= Duration::from_millis(ALIAS_SWEEP_MS) {
             swept = Instant::now();
             near.sweep();
         }
+        look = changed(table.as_ref().ok()) || look && !lists(TABLE, &device);
+    }
+}
+
+/// Waits for a tick, or until this namespace changes.
+fn changed(table: Option<&File>) -> bool {
+    match table.map(|t| file::mounts_changed(t, TICK)) {
+        Some(Ok(changed)) => changed,
+        Some(Err(_)) | None => {
+            std::thread::sleep(TICK);
+            true
+        }
     }
 }
 
 /// Nobody finds the mount any more; who has a file open keeps it.
 fn last_users(near: &Near) {
-    while !near.is_over() && near.open_files.load(Ordering::Acquire) > 0 {
+    while !near.is_over() && !near.opens.is_empty() {
         std::thread::sleep(TICK);
         tick(near);
     }
