@@ -220,6 +220,28 @@ fn posix_locks_are_the_hosts() {
 }
 
 #[test]
+fn who_asks_for_a_lock_in_the_way_hears_of_it() {
+    if !has("python3") {
+        return;
+    }
+    let lab = Lab::new(Backing::Tmpfs);
+    fs::write(lab.src.join("f"), b"").unwrap();
+    let near = File::options().read(true).write(true).open(lab.dst.join("f")).unwrap();
+    lock(&near, libc::F_WRLCK, false).unwrap();
+    let ask = "import fcntl,os,struct,sys
+f=open(sys.argv[1],'r+b')
+l=fcntl.fcntl(f,fcntl.F_GETLK,struct.pack('hhqqi4x',fcntl.F_RDLCK,0,0,0,0))
+print(*struct.unpack('hhqqi4x',l))";
+    let out = Command::new("python3").args(["-c", ask]).arg(lab.dst.join("f")).output().unwrap();
+    let said = String::from_utf8(out.stdout).unwrap();
+    // Type, whence, start, length, and the pid of the program here that holds it.
+    assert_eq!(said.trim(), format!("{} 0 10 5 {}", libc::F_WRLCK, std::process::id()));
+    let far = Command::new("python3").args(["-c", ask]).arg(lab.src.join("f")).output().unwrap();
+    let said = String::from_utf8(far.stdout).unwrap();
+    assert!(said.starts_with(&format!("{} 0 10 5", libc::F_WRLCK)), "the host sees it: {said}");
+}
+
+#[test]
 fn a_signal_ends_the_wait_for_a_lock_and_waits_do_not_eat_the_pool() {
     let lab = Lab::new(Backing::Tmpfs);
     fs::write(lab.src.join("f"), b"").unwrap();
