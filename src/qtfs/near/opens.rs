@@ -5,6 +5,9 @@
 //! shortest life that the kernel has, one tick. But fstat(2) on an open file must ask the host each time, so while an
 //! inode is open, or being opened, its LOOKUPs bring none that live, and what is alive when it is opened is ended.
 //! (An O_PATH fd or a working directory is not "open" in this sense: its attributes may be two ticks old.)
+//!
+//! It is also known here whether a POSIX lock was ever asked for while the inode was open. If not, close(2) has nothing
+//! to tell the host: there is no data to write back, and FLUSH is for the owner's locks.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -16,30 +19,48 @@ const LIFE_AT: usize = OUT_HEADER + 36;
 const NOTIFY_INVAL_INODE: i32 = 2;
 
 #[derive(Debug, Default)]
+struct Open {
+    /// Open files, and OPENs under way.
+    count: u32,
+    locked: bool,
+}
+
+#[derive(Debug, Default)]
 pub(super) struct Opens {
-    /// By node: open files, and OPENs under way.
-    by_node: Mutex<HashMap<u64, u32>>,
+    by_node: Mutex<HashMap<u64, Open>>,
 }
 
 impl Opens {
-    fn locked(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
+    fn locked(&self) -> MutexGuard<'_, HashMap<u64, Open>> {
         self.by_node.lock().expect("never poisoned: panics abort")
     }
 
     /// An OPEN is about to be sent, or a CREATE has come back.
     pub(super) fn on_open(&self, node: u64) {
-        *self.locked().entry(node).or_default() += 1;
+        self.locked().entry(node).or_default().count += 1;
     }
 
     /// It failed, or its RELEASE is about to be sent.
     pub(super) fn on_closed(&self, node: u64) {
         let mut by_node = self.locked();
-        if let Some(count) = by_node.get_mut(&node) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(open) = by_node.get_mut(&node) {
+            open.count -= 1;
+            if open.count == 0 {
                 by_node.remove(&node);
             }
         }
+    }
+
+    /// A lock is about to be asked for.
+    pub(super) fn on_lock(&self, node: u64) {
+        if let Some(open) = self.locked().get_mut(&node) {
+            open.locked = true;
+        }
+    }
+
+    /// Whether the host must hear of a close(2).
+    pub(super) fn was_locked(&self, node: u64) -> bool {
+        self.locked().get(&node).is_none_or(|open| open.locked)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -91,6 +112,9 @@ mod tests {
         let mut open = reply.clone();
         opens.mark_lookup(&mut open);
         assert_eq!(life(&open), 0);
+        assert!(!opens.was_locked(9));
+        opens.on_lock(9);
+        assert!(opens.was_locked(9));
         opens.on_closed(9);
         assert!(opens.is_empty());
         opens.on_closed(9);

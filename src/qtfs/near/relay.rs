@@ -64,6 +64,7 @@ impl Near {
                 match header.opcode {
                     op::OPEN | op::OPENDIR => self.opens.on_open(header.node),
                     op::RELEASE | op::RELEASEDIR => self.opens.on_closed(header.node),
+                    op::SETLK | op::SETLKW => self.opens.on_lock(header.node),
                     _ => {}
                 }
                 let pending = Pending { opcode: header.opcode, node: header.node };
@@ -87,6 +88,7 @@ impl Near {
             op::IOCTL => return Verdict::Fail(Errno::ENOTTY),
             op::DESTROY => self.device.answer(h.unique, &[]),
             op::NOTIFY_REPLY => {}
+            op::FLUSH if !self.opens.was_locked(h.node) => self.device.answer(h.unique, &[]),
             op::LOOKUP if h.node == ROOT && self.is_hidden(&mut d) => self.device.answer(h.unique, &hidden_entry()),
             _ => return Verdict::Forward,
         }
