@@ -1,5 +1,7 @@
 //! A directory of "the host" mounted by qtfs over loopback, in a mount namespace of the test's own.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use farside::config::Access;
+use farside::qtfs::far::Exports;
 use farside::qtfs::near::{self, MountSpec, SocketCarrier};
 use farside::qtfs::wire::SocketType;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -92,10 +95,15 @@ fn back(backing: Backing, at: &Path, layers: &Path) {
 
 impl Lab {
     pub(crate) fn new(backing: Backing) -> Self {
-        Self::with(backing, Access::Rw)
+        Self::with(backing, Access::Rw, usize::MAX)
     }
 
-    pub(crate) fn with(backing: Backing, access: Access) -> Self {
+    pub(crate) fn read_only() -> Self {
+        Self::with(Backing::Tmpfs, Access::Ro, usize::MAX)
+    }
+
+    /// `node_fds`: with very few, nearly every request opens its inode again.
+    pub(crate) fn with(backing: Backing, access: Access, node_fds: usize) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         private_namespace();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -106,7 +114,7 @@ impl Lab {
         }
         back(backing, &src, &top.join("src-layers"));
         back(backing, &twin, &top.join("twin-layers"));
-        let far = Far::start("127.0.0.1:0", vec![export(&src, access)], None);
+        let far = Far::start("127.0.0.1:0", Exports::new(vec![export(&src, access)], None).with_node_fds(node_fds));
         let mut lab = Self { top, src, dst, twin, far, served: None };
         lab.mount();
         lab

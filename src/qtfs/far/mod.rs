@@ -27,7 +27,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::config::{Access, Export};
-use crate::limits::{FILE_THREADS, FILE_THREADS_DEFAULT, PATH_MAX};
+use crate::limits::{FILE_THREADS, FILE_THREADS_DEFAULT, NODE_FDS_MAX, PATH_MAX};
 use crate::link::conn::Conn;
 use crate::qtfs::frames::{self, read_frame};
 use crate::qtfs::wire::{Kind, Mount, Mounted, frame};
@@ -44,6 +44,7 @@ const FIRST_FRAME_MAX: usize = PATH_MAX + 64;
 pub struct Exports {
     exports: Vec<Export>,
     threads: usize,
+    node_fds: usize,
 }
 
 /// Why a link ended otherwise than by its near side closing it, or never began.
@@ -62,7 +63,13 @@ impl Exports {
     /// `threads`: request threads of each link, clamped to `FILE_THREADS`; `None` is the default.
     pub fn new(exports: Vec<Export>, threads: Option<usize>) -> Self {
         let threads = threads.unwrap_or(FILE_THREADS_DEFAULT).clamp(*FILE_THREADS.start(), *FILE_THREADS.end());
-        Self { exports, threads }
+        Self { exports, threads, node_fds: NODE_FDS_MAX }
+    }
+
+    /// Keeps fewer fds of inodes than usual, each link at most `count`: slower, and right all the same.
+    pub fn with_node_fds(mut self, count: usize) -> Self {
+        self.node_fds = count.clamp(1, NODE_FDS_MAX);
+        self
     }
 
     pub fn threads(&self) -> usize {
@@ -146,13 +153,13 @@ fn begin(mount: &Mount, exports: &Exports) -> Result<(Tree, u32), (Errno, String
     let (root, read_only) = exports.open(mount)?;
     let told = |e: Errno| (e, e.desc().to_string());
     let mode = crate::sys::file::stat(root.as_fd()).map_err(told)?.mode;
-    Ok((Tree::new(root, mount.base, read_only).map_err(told)?, mode))
+    Ok((Tree::new(root, mount.base, read_only, exports.node_fds).map_err(told)?, mode))
 }
 
 impl Tree {
-    fn new(root: OwnedFd, base: u64, read_only: bool) -> nix::Result<Self> {
+    fn new(root: OwnedFd, base: u64, read_only: bool, node_fds: usize) -> nix::Result<Self> {
         Ok(Self {
-            nodes: nodes::Nodes::new(root, base)?,
+            nodes: nodes::Nodes::new(root, base, node_fds)?,
             files: files::Files::new(base),
             locks: Arc::default(),
             read_only,

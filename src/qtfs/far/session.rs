@@ -150,8 +150,8 @@ impl Session {
                 session.threads.fetch_sub(1, Ordering::AcqRel);
             }
         };
-        let started = before < self.threads_max
-            && std::thread::Builder::new().name("qtfs-far".into()).spawn(body).is_ok();
+        let started =
+            before < self.threads_max && std::thread::Builder::new().name("qtfs-far".into()).spawn(body).is_ok();
         if !started {
             self.threads.fetch_sub(1, Ordering::AcqRel);
         }

@@ -231,7 +231,10 @@ mod tests {
         let pending = Pending { opcode: op::STATFS, node: 1 };
         link.up(Box::new(std::io::sink()), closer(), 1);
         assert_eq!(link.send(&mut request(2), 2, pending), Ok(()));
-        let second = { let link = link.clone(); std::thread::spawn(move || link.send(&mut request(4), 4, pending)) };
+        let second = {
+            let link = link.clone();
+            std::thread::spawn(move || link.send(&mut request(4), 4, pending))
+        };
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(link.down(), vec![(2, pending)]);
         assert_eq!(second.join().unwrap(), Err(Errno::EIO));

@@ -206,7 +206,8 @@ fn up(
     // Before the first request can come: one that finds no link fails.
     near.link.up(writer, closer, usize::from(inflight));
     start("link", Box::new(move |near| near.supervise(reader)))?;
-    let readers = (0..FUSE_READERS).map(|_| start("fuse", Box::new(Near::read_device))).collect::<OsResult<Vec<_>>>()?;
+    let readers =
+        (0..FUSE_READERS).map(|_| start("fuse", Box::new(Near::read_device))).collect::<OsResult<Vec<_>>>()?;
     if let Some(carrier) = carrier {
         near.aliases.open(near.open_hidden()?);
         let (jobs, woken) = inlets.split();
