@@ -6,6 +6,7 @@ mod far;
 use std::path::Path;
 
 use farside::config::Access;
+use farside::qtfs::far::Exports;
 
 fn main() {
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
@@ -15,7 +16,7 @@ fn main() {
         Some(dir) => far::export(Path::new(dir), Access::Ro),
         None => far::export(Path::new(&a), Access::Rw),
     });
-    let far = far::Far::start(&addr, exports.collect(), None);
+    let far = far::Far::start(&addr, Exports::new(exports.collect(), None));
     println!("listening on {}", far.addr);
     loop {
         std::thread::park();

@@ -1,4 +1,4 @@
-//! `mount.qtfs SRC DST [-sfnv] [-N NAMESPACE] [-o OPTIONS]`, as mount(8) calls it.
+//! `mount.qtfs SRC DST [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]`, as mount(8) calls it.
 //!
 //! Returns when programs can use the mount, and leaves a process behind that serves it until it is unmounted.
 
@@ -44,6 +44,9 @@ struct Args {
     /// Mount in another mount namespace; mount(8) has entered it already
     #[arg(short = 'N')]
     namespace: Option<OsString>,
+    /// The file system type; mount(8) may pass it
+    #[arg(short = 't')]
+    kind: Option<OsString>,
     /// Options, separated by commas
     #[arg(short)]
     options: Vec<String>,

@@ -393,9 +393,25 @@ mod tests {
     #[test]
     fn structs_have_the_kernels_sizes() {
         let stat = Stat {
-            mode: 0o100644, nlink: 1, uid: 0, gid: 0, ino: 1, size: 0, blocks: 0, blksize: 4096, dev_major: 0,
-            dev_minor: 0, rdev_major: 0, rdev_minor: 0, atime: (0, 0), mtime: (0, 0), ctime: (0, 0), btime: None,
-            attributes: 0, attributes_mask: 0, mount_id: 0,
+            mode: 0o100644,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            ino: 1,
+            size: 0,
+            blocks: 0,
+            blksize: 4096,
+            dev_major: 0,
+            dev_minor: 0,
+            rdev_major: 0,
+            rdev_minor: 0,
+            atime: (0, 0),
+            mtime: (0, 0),
+            ctime: (0, 0),
+            btime: None,
+            attributes: 0,
+            attributes_mask: 0,
+            mount_id: 0,
         };
         let len = |f: &dyn Fn(&mut Encoder)| {
             let mut e = Encoder::new();

@@ -144,8 +144,9 @@ impl Mounted {
                 e.u8(1).u8((*read_only).into()).u16(*inflight).u32(*mode);
             }
             Self::No { errno, text } => {
-                let end = text.floor_char_boundary(TEXT_MAX);
-                e.u8(0).u32(errno.cast_unsigned()).bytes(&text.as_bytes()[..end]);
+                // A character that is cut in two is decoded leniently.
+                let text = &text.as_bytes()[..text.len().min(TEXT_MAX)];
+                e.u8(0).u32(errno.cast_unsigned()).bytes(text);
             }
         }
         e.finish()

@@ -158,9 +158,8 @@ pub fn mounts_changed(mountinfo: impl AsFd, wait: Duration) -> nix::Result<bool>
 /// accept(2) with an owner for the new fd.
 pub fn accept(listener: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     // SAFETY: no address is wanted, so no memory is passed.
-    let fd = unsafe {
-        libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC)
-    };
+    let fd =
+        unsafe { libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC) };
     let fd = Errno::result(fd)?;
     // SAFETY: the call has just made this fd, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

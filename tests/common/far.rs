@@ -1,5 +1,7 @@
 //! A far side without its node: accepts file links on a socket, answers their HELLOs, serves them.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -22,10 +24,10 @@ pub(crate) fn export(path: &Path, access: Access) -> Export {
 }
 
 impl Far {
-    pub(crate) fn start(addr: &str, exports: Vec<Export>, threads: Option<usize>) -> Self {
+    pub(crate) fn start(addr: &str, exports: Exports) -> Self {
         let listener = TcpListener::bind(addr).expect("an address to listen on");
         let addr = listener.local_addr().unwrap();
-        let exports = Arc::new(Exports::new(exports, threads));
+        let exports = Arc::new(exports);
         let far = Self { addr, links: Arc::default(), open: Arc::new(Mutex::new(true)) };
         let (links, open) = (far.links.clone(), far.open.clone());
         std::thread::spawn(move || {
@@ -50,7 +52,6 @@ impl Far {
     }
 
     /// Cuts every link; while closed, new ones are dropped.
-    #[allow(dead_code)]
     pub(crate) fn cut(&self, reopen: bool) {
         *self.open.lock().unwrap() = reopen;
         for link in self.links.lock().unwrap().drain(..) {
@@ -58,7 +59,6 @@ impl Far {
         }
     }
 
-    #[allow(dead_code)]
     pub(crate) fn reopen(&self) {
         *self.open.lock().unwrap() = true;
     }
@@ -94,4 +94,3 @@ fn greet(mut stream: TcpStream) -> Result<Conn, String> {
     stream.write_all(&hello().encode()).map_err(|e| e.to_string())?;
     Ok(Conn::new(stream, peer, addr))
 }
-

@@ -215,13 +215,8 @@ impl Tree {
         let mut from_offset = i64::try_from(from_offset).map_err(|_| Errno::EINVAL)?;
         let mut to_offset = i64::try_from(to_offset).map_err(|_| Errno::EINVAL)?;
         let len = usize::try_from(len.min(COPY_RANGE_MAX)).expect("bounded");
-        let copied = nix::fcntl::copy_file_range(
-            &from.file,
-            Some(&mut from_offset),
-            &to.file,
-            Some(&mut to_offset),
-            len,
-        )?;
+        let copied =
+            nix::fcntl::copy_file_range(&from.file, Some(&mut from_offset), &to.file, Some(&mut to_offset), len)?;
         let mut e = body();
         if wide {
             e.u64(copied as u64);

@@ -2,7 +2,8 @@
 //!
 //! The peer is hostile until proven: it names node ids and single names, never paths or handles, and everything that
 //! it says is bounded. Permission is checked by the near kernel, which alone knows its callers' groups and
-//! capabilities; a peer that may mount a directory read-write is root there, as with NFS and no_root_squash.
+//! capabilities; a peer that may mount a directory read-write is root there, as with NFS and no_root_squash. What is
+//! mounted on the host below an export belongs to it.
 
 mod attrs;
 mod dirs;
@@ -26,7 +27,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::config::{Access, Export};
-use crate::limits::{FILE_THREADS, FILE_THREADS_DEFAULT, PATH_MAX};
+use crate::limits::{FILE_THREADS, FILE_THREADS_DEFAULT, NODE_FDS_MAX, PATH_MAX};
 use crate::link::conn::Conn;
 use crate::qtfs::frames::{self, read_frame};
 use crate::qtfs::wire::{Kind, Mount, Mounted, frame};
@@ -43,6 +44,7 @@ const FIRST_FRAME_MAX: usize = PATH_MAX + 64;
 pub struct Exports {
     exports: Vec<Export>,
     threads: usize,
+    node_fds: usize,
 }
 
 /// Why a link ended otherwise than by its near side closing it, or never began.
@@ -61,7 +63,13 @@ impl Exports {
     /// `threads`: request threads of each link, clamped to `FILE_THREADS`; `None` is the default.
     pub fn new(exports: Vec<Export>, threads: Option<usize>) -> Self {
         let threads = threads.unwrap_or(FILE_THREADS_DEFAULT).clamp(*FILE_THREADS.start(), *FILE_THREADS.end());
-        Self { exports, threads }
+        Self { exports, threads, node_fds: NODE_FDS_MAX }
+    }
+
+    /// Keeps fewer fds of inodes than usual, each link at most `count`: slower, and right all the same.
+    pub fn with_node_fds(mut self, count: usize) -> Self {
+        self.node_fds = count.clamp(1, NODE_FDS_MAX);
+        self
     }
 
     pub fn threads(&self) -> usize {
@@ -99,11 +107,18 @@ impl Exports {
     }
 }
 
-/// Serves one file link (`Role::Files`) until it ends, on this thread and its own. The caller has answered the HELLO.
+/// Serves one file link (`Role::Files`) until it ends; blocks, on threads of its own. The caller has answered the HELLO.
 ///
 /// # Errors
 /// One line about a link that never became a mount. What ends a mounted link is logged.
 pub fn serve(conn: Conn, exports: Arc<Exports>) -> Result<(), ServeError> {
+    // Not on the caller's thread: a thread that serves gets a umask and ids of its own, for good.
+    let served = std::thread::Builder::new().name("qtfs-far".into()).spawn(move || serve_here(conn, &exports));
+    let served = served.map_err(|e| ServeError(format!("a thread for a file link: {e}")))?;
+    served.join().expect("panics abort")
+}
+
+fn serve_here(conn: Conn, exports: &Exports) -> Result<(), ServeError> {
     let name = format!("files for {} ({})", conn.peer_addr, conn.peer.name);
     let failed = |what: &dyn fmt::Display| ServeError(format!("{name}: {what}"));
     let (reader, mut writer, closer) = conn.split().map_err(|e| failed(&e))?;
@@ -114,15 +129,7 @@ pub fn serve(conn: Conn, exports: Arc<Exports>) -> Result<(), ServeError> {
         return Err(failed(&format_args!("the first frame is {kind:?}, not Mount")));
     }
     let mount = Mount::decode(&first[..len]).map_err(|e| failed(&e))?;
-    let opened = caller::prepare_thread()
-        .map_err(|e| (e, "the host's file service must run as root".to_string()))
-        .and_then(|()| exports.open(&mount))
-        .and_then(|(root, read_only)| {
-            let mode = crate::sys::file::stat(root.as_fd()).map(|s| s.mode);
-            let tree = mode.and_then(|m| Ok((Tree::new(root, mount.base, read_only)?, m)));
-            tree.map_err(|e| (e, e.desc().to_string()))
-        });
-    let (tree, mode) = match opened {
+    let (tree, mode) = match begin(&mount, exports) {
         Ok(found) => found,
         Err((errno, text)) => {
             let no = Mounted::No { errno: errno as i32, text: text.clone() };
@@ -140,10 +147,19 @@ pub fn serve(conn: Conn, exports: Arc<Exports>) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// The tree that a mount asks for, and its root's mode; or the near side's errno and words.
+fn begin(mount: &Mount, exports: &Exports) -> Result<(Tree, u32), (Errno, String)> {
+    caller::prepare_thread().map_err(|e| (e, "the host's file service must run as root".to_string()))?;
+    let (root, read_only) = exports.open(mount)?;
+    let told = |e: Errno| (e, e.desc().to_string());
+    let mode = crate::sys::file::stat(root.as_fd()).map_err(told)?.mode;
+    Ok((Tree::new(root, mount.base, read_only, exports.node_fds).map_err(told)?, mode))
+}
+
 impl Tree {
-    fn new(root: OwnedFd, base: u64, read_only: bool) -> nix::Result<Self> {
+    fn new(root: OwnedFd, base: u64, read_only: bool, node_fds: usize) -> nix::Result<Self> {
         Ok(Self {
-            nodes: nodes::Nodes::new(root, base)?,
+            nodes: nodes::Nodes::new(root, base, node_fds)?,
             files: files::Files::new(base),
             locks: Arc::default(),
             read_only,

@@ -187,8 +187,7 @@ impl Tree {
         let fd = self.nodes.spare(|| super::nodes::reopen(file.as_fd(), OFlag::O_PATH))?;
         // It has no name; where there are no handles it lives as long as it is open.
         let (node, stat) = self.nodes.intern(fd, parent.id, c"")?;
-        let fh =
-            self.files.add(&self.nodes, &node, file, false).inspect_err(|_| self.nodes.forget(node.id, 1))?;
+        let fh = self.files.add(&self.nodes, &node, file, false).inspect_err(|_| self.nodes.forget(node.id, 1))?;
         Ok(self.created(&node, &stat, fh))
     }
 

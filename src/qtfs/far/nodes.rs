@@ -21,7 +21,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
 use super::fdcache::{FdCache, NodeFd};
-use crate::limits::{MOUNTS_CROSSED_MAX, NODE_FDS_MAX, NODES_MAX};
+use crate::limits::{MOUNTS_CROSSED_MAX, NODES_MAX};
 use crate::qtfs::abi::ROOT;
 use crate::sys::file::{self, Stat};
 use crate::sys::handle::FileHandle;
@@ -103,8 +103,8 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// `base`: the first number for ids.
-    pub(super) fn new(root: OwnedFd, base: u64) -> nix::Result<Self> {
+    /// `base`: the first number for ids. `fds`: how many inodes' fds to keep for speed.
+    pub(super) fn new(root: OwnedFd, base: u64, fds: usize) -> nix::Result<Self> {
         let stat = file::stat(root.as_fd())?;
         let fs = Arc::new(probe(root.as_fd(), &stat));
         let fd = NodeFd::new(root);
@@ -126,7 +126,7 @@ impl Nodes {
                 next: base + 2,
             }),
             crossed: Mutex::new(HashMap::from([(stat.mount_id, fs)])),
-            cache: FdCache::new(NODE_FDS_MAX),
+            cache: FdCache::new(fds),
         })
     }
 
@@ -348,9 +348,9 @@ fn probe(fd: BorrowedFd<'_>, stat: &Stat) -> Fs {
         _ => None,
     };
     let works = |mount: &OwnedFd| {
-        FileHandle::of(fd).and_then(|h| h.open(mount.as_fd(), libc::O_PATH)).is_ok_and(|back| {
-            file::stat(back.as_fd()).is_ok_and(|s| Key::of(&s) == Key::of(stat))
-        })
+        FileHandle::of(fd)
+            .and_then(|h| h.open(mount.as_fd(), libc::O_PATH))
+            .is_ok_and(|back| file::stat(back.as_fd()).is_ok_and(|s| Key::of(&s) == Key::of(stat)))
     };
     Fs { handles: handles.filter(works), device }
 }

@@ -150,8 +150,8 @@ impl Session {
                 session.threads.fetch_sub(1, Ordering::AcqRel);
             }
         };
-        let started = before < self.threads_max
-            && std::thread::Builder::new().name("qtfs-far".into()).spawn(body).is_ok();
+        let started =
+            before < self.threads_max && std::thread::Builder::new().name("qtfs-far".into()).spawn(body).is_ok();
         if !started {
             self.threads.fetch_sub(1, Ordering::AcqRel);
         }
@@ -175,9 +175,9 @@ impl Session {
     }
 
     fn serve(self: &Arc<Self>, frame: &[u8]) {
-        let served = InHeader::decode(frame).map_err(Fault::from).and_then(|(header, d)| {
+        let served = InHeader::decode(frame).map_err(Fault::from).map(|(header, d)| {
             let served = self.dispatch(&header, d);
-            Ok((header, served))
+            (header, served)
         });
         match served {
             Ok((header, Err(Fault::Protocol(e)))) => {

@@ -18,6 +18,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -31,6 +32,9 @@ use crate::errno::{OsResult, Step};
 use crate::limits::{ALIAS_DEADLINE_MS, ALIASES_MAX};
 use crate::qtfs::abi::{ENTRY, OUT_HEADER};
 use crate::qtfs::wire::{HostSocket, SocketType};
+
+/// How often the binding thread looks whether it is still wanted.
+const LOOK_UP: Duration = Duration::from_millis(500);
 
 /// Takes over connections that local programs made to host sockets.
 pub trait SocketCarrier: Send + Sync {
@@ -67,6 +71,7 @@ pub(super) struct Aliases {
     waiting: Mutex<Vec<Arc<Held>>>,
     jobs: SyncSender<Job>,
     wake: std::os::unix::net::UnixDatagram,
+    ended: AtomicBool,
 }
 
 /// The ends that the two threads here own.
@@ -92,6 +97,7 @@ impl Aliases {
             waiting: Mutex::default(),
             jobs,
             wake,
+            ended: AtomicBool::new(false),
         };
         Ok((Arc::new(aliases), Inlets { jobs: inlet, woken }))
     }
@@ -105,6 +111,16 @@ impl Aliases {
     pub(super) fn close(&self) {
         locked(&self.hidden).take();
         self.clear();
+    }
+
+    /// The mount is over: both threads here end.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.close();
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// The nodes that listeners were bound to are the far side's no more.
@@ -172,10 +188,11 @@ impl Aliases {
         let _ = self.wake.send(&[0]);
     }
 
-    /// The thread that binds; ends with the process.
+    /// The thread that binds.
     pub(super) fn bind_all(&self, inlets: &Receiver<Job>, device: &Device) {
         let mut next = 0u64;
-        while let Ok(job) = inlets.recv() {
+        while !self.has_ended() {
+            let Ok(job) = inlets.recv_timeout(LOOK_UP) else { continue };
             next += 1;
             let path = PathBuf::from(OsStr::from_bytes(&job.socket.path));
             match self.bind(&job, next) {
@@ -215,9 +232,9 @@ impl Aliases {
         Ok(())
     }
 
-    /// The thread that accepts; ends with the process.
+    /// The thread that accepts.
     pub(super) fn accept_all(&self, woken: &std::os::unix::net::UnixDatagram, carrier: &dyn SocketCarrier) {
-        loop {
+        while !self.has_ended() {
             let now: Vec<_> = {
                 let by_node = locked(&self.by_node);
                 by_node.values().map(|a| (a.listener.clone(), a.kind, a.path.clone())).collect()

@@ -1,7 +1,7 @@
 //! /dev/fuse: how the mount is made, and the answers that need no far side.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,39 +65,43 @@ impl Device {
             .step_on("mount", target.display())
     }
 
-    /// The next request, at the front of `buf`; `None` when the mount is gone.
-    pub(super) fn read(&self, buf: &mut [u8]) -> OsResult<Option<usize>> {
+    /// The next request, at the front of `buf`; `None` when the mount is gone, or at a signal if `over` says so.
+    pub(super) fn read(&self, buf: &mut [u8], over: &AtomicBool) -> OsResult<Option<usize>> {
         loop {
             match (&self.file).read(buf) {
                 Ok(n) => return Ok(Some(n)),
                 Err(e) => match errno_of(&e) {
                     // A request was interrupted before it was read.
-                    Errno::ENOENT | Errno::EINTR | Errno::EAGAIN => {}
-                    Errno::ENODEV => return Ok(None),
+                    Errno::ENOENT | Errno::EINTR | Errno::EAGAIN if !over.load(Ordering::Acquire) => {}
+                    Errno::ENOENT | Errno::EINTR | Errno::EAGAIN | Errno::ENODEV => return Ok(None),
                     _ => return Err(e).step("read /dev/fuse"),
                 },
             }
         }
     }
 
-    /// Hands the kernel a whole reply.
+    /// Hands the kernel a whole reply. One that it refuses is the far side's mistake: the program that waits gets EIO.
     pub(super) fn reply(&self, frame: &[u8]) {
-        match (&self.file).write(frame) {
-            Ok(n) => debug_assert_eq!(n, frame.len(), "the device takes a reply whole"),
-            // The request was aborted meanwhile, or the mount is gone.
-            Err(e) if e.kind() == ErrorKind::NotFound || errno_of(&e) == Errno::ENODEV => {}
-            Err(e) => {
-                tracing::warn!("the kernel refused a reply of {} bytes: {e}", frame.len());
-                // It is the far side's reply that is bad; the program that waits gets an error instead.
-                if let Some((Ok(unique), true)) = frame.get(8..16).map(|b| (b.try_into(), frame.len() > 16)) {
-                    self.fail(u64::from_le_bytes(unique), Errno::EIO);
-                }
+        if let Err(e) = self.write(frame) {
+            tracing::warn!("the kernel refused a reply of {} bytes: {}", frame.len(), e.desc());
+            if let Ok((header, _)) = OutHeader::decode(frame) {
+                self.fail(header.unique, Errno::EIO);
             }
         }
     }
 
     pub(super) fn fail(&self, unique: u64, errno: Errno) {
-        self.reply(&OutHeader::encode(unique, -(errno as i32), &[]));
+        if let Err(e) = self.write(&OutHeader::encode(unique, -(errno as i32), &[])) {
+            tracing::error!("the kernel refused {errno:?} as a reply: {}", e.desc());
+        }
+    }
+
+    fn write(&self, frame: &[u8]) -> nix::Result<()> {
+        match nix::unistd::write(&self.file, frame) {
+            // The request was aborted meanwhile, or the mount is gone.
+            Ok(_) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 
     pub(super) fn answer(&self, unique: u64, body: &[u8]) {

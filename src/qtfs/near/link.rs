@@ -40,6 +40,8 @@ struct Places {
     used: usize,
     max: usize,
     up: bool,
+    /// Threads in `take_place`: to wake nobody costs a system call for each reply.
+    waiting: usize,
 }
 
 pub(super) struct Link {
@@ -63,7 +65,7 @@ impl Link {
             writer: Mutex::new(None),
             closer: Mutex::new(None),
             pending: Mutex::new(HashMap::new()),
-            places: Mutex::new(Places { used: 0, max: 0, up: false }),
+            places: Mutex::new(Places { used: 0, max: 0, up: false, waiting: 0 }),
             place_free: Condvar::new(),
             born: Instant::now(),
             heard_ms: AtomicU64::new(0),
@@ -74,8 +76,8 @@ impl Link {
         self.heard();
         *locked(&self.closer) = Some(closer);
         *locked(&self.writer) = Some(writer);
-        *locked(&self.places) = Places { used: 0, max: inflight, up: true };
-        self.place_free.notify_all();
+        let mut places = locked(&self.places);
+        (places.used, places.max, places.up) = (0, inflight, true);
     }
 
     /// Ends the connection; the thread that reads it sees the end and calls `down`.
@@ -157,7 +159,9 @@ impl Link {
     fn take_place(&self) -> Result<(), Errno> {
         let mut places = locked(&self.places);
         while places.up && places.used >= places.max {
+            places.waiting += 1;
             places = self.place_free.wait(places).expect("never poisoned: panics abort");
+            places.waiting -= 1;
         }
         if !places.up {
             return Err(Errno::EIO);
@@ -176,8 +180,11 @@ impl Link {
         if pending.takes_place() {
             let mut places = locked(&self.places);
             places.used = places.used.saturating_sub(1);
+            let wanted = places.waiting > 0;
             drop(places);
-            self.place_free.notify_one();
+            if wanted {
+                self.place_free.notify_one();
+            }
         }
         Some(pending)
     }
@@ -224,7 +231,10 @@ mod tests {
         let pending = Pending { opcode: op::STATFS, node: 1 };
         link.up(Box::new(std::io::sink()), closer(), 1);
         assert_eq!(link.send(&mut request(2), 2, pending), Ok(()));
-        let second = { let link = link.clone(); std::thread::spawn(move || link.send(&mut request(4), 4, pending)) };
+        let second = {
+            let link = link.clone();
+            std::thread::spawn(move || link.send(&mut request(4), 4, pending))
+        };
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(link.down(), vec![(2, pending)]);
         assert_eq!(second.join().unwrap(), Err(Errno::EIO));

@@ -6,17 +6,19 @@
 //!       └──── supervisor (one thread) ◀── link: replies; a broken link: EIO for all, redial, mount again
 //! ```
 //!
-//! Nothing is cached: every lookup and every read asks the host. The node ids are the far side's; a new link begins
+//! Every lookup and every read asks the host; `opens` has the one exception and its proof. The node ids are the far side's; a new link begins
 //! them anew above a base of its own, so what was open before the break says ESTALE and every path works again.
 
 mod alias;
 mod device;
 mod link;
+mod opens;
 mod relay;
 mod watch;
 
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,6 +34,7 @@ use crate::link::conn::{Closer, dial};
 use crate::qtfs::frames::{self, FrameReader, read_frame};
 use crate::qtfs::wire::{BASE_MAX, Kind, Mount, Mounted, frame};
 use crate::sys::file;
+use crate::sys::kick::Kickable;
 use crate::wire::hello::{Hello, Lane, Role, Verdict};
 
 pub use alias::SocketCarrier;
@@ -39,6 +42,7 @@ pub use alias::SocketCarrier;
 use alias::Aliases;
 use device::Device;
 use link::Link;
+use opens::Opens;
 
 /// What to mount, and where.
 #[derive(Debug, Clone)]
@@ -81,8 +85,10 @@ struct Near {
     hidden_name: std::sync::Mutex<Option<String>>,
     /// Which link this is: the first is 1.
     epoch: AtomicU64,
-    /// The kernel has let go of the mount.
+    opens: Opens,
+    /// Nobody has the mount any more.
     over: AtomicBool,
+    readers: std::sync::Mutex<Vec<Kickable>>,
 }
 
 /// A mount that is up. It ends by umount(8) alone.
@@ -90,6 +96,9 @@ pub struct Mounting {
     near: Arc<Near>,
     readers: Vec<std::thread::JoinHandle<()>>,
 }
+
+/// What a thread of the mount does.
+type Body = Box<dyn FnOnce(&Arc<Near>) + Send>;
 
 /// A link that the far side has accepted a mount on.
 struct Dialled {
@@ -184,9 +193,11 @@ fn up(
         aliases,
         hidden_name: std::sync::Mutex::new(None),
         epoch: AtomicU64::new(1),
+        opens: Opens::default(),
         over: AtomicBool::new(false),
+        readers: std::sync::Mutex::default(),
     });
-    let start = |name: &str, body: Box<dyn FnOnce(&Arc<Near>) + Send>| {
+    let start = |name: &str, body: Body| {
         let near = near.clone();
         let body = move || body(&near);
         std::thread::Builder::new().name(name.into()).spawn(body).step("thread")
@@ -195,7 +206,8 @@ fn up(
     // Before the first request can come: one that finds no link fails.
     near.link.up(writer, closer, usize::from(inflight));
     start("link", Box::new(move |near| near.supervise(reader)))?;
-    let readers = (0..FUSE_READERS).map(|_| start("fuse", Box::new(Near::read_device))).collect::<OsResult<Vec<_>>>()?;
+    let readers =
+        (0..FUSE_READERS).map(|_| start("fuse", Box::new(Near::read_device))).collect::<OsResult<Vec<_>>>()?;
     if let Some(carrier) = carrier {
         near.aliases.open(near.open_hidden()?);
         let (jobs, woken) = inlets.split();
@@ -203,20 +215,24 @@ fn up(
         start("alias-accept", Box::new(move |near| near.aliases.accept_all(&woken, &*carrier)))?;
     }
     // The first request of all; a kernel that is too old says no here.
-    std::fs::symlink_metadata(&near.spec.target).step_on("stat", near.spec.target.display())?;
-    start("watch", Box::new(|near| watch::watch(near)))?;
+    let root = std::fs::symlink_metadata(&near.spec.target).step_on("stat", near.spec.target.display())?;
+    start("watch", Box::new(move |near| watch::watch(near, root.dev())))?;
     Ok(Mounting { near, readers })
 }
 
 impl Mounting {
     /// Serves until the mount is gone.
     pub fn run(self) {
-        for reader in self.readers {
-            reader.join().expect("panics abort");
+        while !self.near.is_over() {
+            std::thread::park_timeout(Duration::from_millis(100));
         }
-        self.near.over.store(true, Ordering::Release);
-        self.near.aliases.close();
+        self.near.aliases.end();
         self.near.link.cut();
+        // They may be waiting for a request that never comes.
+        while !self.readers.iter().all(std::thread::JoinHandle::is_finished) {
+            self.near.readers.lock().expect("never poisoned: panics abort").iter().for_each(|r| r.kick());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn target(&self) -> &Path {
@@ -237,6 +253,10 @@ impl Near {
         let hidden = nix::fcntl::openat(AT_FDCWD, path.as_str(), flags, Mode::empty());
         *self.hidden_name.lock().expect("never poisoned: panics abort") = None;
         hidden.step("open the hidden directory")
+    }
+
+    fn finish(&self) {
+        self.over.store(true, Ordering::Release);
     }
 
     fn is_over(&self) -> bool {

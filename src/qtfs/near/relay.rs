@@ -7,12 +7,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::link::{OWN_REQUEST, Pending};
-use super::{Dialled, Near, dial_mount};
-use crate::limits::{REDIAL_FIRST_MS, REDIAL_MAX_MS};
+use super::{Dialled, Near, dial_mount, opens};
+use crate::limits::{FILE_FRAME_MAX, REDIAL_FIRST_MS, REDIAL_MAX_MS};
 use crate::qtfs::abi::{self, ENTRY, InHeader, OUT_HEADER, OutHeader, ROOT, op, open_flags_at};
 use crate::qtfs::frames::{self, FrameReader, read_frame};
 use crate::qtfs::wire::{HEADER_LEN, HostSocket, Kind, open_flags};
 use crate::sys::file::Stat;
+use crate::sys::kick::Kickable;
 use crate::wire::codec::{Decoder, Encoder};
 use crate::wire::{WireResult, bad};
 
@@ -30,9 +31,10 @@ enum Verdict {
 impl Near {
     /// One of the threads that read requests; ends with the mount.
     pub(super) fn read_device(self: &Arc<Self>) {
-        let mut buf = vec![0; HEADER_LEN + frames::buffer().len()];
-        loop {
-            match self.device.read(&mut buf[HEADER_LEN..]) {
+        self.readers.lock().expect("never poisoned: panics abort").push(Kickable::this_thread());
+        let mut buf = vec![0; HEADER_LEN + FILE_FRAME_MAX];
+        while !self.is_over() {
+            match self.device.read(&mut buf[HEADER_LEN..], &self.over) {
                 Ok(Some(len)) => self.on_request(&mut buf[..HEADER_LEN + len]),
                 Ok(None) => break,
                 Err(e) => {
@@ -41,7 +43,7 @@ impl Near {
                 }
             }
         }
-        self.over.store(true, Ordering::Release);
+        self.finish();
     }
 
     fn on_request(&self, buf: &mut [u8]) {
@@ -59,9 +61,15 @@ impl Near {
             Verdict::Fail(errno) => self.device.fail(header.unique, errno),
             Verdict::Forward => {
                 translate_flags(header.opcode, frame);
+                match header.opcode {
+                    op::OPEN | op::OPENDIR => self.opens.on_open(header.node),
+                    op::RELEASE | op::RELEASEDIR => self.opens.on_closed(header.node),
+                    op::SETLK | op::SETLKW => self.opens.on_lock(header.node),
+                    _ => {}
+                }
                 let pending = Pending { opcode: header.opcode, node: header.node };
                 if let Err(errno) = self.link.send(buf, header.unique, pending) {
-                    self.device.fail(header.unique, errno);
+                    self.fail(header.unique, pending, errno);
                 }
             }
         }
@@ -80,6 +88,7 @@ impl Near {
             op::IOCTL => return Verdict::Fail(Errno::ENOTTY),
             op::DESTROY => self.device.answer(h.unique, &[]),
             op::NOTIFY_REPLY => {}
+            op::FLUSH if !self.opens.was_locked(h.node) => self.device.answer(h.unique, &[]),
             op::LOOKUP if h.node == ROOT && self.is_hidden(&mut d) => self.device.answer(h.unique, &hidden_entry()),
             _ => return Verdict::Forward,
         }
@@ -123,8 +132,8 @@ impl Near {
             if !self.is_over() {
                 tracing::error!("{}: {why}; requests get EIO until the host is back", self.spec.target.display());
             }
-            for (unique, _) in lost.iter().filter(|(unique, _)| unique & OWN_REQUEST == 0) {
-                self.device.fail(*unique, Errno::EIO);
+            for (unique, pending) in lost.iter().filter(|(unique, _)| unique & OWN_REQUEST == 0) {
+                self.fail(*unique, *pending, Errno::EIO);
             }
             reader = self.redial().map(|Dialled { reader, writer, closer, inflight, .. }| {
                 self.link.up(writer, closer, usize::from(inflight));
@@ -191,16 +200,43 @@ impl Near {
             self.on_sweep(pending, &header, reply);
             return Ok(());
         }
-        if header.error == 0 {
-            match pending.opcode {
-                op::OPEN => self.mark_open(reply, OUT_HEADER + 8),
-                op::CREATE | op::TMPFILE => self.mark_open(reply, OUT_HEADER + ENTRY + 8),
-                op::LOOKUP => self.forget_dead_socket(reply),
-                _ => {}
+        if header.error != 0 {
+            self.not_opened(pending);
+            self.device.reply(reply);
+            return Ok(());
+        }
+        match pending.opcode {
+            op::OPEN => {
+                self.mark_open(reply, OUT_HEADER + 8);
+                self.device.reply(&opens::end_attributes(pending.node));
             }
+            op::OPENDIR => self.device.reply(&opens::end_attributes(pending.node)),
+            op::CREATE | op::TMPFILE => {
+                self.mark_open(reply, OUT_HEADER + ENTRY + 8);
+                if let Some(node) = opens::entry_node(reply) {
+                    self.opens.on_open(node);
+                    self.device.reply(&opens::end_attributes(node));
+                }
+            }
+            op::LOOKUP => {
+                self.forget_dead_socket(reply);
+                self.opens.mark_lookup(reply);
+            }
+            _ => {}
         }
         self.device.reply(reply);
         Ok(())
+    }
+
+    fn fail(&self, unique: u64, pending: Pending, errno: Errno) {
+        self.not_opened(pending);
+        self.device.fail(unique, errno);
+    }
+
+    fn not_opened(&self, pending: Pending) {
+        if matches!(pending.opcode, op::OPEN | op::OPENDIR) {
+            self.opens.on_closed(pending.node);
+        }
     }
 
     fn mark_open(&self, reply: &mut [u8], at: usize) {

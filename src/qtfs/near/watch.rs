@@ -1,11 +1,11 @@
 //! The clock of a mount: is the link alive, are aliases still wanted, does anybody still have the mount?
 //!
-//! Aliases hold the file system, as any open file would. So when no mount namespace has it any more, they go, and the
-//! kernel ends the mount. A namespace without a process can't be seen; a mount in one works on without aliases.
+//! Aliases hold the file system, as any open file would, and so do the connections that came through them. So when no
+//! mount namespace has it any more, the aliases go; and when no program has a file of it open either (after a lazy
+//! umount one may), the mount is over. A namespace without a process in it is not seen.
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,48 +19,45 @@ use crate::sys::file;
 const TABLE: &str = "/proc/thread-self/mountinfo";
 const TICK: Duration = Duration::from_millis(500);
 
-/// The thread; ends with the mount.
-pub(super) fn watch(near: &Arc<Near>) {
-    let device = match std::fs::symlink_metadata(&near.spec.target) {
-        Ok(meta) => format!("{}:{}", nix::sys::stat::major(meta.dev()), nix::sys::stat::minor(meta.dev())),
-        Err(e) => return tracing::error!("{}: {e}", near.spec.target.display()),
-    };
+/// `device`: the mount's. The thread ends with the mount.
+pub(super) fn watch(near: &Near, device: u64) {
+    let device = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
     let table = File::open(TABLE);
     let mut swept = Instant::now();
-    let mut mounted_here = true;
+    // It may have been unmounted before the table was opened.
+    let mut look = true;
     while !near.is_over() {
-        let changed = match &table {
-            Ok(table) => file::mounts_changed(table, TICK).unwrap_or(true),
-            Err(_) => {
-                std::thread::sleep(TICK);
-                true
-            }
-        };
-        if changed || !mounted_here {
-            mounted_here = lists(TABLE, &device);
-            if !mounted_here && !elsewhere(&device) {
-                near.aliases.close();
-                return keep_link(near);
-            }
-            if changed && !mounted_here {
-                // Other namespaces tell nobody when they change.
-                std::thread::sleep(TICK);
-            }
+        if look && !lists(TABLE, &device) && !elsewhere(&device) {
+            near.aliases.close();
+            return last_users(near);
         }
         tick(near);
         if swept.elapsed() >= Duration::from_millis(ALIAS_SWEEP_MS) {
             swept = Instant::now();
             near.sweep();
         }
+        look = changed(table.as_ref().ok()) || look && !lists(TABLE, &device);
     }
 }
 
-/// Files may be open still, after a lazy umount.
-fn keep_link(near: &Near) {
-    while !near.is_over() {
+/// Waits for a tick, or until this namespace changes.
+fn changed(table: Option<&File>) -> bool {
+    match table.map(|t| file::mounts_changed(t, TICK)) {
+        Some(Ok(changed)) => changed,
+        Some(Err(_)) | None => {
+            std::thread::sleep(TICK);
+            true
+        }
+    }
+}
+
+/// Nobody finds the mount any more; who has a file open keeps it.
+fn last_users(near: &Near) {
+    while !near.is_over() && !near.opens.is_empty() {
         std::thread::sleep(TICK);
         tick(near);
     }
+    near.finish();
 }
 
 fn tick(near: &Near) {
