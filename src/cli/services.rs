@@ -119,12 +119,14 @@ impl FileServer for Files {
 /// One line: an address that is taken, a local socket that another daemon has, no io_uring.
 pub(super) fn run(plan: Plan) -> OsResult<()> {
     let taken = daemon::take_signals()?;
-    let files = plan.exports.map(|e| Arc::new(Files(Arc::new(e))) as Arc<dyn FileServer>);
+    let exports = plan.exports.map(Arc::new);
+    let files = exports.clone().map(|e| Arc::new(Files(e)) as Arc<dyn FileServer>);
+    let reopen = exports.map(|e| e as Arc<dyn crate::fdpass::Files>);
     let services = Services {
         exec: plan.exec.then(rexec::Server::default),
         uds: plan.uds.is_some().then(|| Far::new(Policy::open())).transpose()?,
     };
-    let node = Node::start(NodeOptions { workers: plan.workers, handler: Arc::new(services), files })?;
+    let node = Node::start(NodeOptions { workers: plan.workers, handler: Arc::new(services), files, reopen })?;
     let door = Door::bind(&plan.listen, node.clone())?;
     let local = plan.uds.map(|options| near::Server::bind(options, Arc::new(OnNode(node.clone())))).transpose()?;
     tracing::info!("serving on {:?}", door.addresses());

@@ -129,6 +129,8 @@ pub enum Mounted {
         inflight: u16,
         /// The root's file type and permissions.
         mode: u32,
+        /// Names this link to the machine that serves it, when one of its files crosses as an fd.
+        token: [u8; 16],
     },
     No {
         errno: i32,
@@ -140,8 +142,8 @@ impl Mounted {
     pub fn encode(&self) -> Vec<u8> {
         let mut e = Encoder::new();
         match self {
-            Self::Yes { read_only, inflight, mode } => {
-                e.u8(1).u8((*read_only).into()).u16(*inflight).u32(*mode);
+            Self::Yes { read_only, inflight, mode, token } => {
+                e.u8(1).u8((*read_only).into()).u16(*inflight).u32(*mode).raw(token);
             }
             Self::No { errno, text } => {
                 // A character that is cut in two is decoded leniently.
@@ -155,7 +157,8 @@ impl Mounted {
     pub fn decode(payload: &[u8]) -> WireResult<Self> {
         let mut d = Decoder::new("Mounted", payload);
         let mounted = if flag(&mut d)? {
-            Self::Yes { read_only: flag(&mut d)?, inflight: d.u16()?, mode: d.u32()? }
+            let (read_only, inflight, mode) = (flag(&mut d)?, d.u16()?, d.u32()?);
+            Self::Yes { read_only, inflight, mode, token: d.raw(16)?.try_into().expect("16 bytes were asked") }
         } else {
             let errno = d.u32()?.cast_signed();
             let text = String::from_utf8_lossy(d.bytes(TEXT_MAX)?);
@@ -286,7 +289,7 @@ mod tests {
             assert!(Mount::decode(&bytes[..cut]).is_err(), "cut at {cut}");
         }
         let verdicts = [
-            Mounted::Yes { read_only: false, inflight: 15, mode: 0o40755 },
+            Mounted::Yes { read_only: false, inflight: 15, mode: 0o40755, token: [3; 16] },
             Mounted::No { errno: 13, text: "no".into() },
         ];
         for mounted in verdicts {

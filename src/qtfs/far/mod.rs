@@ -12,6 +12,7 @@ mod files;
 mod locks;
 mod names;
 mod nodes;
+mod passed;
 mod session;
 mod sockets;
 mod tree;
@@ -33,6 +34,7 @@ use crate::qtfs::frames::{self, read_frame};
 use crate::qtfs::wire::{Kind, Mount, Mounted, frame};
 use crate::sys::caller;
 
+use passed::Served;
 use session::Session;
 use tree::Tree;
 
@@ -45,6 +47,7 @@ pub struct Exports {
     exports: Vec<Export>,
     threads: usize,
     node_fds: usize,
+    served: Served,
 }
 
 /// Why a link ended otherwise than by its near side closing it, or never began.
@@ -63,7 +66,7 @@ impl Exports {
     /// `threads`: request threads of each link, clamped to `FILE_THREADS`; `None` is the default.
     pub fn new(exports: Vec<Export>, threads: Option<usize>) -> Self {
         let threads = threads.unwrap_or(FILE_THREADS_DEFAULT).clamp(*FILE_THREADS.start(), *FILE_THREADS.end());
-        Self { exports, threads, node_fds: NODE_FDS_MAX }
+        Self { exports, threads, node_fds: NODE_FDS_MAX, served: Served::default() }
     }
 
     /// Keeps fewer fds of inodes than usual, each link at most `count`: slower, and right all the same.
@@ -140,10 +143,15 @@ fn serve_here(conn: Conn, exports: &Exports) -> Result<(), ServeError> {
     };
     let threads = exports.threads;
     let inflight = u16::try_from(threads - 1).expect("FILE_THREADS is small");
-    let yes = Mounted::Yes { read_only: tree.read_only, inflight, mode };
+    let mut token = [0; 16];
+    crate::sys::random::fill(&mut token).map_err(|e| failed(&e))?;
+    let yes = Mounted::Yes { read_only: tree.read_only, inflight, mode, token };
     writer.write_all(&frame(Kind::Mounted, &yes.encode())).map_err(|e| failed(&e))?;
     tracing::info!("{name}: mounts {}{}", mount.path.escape_ascii(), if tree.read_only { " read-only" } else { "" });
-    Session::new(tree, reader, writer, closer, threads, name).run();
+    let session = Session::new(tree, reader, writer, closer, threads, name);
+    exports.served.add(token, &session);
+    session.run();
+    exports.served.remove(token);
     Ok(())
 }
 

@@ -61,6 +61,10 @@ impl Session {
         })
     }
 
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
     /// Serves until the link ends, on this thread and as many more as are needed. The thread must be prepared
     /// (`caller::prepare_thread`).
     pub(super) fn run(self: &Arc<Self>) {

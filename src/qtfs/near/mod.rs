@@ -85,6 +85,8 @@ struct Near {
     hidden_name: std::sync::Mutex<Option<String>>,
     /// Which link this is: the first is 1.
     epoch: AtomicU64,
+    /// What the far side calls this link.
+    token: std::sync::Mutex<[u8; 16]>,
     opens: Opens,
     /// Nobody has the mount any more.
     over: AtomicBool,
@@ -107,6 +109,7 @@ struct Dialled {
     closer: Closer,
     read_only: bool,
     inflight: u16,
+    token: [u8; 16],
     mode: u32,
 }
 
@@ -151,11 +154,11 @@ fn dial_mount(spec: &MountSpec, epoch: u64) -> Result<Dialled, MountError> {
     }
     let Some((Kind::Mounted, len)) = answer else { return Err(failed(&"closed the link instead of mounting")) };
     match Mounted::decode(&buf[..len]).map_err(|e| failed(&e))? {
-        Mounted::Yes { read_only, inflight, mode } => {
+        Mounted::Yes { read_only, inflight, mode, token } => {
             if mode & libc::S_IFMT != libc::S_IFDIR {
                 return Err(failed(&format_args!("{} is no directory there", spec.source.display())));
             }
-            Ok(Dialled { reader, writer, closer, read_only, inflight, mode })
+            Ok(Dialled { reader, writer, closer, read_only, inflight, mode, token })
         }
         Mounted::No { text, .. } => Err(failed(&text)),
     }
@@ -193,6 +196,7 @@ fn up(
         aliases,
         hidden_name: std::sync::Mutex::new(None),
         epoch: AtomicU64::new(1),
+        token: std::sync::Mutex::new(dialled.token),
         opens: Opens::default(),
         over: AtomicBool::new(false),
         readers: std::sync::Mutex::default(),

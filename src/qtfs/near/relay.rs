@@ -14,6 +14,7 @@ use crate::qtfs::frames::{self, FrameReader, read_frame};
 use crate::qtfs::wire::{HEADER_LEN, HostSocket, Kind, open_flags};
 use crate::sys::file::Stat;
 use crate::sys::kick::Kickable;
+use crate::sys::mount_ioctl;
 use crate::wire::codec::{Decoder, Encoder};
 use crate::wire::{WireResult, bad};
 
@@ -84,8 +85,11 @@ impl Near {
                     return Verdict::Fail(Errno::EPROTO);
                 }
             },
-            // Their numbers and structs differ between machines, and no regular file needs one.
-            op::IOCTL => return Verdict::Fail(Errno::ENOTTY),
+            op::IOCTL => match self.identify(h, &mut d) {
+                Some(answer) => self.device.answer(h.unique, &answer),
+                // Their numbers and structs differ between machines, and no regular file needs one.
+                None => return Verdict::Fail(Errno::ENOTTY),
+            },
             op::DESTROY => self.device.answer(h.unique, &[]),
             op::NOTIFY_REPLY => {}
             op::FLUSH if !self.opens.was_locked(h.node) => self.device.answer(h.unique, &[]),
@@ -93,6 +97,20 @@ impl Near {
             _ => return Verdict::Forward,
         }
         Verdict::Done
+    }
+
+    /// The one ioctl of a mount: what the far side calls this file.
+    fn identify(&self, h: &InHeader, d: &mut Decoder<'_>) -> Option<Vec<u8>> {
+        let (_handle, _flags, request, _argument) = (d.u64().ok()?, d.u32().ok()?, d.u32().ok()?, d.u64().ok()?);
+        let (_in_size, out_size) = (d.u32().ok()?, d.u32().ok()?);
+        if request != mount_ioctl::REQUEST || (out_size as usize) < mount_ioctl::ANSWER_LEN {
+            return None;
+        }
+        let token = *self.token.lock().expect("never poisoned: panics abort");
+        let mut answer = Encoder::new();
+        // fuse_ioctl_out: result, flags, in_iovs, out_iovs; then the data.
+        answer.u32(0).u32(0).u32(0).u32(0).raw(&mount_ioctl::answer(token, h.node));
+        Some(answer.finish())
     }
 
     fn is_hidden(&self, d: &mut Decoder<'_>) -> bool {
@@ -135,7 +153,8 @@ impl Near {
             for (unique, pending) in lost.iter().filter(|(unique, _)| unique & OWN_REQUEST == 0) {
                 self.fail(*unique, *pending, Errno::EIO);
             }
-            reader = self.redial().map(|Dialled { reader, writer, closer, inflight, .. }| {
+            reader = self.redial().map(|Dialled { reader, writer, closer, inflight, token, .. }| {
+                *self.token.lock().expect("never poisoned: panics abort") = token;
                 self.link.up(writer, closer, usize::from(inflight));
                 reader
             });
