@@ -28,7 +28,8 @@ impl Tree {
         if node.kind == libc::S_IFSOCK
             && let Answer::Reply(reply) = answer
         {
-            let fd = self.nodes.fd(&node)?;
+            // The kernel hears of the node only if this goes well.
+            let fd = self.nodes.fd(&node).inspect_err(|_| self.nodes.forget(node.id, 1))?;
             return Ok(match sockets::bound_here(fd.as_fd(), node.fs.device, stat.ino) {
                 Some(socket) => Answer::Socket(reply, socket),
                 None => Answer::Reply(reply),
