@@ -83,6 +83,13 @@ impl Rehearsal {
         self.held.clear();
     }
 
+    /// What a reboot leaves: the disk.
+    pub fn reboot(&mut self) {
+        self.mounts.clear();
+        self.running.clear();
+        self.nodes.retain(|path, _| path == Path::new("/run") || !path.starts_with("/run"));
+    }
+
     fn word(&mut self, what: &str, act: impl FnOnce(&mut Self) -> Attempt<()>) -> Attempt<()> {
         let number = self.words;
         self.words += 1;
@@ -399,6 +406,19 @@ mod tests {
         assert_eq!(journal.processes().filter(|p| p.name == "libvirtd").count(), 1);
         down(&mut machine, false).unwrap();
         assert_as_before(&machine, "after a restart");
+    }
+
+    #[test]
+    fn after_a_reboot_up_begins_anew_and_down_clears_the_disk() {
+        let mut machine = Rehearsal::new();
+        rehearse(&mut machine).unwrap();
+        machine.reboot();
+        machine.started.clear();
+        rehearse(&mut machine).unwrap();
+        assert_eq!(machine.started, ["udsproxyd", "virtlogd", "libvirtd"]);
+        machine.reboot();
+        down(&mut machine, false).unwrap();
+        assert_as_before(&machine, "after a reboot and down");
     }
 
     #[test]
