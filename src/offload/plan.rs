@@ -19,6 +19,7 @@ pub const LOG_DIR: &str = "/var/log/farside";
 pub const LIBVIRT_SOCKET: &str = "/run/libvirt/libvirt-sock";
 /// Where the shim asks: `farside_contract::SOCKET_PATH`.
 const UDS_SOCKET: &str = "/run/farside/uds.sock";
+const UDS_LOCK: &str = "/run/farside/uds.lock";
 const VIRTLOGD_SOCKET: &str = "/run/libvirt/virtlogd-sock";
 /// Its path inside the rootfs.
 const SHIM: &str = "/usr/lib64/libudsproxy.so";
@@ -195,7 +196,8 @@ pub fn steps(offload: &Offload, site: &Site) -> Attempt<Vec<Step>> {
 }
 
 fn namespace(steps: &mut Vec<Step>) {
-    steps.push(Step::Dir { path: RUN_DIR.into(), mode: 0o755 });
+    // As the uds daemon wants it for its socket: nobody but root.
+    steps.push(Step::Dir { path: RUN_DIR.into(), mode: 0o700 });
     // A namespace's handle cannot lie on a mount that other namespaces copy.
     steps.push(Step::Private(RUN_DIR.into()));
     steps.push(Step::File { path: SPACE.into(), mode: 0o600, bytes: Vec::new() });
@@ -266,7 +268,9 @@ fn daemons(steps: &mut Vec<Step>, offload: &Offload, site: &Site) -> Attempt<()>
     steps.push(Step::Dir { path: LOG_DIR.into(), mode: 0o755 });
     let (addr, port) = host_and_port(&site.listen)?;
     let (peer_addr, peer_port) = host_and_port(&site.peer)?;
-    steps.push(Step::Leaves(UDS_SOCKET.into()));
+    for file in [UDS_SOCKET, UDS_LOCK] {
+        steps.push(Step::Leaves(file.into()));
+    }
     let mut env = site.env();
     env.push(("PATH".into(), PATH.into()));
     let udsproxyd = [&site.udsproxyd.to_string_lossy(), "1", addr, port, peer_addr, peer_port].map(str::to_string);
