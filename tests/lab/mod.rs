@@ -130,7 +130,8 @@ impl Running {
         self.child.try_wait().expect("wait for a command of the lab")
     }
 
-    /// The pid outside the lab; a signal to it reaches the command itself.
+    /// The pid outside the lab, of the process that entered it: when that one ends, the command gets SIGKILL. Another
+    /// signal is sent inside: `lab.host(&["pkill", "-TERM", "-x", name])`.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
