@@ -19,7 +19,6 @@ pub const LOG_DIR: &str = "/var/log/farside";
 pub const LIBVIRT_SOCKET: &str = "/run/libvirt/libvirt-sock";
 /// Where the shim asks: `farside_contract::SOCKET_PATH`.
 const UDS_SOCKET: &str = "/run/farside/uds.sock";
-const UDS_LOCK: &str = "/run/farside/uds.lock";
 const VIRTLOGD_SOCKET: &str = "/run/libvirt/virtlogd-sock";
 /// Its path inside the rootfs.
 const SHIM: &str = "/usr/lib64/libudsproxy.so";
@@ -91,7 +90,7 @@ pub enum Step {
     MountPoint(PathBuf),
     /// A directory that a program fills and that goes with the offload, unless it was there before.
     Scratch(PathBuf),
-    /// A file that a program makes, and may leave behind when it is killed.
+    /// A file or directory that a program makes, and may leave behind when it is killed.
     Leaves(PathBuf),
     Private(PathBuf),
     Space(PathBuf),
@@ -268,8 +267,8 @@ fn daemons(steps: &mut Vec<Step>, offload: &Offload, site: &Site) -> Attempt<()>
     steps.push(Step::Dir { path: LOG_DIR.into(), mode: 0o755 });
     let (addr, port) = host_and_port(&site.listen)?;
     let (peer_addr, peer_port) = host_and_port(&site.peer)?;
-    for file in [UDS_SOCKET, UDS_LOCK] {
-        steps.push(Step::Leaves(file.into()));
+    for path in [UDS_SOCKET, "/run/farside/uds.lock", "/run/farside/uds.d"] {
+        steps.push(Step::Leaves(path.into()));
     }
     let mut env = site.env();
     env.push(("PATH".into(), PATH.into()));

@@ -259,7 +259,12 @@ impl Machine for Rehearsal {
             if m.stillborn != Some(process.name.as_str()) {
                 m.running.push(process.clone());
             }
-            // What libvirtd leaves in its own directory.
+            // What they leave in their own directories.
+            if process.name == "udsproxyd" {
+                m.nodes.insert("/run/farside/uds.d".into(), Node::Dir);
+                m.nodes.insert("/run/farside/uds.d/tree".into(), Node::Dir);
+                m.nodes.insert("/run/farside/uds.sock".into(), Node::File(Vec::new()));
+            }
             if process.name == "libvirtd" {
                 m.nodes.insert("/run/libvirt/qemu".into(), Node::Dir);
             }

@@ -88,7 +88,7 @@ fn take(machine: &mut impl Machine, journal: &mut Journal, step: &Step) -> Attem
         }
         Step::Leaves(path) => {
             if machine.kind(path) == Kind::Missing {
-                intend(machine, journal, Made::File { path: path.into() })?;
+                intend(machine, journal, Made::Tree { path: path.into() })?;
             }
             false
         }
