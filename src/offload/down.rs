@@ -74,11 +74,11 @@ fn undo_one(machine: &mut impl Machine, made: &Made) -> Attempt<()> {
                 machine.say(&format!("left {}: something is in it", path.display()));
             }
         }
-        Made::Tree { path } => {
-            if machine.kind(path) == Kind::Dir {
-                machine.remove_tree(path)?;
-            }
-        }
+        Made::Tree { path } => match machine.kind(path) {
+            Kind::Missing => {}
+            Kind::Dir => machine.remove_tree(path)?,
+            _ => machine.remove_file(path)?,
+        },
         Made::Replaced { path, saved } => {
             if machine.kind(saved) != Kind::Missing {
                 machine.rename(saved, path)?;

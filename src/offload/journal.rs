@@ -40,7 +40,7 @@ pub enum Made {
     File {
         path: PathBuf,
     },
-    /// A directory with all that a program put into it.
+    /// What a program made: a file, or a directory with all that is in it.
     Tree {
         path: PathBuf,
     },

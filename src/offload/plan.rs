@@ -90,7 +90,7 @@ pub enum Step {
     MountPoint(PathBuf),
     /// A directory that a program fills and that goes with the offload, unless it was there before.
     Scratch(PathBuf),
-    /// A file that a program makes, and may leave behind when it is killed.
+    /// A file or directory that a program makes, and may leave behind when it is killed.
     Leaves(PathBuf),
     Private(PathBuf),
     Space(PathBuf),
@@ -195,7 +195,8 @@ pub fn steps(offload: &Offload, site: &Site) -> Attempt<Vec<Step>> {
 }
 
 fn namespace(steps: &mut Vec<Step>) {
-    steps.push(Step::Dir { path: RUN_DIR.into(), mode: 0o755 });
+    // As the uds daemon wants it for its socket: nobody but root.
+    steps.push(Step::Dir { path: RUN_DIR.into(), mode: 0o700 });
     // A namespace's handle cannot lie on a mount that other namespaces copy.
     steps.push(Step::Private(RUN_DIR.into()));
     steps.push(Step::File { path: SPACE.into(), mode: 0o600, bytes: Vec::new() });
@@ -266,7 +267,9 @@ fn daemons(steps: &mut Vec<Step>, offload: &Offload, site: &Site) -> Attempt<()>
     steps.push(Step::Dir { path: LOG_DIR.into(), mode: 0o755 });
     let (addr, port) = host_and_port(&site.listen)?;
     let (peer_addr, peer_port) = host_and_port(&site.peer)?;
-    steps.push(Step::Leaves(UDS_SOCKET.into()));
+    for path in [UDS_SOCKET, "/run/farside/uds.lock", "/run/farside/uds.d"] {
+        steps.push(Step::Leaves(path.into()));
+    }
     let mut env = site.env();
     env.push(("PATH".into(), PATH.into()));
     let udsproxyd = [&site.udsproxyd.to_string_lossy(), "1", addr, port, peer_addr, peer_port].map(str::to_string);

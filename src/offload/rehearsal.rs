@@ -83,6 +83,13 @@ impl Rehearsal {
         self.held.clear();
     }
 
+    /// What a reboot leaves: the disk.
+    pub fn reboot(&mut self) {
+        self.mounts.clear();
+        self.running.clear();
+        self.nodes.retain(|path, _| path == Path::new("/run") || !path.starts_with("/run"));
+    }
+
     fn word(&mut self, what: &str, act: impl FnOnce(&mut Self) -> Attempt<()>) -> Attempt<()> {
         let number = self.words;
         self.words += 1;
@@ -252,7 +259,12 @@ impl Machine for Rehearsal {
             if m.stillborn != Some(process.name.as_str()) {
                 m.running.push(process.clone());
             }
-            // What libvirtd leaves in its own directory.
+            // What they leave in their own directories.
+            if process.name == "udsproxyd" {
+                m.nodes.insert("/run/farside/uds.d".into(), Node::Dir);
+                m.nodes.insert("/run/farside/uds.d/tree".into(), Node::Dir);
+                m.nodes.insert("/run/farside/uds.sock".into(), Node::File(Vec::new()));
+            }
             if process.name == "libvirtd" {
                 m.nodes.insert("/run/libvirt/qemu".into(), Node::Dir);
             }
@@ -399,6 +411,19 @@ mod tests {
         assert_eq!(journal.processes().filter(|p| p.name == "libvirtd").count(), 1);
         down(&mut machine, false).unwrap();
         assert_as_before(&machine, "after a restart");
+    }
+
+    #[test]
+    fn after_a_reboot_up_begins_anew_and_down_clears_the_disk() {
+        let mut machine = Rehearsal::new();
+        rehearse(&mut machine).unwrap();
+        machine.reboot();
+        machine.started.clear();
+        rehearse(&mut machine).unwrap();
+        assert_eq!(machine.started, ["udsproxyd", "virtlogd", "libvirtd"]);
+        machine.reboot();
+        down(&mut machine, false).unwrap();
+        assert_as_before(&machine, "after a reboot and down");
     }
 
     #[test]

@@ -133,3 +133,145 @@ fn copy_own(copier: &mut Copier<'_>, target: &Path) -> Attempt<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    /// A small system to copy from, and an empty place beside it.
+    struct Roots {
+        dir: PathBuf,
+    }
+
+    impl Roots {
+        fn new(name: &str) -> Self {
+            let dir = std::env::temp_dir().join(format!("farside-rootfs-{name}-{}", std::process::id()));
+            let roots = Self { dir };
+            roots.file("usr/bin/tool", "tool", 0o4755);
+            roots.file("usr/bin/qemu-system-x86_64", "\x7fELF", 0o755);
+            roots.file("usr/share/man/tool.1", "manual", 0o644);
+            roots.file("usr/share/qemu-system-x86_64.conf", "not a program", 0o644);
+            roots.file("usr/src/farside/.git/HEAD", "x", 0o644);
+            roots.file("usr/lib/project/.git/HEAD", "x", 0o644);
+            roots.file("usr/lib/made/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n", 0o644);
+            roots.file("etc/farside/host.key", "secret", 0o600);
+            roots.file("etc/shadow", "secret", 0o600);
+            roots.file("etc/passwd", "root", 0o644);
+            roots.file("var/lib/dpkg/status", "much", 0o644);
+            roots.file("var/cache/apt/archives/x.deb", "much", 0o644);
+            roots.file("var/lib/libvirt/images/deep/vm.qcow2", "much", 0o644);
+            symlink("usr/bin", roots.source().join("bin")).unwrap();
+            symlink("/run", roots.source().join("var/run")).unwrap();
+            std::fs::hard_link(roots.source().join("usr/bin/tool"), roots.source().join("usr/bin/alias")).unwrap();
+            let sparse = std::fs::File::create(roots.source().join("usr/bin/sparse")).unwrap();
+            sparse.set_len(16 << 20).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&sparse, b"end", (16 << 20) - 3).unwrap();
+            crate::sys::filemeta::set_xattr(&roots.source().join("usr/bin/tool"), c"user.kept", b"yes").unwrap();
+            roots
+        }
+
+        fn source(&self) -> PathBuf {
+            self.dir.join("source")
+        }
+
+        fn target(&self) -> PathBuf {
+            self.dir.join("target")
+        }
+
+        fn file(&self, path: &str, text: &str, mode: u32) {
+            let full = self.source().join(path);
+            std::fs::create_dir_all(full.parent().unwrap()).unwrap();
+            std::fs::write(&full, text).unwrap();
+            std::fs::set_permissions(&full, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+
+        fn copy(&self) -> Attempt<()> {
+            from_root(&FromRoot { source: self.source(), target: self.target(), choice: Choice::default() })
+        }
+
+        fn has(&self, path: &str) -> bool {
+            self.target().join(path).symlink_metadata().is_ok()
+        }
+
+        fn meta(&self, path: &str) -> std::fs::Metadata {
+            self.target().join(path).symlink_metadata().unwrap()
+        }
+    }
+
+    impl Drop for Roots {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+
+    #[test]
+    fn files_come_with_mode_time_attributes_links_and_holes() {
+        let roots = Roots::new("kept");
+        roots.copy().unwrap();
+        let was = roots.source().join("usr/bin/tool").symlink_metadata().unwrap();
+        let is = roots.meta("usr/bin/tool");
+        assert_eq!((is.mode(), is.mtime(), is.mtime_nsec()), (was.mode(), was.mtime(), was.mtime_nsec()));
+        assert_eq!(is.ino(), roots.meta("usr/bin/alias").ino(), "two names of one file");
+        assert_eq!(crate::sys::filemeta::xattr(&roots.target().join("usr/bin/tool"), c"user.kept").unwrap(), b"yes");
+        let sparse = roots.meta("usr/bin/sparse");
+        assert_eq!(sparse.len(), 16 << 20);
+        assert!(sparse.blocks() * 512 < 1 << 20, "the hole has become {} blocks", sparse.blocks());
+        let bytes = std::fs::read(roots.target().join("usr/bin/sparse")).unwrap();
+        assert_eq!(&bytes[bytes.len() - 3..], b"end");
+        assert_eq!(std::fs::read_link(roots.target().join("bin")).unwrap(), Path::new("usr/bin"));
+    }
+
+    #[test]
+    fn keys_caches_build_trees_and_emulators_stay_behind() {
+        let roots = Roots::new("left");
+        roots.copy().unwrap();
+        for path in [
+            "etc/farside",
+            "etc/shadow",
+            "usr/src",
+            "usr/share/man",
+            "usr/lib/project",
+            "usr/lib/made",
+            "var/lib/dpkg/status",
+            "var/cache/apt/archives/x.deb",
+            "var/lib/libvirt/images/deep/vm.qcow2",
+        ] {
+            assert!(!roots.has(path), "{path} was copied");
+        }
+        for path in ["etc/passwd", "proc", "local_proc", "home", "var/run", "var/lib/libvirt/images/deep"] {
+            assert!(roots.has(path), "{path} is missing");
+        }
+        let wrapper = std::fs::read(roots.target().join("usr/bin/qemu-system-x86_64")).unwrap();
+        assert_eq!(wrapper, wrapper::text(Path::new("/usr/bin/qemu-system-x86_64")));
+        assert_eq!(std::fs::read(roots.target().join("usr/share/qemu-system-x86_64.conf")).unwrap(), b"not a program");
+    }
+
+    #[test]
+    fn a_copy_that_was_cut_short_is_finished_and_a_whole_one_left_alone() {
+        let roots = Roots::new("resumed");
+        roots.copy().unwrap();
+        let wrapper = roots.meta("usr/bin/qemu-system-x86_64");
+        std::fs::write(roots.target().join("usr/bin/tool"), "to").unwrap();
+        std::fs::remove_file(roots.target().join("etc/passwd")).unwrap();
+        mark(&roots.target(), "unfinished").unwrap();
+        roots.copy().unwrap();
+        assert_eq!(std::fs::read(roots.target().join("usr/bin/tool")).unwrap(), b"tool");
+        assert!(roots.has("etc/passwd"));
+        let now = roots.meta("usr/bin/qemu-system-x86_64");
+        assert_eq!(
+            (now.ctime(), now.ctime_nsec()),
+            (wrapper.ctime(), wrapper.ctime_nsec()),
+            "libvirtd would probe again"
+        );
+    }
+
+    #[test]
+    fn a_directory_of_somebody_elses_is_refused() {
+        let roots = Roots::new("refused");
+        std::fs::create_dir_all(roots.target().join("precious")).unwrap();
+        let said = roots.copy().unwrap_err().to_string();
+        assert!(said.contains("not empty"), "{said}");
+        assert!(!roots.has("usr"));
+    }
+}

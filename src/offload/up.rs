@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::down;
 use super::journal::{Journal, Made, Space};
 use super::machine::{Kind, Machine, Program};
-use super::plan::Step;
+use super::plan::{SPACE, Step};
 use super::trouble::{Attempt, Trouble};
 use crate::limits;
 
@@ -21,11 +21,16 @@ const SAVED: &str = "farside-saved";
 pub fn up(machine: &mut impl Machine, rootfs: &Path, steps: &[Step]) -> Attempt<()> {
     match machine.load()?.map(|text| Journal::parse(&text)).transpose()? {
         None => {}
-        Some(journal) if journal.complete => return again(machine, journal, rootfs, steps),
-        Some(journal) => {
+        Some(journal) if !journal.complete => {
             machine.say("an earlier `up` did not come to its end: undoing it first");
             down::undo(machine, journal)?;
         }
+        // The journal outlives a reboot, mounts do not.
+        Some(journal) if machine.mounts_at(Space::Dpu, Path::new(SPACE))? == 0 => {
+            machine.say("this machine has been started anew since: undoing what is left");
+            down::undo(machine, journal)?;
+        }
+        Some(journal) => return again(machine, journal, rootfs, steps),
     }
     let mut journal = Journal::new(rootfs.into(), machine.now());
     machine.save(&journal.text()?)?;
@@ -83,7 +88,7 @@ fn take(machine: &mut impl Machine, journal: &mut Journal, step: &Step) -> Attem
         }
         Step::Leaves(path) => {
             if machine.kind(path) == Kind::Missing {
-                intend(machine, journal, Made::File { path: path.into() })?;
+                intend(machine, journal, Made::Tree { path: path.into() })?;
             }
             false
         }

@@ -37,8 +37,9 @@ impl Machine {
 }
 
 /// The path of one of this package's programs as cargo built it for the tests; the lab has it at the same path.
+/// `FARSIDE_BIN_DIR` names another directory: an installed package, say.
 pub fn bin(name: &str) -> &'static str {
-    match name {
+    let built = match name {
         "farside" => env!("CARGO_BIN_EXE_farside"),
         "rexec" => env!("CARGO_BIN_EXE_rexec"),
         "rexec_server" => env!("CARGO_BIN_EXE_rexec_server"),
@@ -46,6 +47,10 @@ pub fn bin(name: &str) -> &'static str {
         "engine" => env!("CARGO_BIN_EXE_engine"),
         "mount_qtfs" => env!("CARGO_BIN_EXE_mount_qtfs"),
         other => panic!("no program '{other}'"),
+    };
+    match std::env::var("FARSIDE_BIN_DIR") {
+        Ok(dir) => String::leak(format!("{dir}/{name}")),
+        Err(_) => built,
     }
 }
 
@@ -125,7 +130,8 @@ impl Running {
         self.child.try_wait().expect("wait for a command of the lab")
     }
 
-    /// The pid outside the lab; a signal to it reaches the command itself.
+    /// The pid outside the lab, of the process that entered it: when that one ends, the command gets SIGKILL. Another
+    /// signal is sent inside: `lab.host(&["pkill", "-TERM", "-x", name])`.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
