@@ -377,3 +377,15 @@ fn two_nodes_that_dial_each_other_at_once_keep_one_session() {
         assert!(a.leave(Duration::from_secs(5)) && b.leave(Duration::from_secs(5)));
     }
 }
+
+#[test]
+fn an_address_that_unencrypted_links_may_not_have_is_refused_by_name() {
+    let handler = Arc::new(Nobody);
+    let node = Node::start(NodeOptions { workers: 1, handler, files: None, reopen: None }).unwrap();
+    let said = Door::bind("10.1.2.3:1", node.clone()).unwrap_err();
+    assert!(said.errno == Errno::EACCES && said.to_string().contains("10.1.2.3:1"), "{said}");
+    let hello = node.hello(crate::wire::hello::Role::Peer, crate::wire::hello::Lane::Lat, 1, 0);
+    let said = conn::dial("10.1.2.3:1", &hello, Duration::from_millis(100)).unwrap_err();
+    assert!(said.text.contains("192.168.10.0/24 only"), "{said}");
+    node.leave(Duration::ZERO);
+}
