@@ -192,7 +192,7 @@ fn an_up_that_is_killed_at_any_time_is_undone_by_down() {
     let _node = offload.node();
     for after_ms in [3, 10, 20, 35, 50, 80, 120, 200, 400] {
         let script = format!(
-            "{} dpu up --insecure-plaintext >/dev/null 2>&1 & p=$!; sleep 0.{after_ms:03}; kill -9 $p; wait $p || true",
+            "{} dpu up --insecure-plaintext >/dev/null 2>&1 & p=$!; sleep 0.{after_ms:03}; kill -9 $p || true; wait $p || true",
             bin("farside")
         );
         offload.lab.sh(Dpu, &script).ok();
@@ -216,6 +216,20 @@ fn up_twice_is_once_and_down_undoes_it() {
     // The offload's mounts are its own: virsh reaches libvirtd, yet nobody sees them.
     assert_eq!(offload.virsh(&["uri"]).trim(), "qemu:///system");
     assert_eq!(offload.lab.sh(Dpu, "grep -c '/another_rootfs/' /proc/mounts || true").ok(), "0\n");
+    offload.down();
+    offload.assert_nothing_left();
+}
+
+#[test]
+fn after_a_power_cut_of_the_dpu_up_begins_anew() {
+    let offload = Offload::prepared();
+    let _node = offload.node();
+    offload.up();
+    offload.lab.crash(Dpu);
+    offload.lab.boot(Dpu);
+    let said = offload.up();
+    assert!(said.contains("started anew"), "{said}");
+    offload.virsh(&["list"]);
     offload.down();
     offload.assert_nothing_left();
 }

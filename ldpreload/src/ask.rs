@@ -84,6 +84,7 @@ fn send(daemon: c_int, fd: c_int, name: &[u8]) -> bool {
 /// `path` in a `sockaddr_un`; cut, and so not found, when it is too long.
 pub(crate) fn address_of(path: &[u8]) -> sockaddr_un {
     const { assert!(offset_of!(sockaddr_un, sun_path) + ADDRESS_MAX == size_of::<sockaddr_un>()) };
+    #[expect(clippy::cast_possible_truncation, reason = "AF_UNIX is 1")]
     let mut address = sockaddr_un { sun_family: libc::AF_UNIX as sa_family_t, sun_path: [0; ADDRESS_MAX] };
     for (to, from) in address.sun_path.iter_mut().zip(path) {
         *to = *from as _;

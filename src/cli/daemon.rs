@@ -28,7 +28,9 @@ pub fn plaintext_gate(program: &str, option: bool) -> Result<(), String> {
             config::PLAINTEXT_ENV
         ));
     }
-    tracing::warn!("links are NOT encrypted and anybody who reaches this address is trusted; loopback and 192.168.10.0/24 only");
+    tracing::warn!(
+        "links are NOT encrypted and anybody who reaches this address is trusted; loopback and 192.168.10.0/24 only"
+    );
     Ok(())
 }
 

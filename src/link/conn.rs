@@ -55,12 +55,17 @@ impl Conn {
     }
 
     /// For blocking threads: one that reads, one that writes, and a handle that ends both from outside.
-    pub fn split(self) -> io::Result<(Box<dyn Read + Send>, Box<dyn Write + Send>, Closer)> {
+    pub fn split(self) -> io::Result<(Reader, Writer, Closer)> {
         let reader = self.stream.try_clone()?;
         let closer = Closer(self.stream.try_clone()?);
         Ok((Box::new(reader), Box::new(self.stream), closer))
     }
 }
+
+/// What a connection's bytes are read from.
+pub type Reader = Box<dyn Read + Send>;
+/// What a connection's bytes are written to.
+pub type Writer = Box<dyn Write + Send>;
 
 /// Ends a connection that other threads are reading and writing: they get EOF or EPIPE at once.
 #[derive(Debug)]

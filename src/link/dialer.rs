@@ -45,7 +45,9 @@ fn dial_session(node: &Node, addr: &str) -> Result<(), DialError> {
     let first = node.hello(Role::Peer, Lane::Lat, session, 0);
     let conn = dial(addr, &first, DIAL_TIMEOUT)?;
     let pairs = usize::from(conn.peer.workers.max(first.workers)).min(LINKS_MAX);
-    node.dialled(conn, &first);
+    if !node.dialled(conn, &first) {
+        return Ok(());
+    }
     for index in 0..pairs {
         for lane in Lane::ALL {
             if (index, lane) == (0, Lane::Lat) {
@@ -57,7 +59,9 @@ fn dial_session(node: &Node, addr: &str) -> Result<(), DialError> {
             let index = u16::try_from(index).expect("at most LINKS_MAX");
             let hello = node.hello(Role::Peer, lane, session, index);
             let conn = dial(addr, &hello, DIAL_TIMEOUT)?;
-            node.dialled(conn, &hello);
+            if !node.dialled(conn, &hello) {
+                return Ok(());
+            }
         }
     }
     Ok(())
@@ -71,13 +75,15 @@ fn dial_session(node: &Node, addr: &str) -> Result<(), DialError> {
 pub fn dial_client(node: &Node, addr: &str) -> Result<(), DialError> {
     let session = random();
     let hello = node.hello(Role::Client, Lane::Lat, session, 0);
-    node.dialled(dial(addr, &hello, DIAL_TIMEOUT)?, &hello);
+    let conn = dial(addr, &hello, DIAL_TIMEOUT)?;
+    assert!(node.dialled(conn, &hello), "a new session of a command has no rival");
     let (node, addr) = (node.clone(), addr.to_owned());
     // Beside the command, so that a short one does not wait for a link that it will never need.
     let run = move || {
         let hello = node.hello(Role::Client, Lane::Bulk, session, 0);
         match dial(&addr, &hello, DIAL_TIMEOUT) {
-            Ok(conn) => node.dialled(conn, &hello),
+            // Too late for a command that has ended: the link is closed again.
+            Ok(conn) => drop(node.dialled(conn, &hello)),
             Err(e) => tracing::debug!("no BULK link: {e}"),
         }
     };

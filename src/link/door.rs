@@ -40,11 +40,16 @@ impl Door {
     /// Binds `addr` (`ADDR:PORT`; a name may stand for several addresses).
     ///
     /// # Errors
-    /// EADDRINUSE and the like, with the address.
+    /// EADDRINUSE and the like, with the address; EACCES for one that unencrypted links may not have.
     pub fn bind(addr: &str, node: Node) -> OsResult<Self> {
         let found = std::net::ToSocketAddrs::to_socket_addrs(addr).step_on("resolve", addr)?;
         let mut listeners = Vec::new();
         for target in found {
+            // On 0.0.0.0 and :: each connection is looked at by itself.
+            if !target.ip().is_unspecified() && !config::plaintext_allows(target) {
+                let on = format!("{target}: unencrypted links are for loopback and 192.168.10.0/24 only");
+                return Err(OsError::on("listen on", on, crate::errno::Errno::EACCES));
+            }
             // std sets SO_REUSEADDR, so that a restart need not wait for old connections' TIME_WAIT.
             let listener = TcpListener::bind(target).step_on("listen on", target)?;
             listener.set_nonblocking(true).step("O_NONBLOCK")?;

@@ -20,23 +20,63 @@ pub type Notice = Box<dyn FnOnce() + Send>;
 
 pub(super) enum Cmd {
     /// A link has shaken hands. The pair comes to be with its first link.
-    Link { pair: u64, lane: Lane, fd: OwnedFd, options: Options, peer: Arc<Peer> },
-    Open { pair: u64, service: u16, request: Vec<u8>, verdict: Verdict },
+    Link {
+        pair: u64,
+        lane: Lane,
+        fd: OwnedFd,
+        options: Options,
+        peer: Arc<Peer>,
+    },
+    Open {
+        pair: u64,
+        service: u16,
+        request: Vec<u8>,
+        verdict: Verdict,
+    },
     /// The stream's local end; on an incoming one also the verdict yes. `first` leaves before anything is read.
-    Attach { pair: u64, key: Key, pump: Pump, first: Option<First> },
-    Reset { pair: u64, key: Key, errno: Errno },
+    Attach {
+        pair: u64,
+        key: Key,
+        pump: Pump,
+        first: Option<First>,
+    },
+    Reset {
+        pair: u64,
+        key: Key,
+        errno: Errno,
+    },
     /// A helper has described the fds of a message that was read.
-    Described { pair: u64, port: (usize, Key), result: OsResult<Vec<Described>> },
+    Described {
+        pair: u64,
+        port: (usize, Key),
+        result: OsResult<Vec<Described>>,
+    },
     /// A helper has made the fds of a message that is to be written.
-    Rebuilt { pair: u64, port: (usize, Key), result: OsResult<Vec<Rebuilt>> },
+    Rebuilt {
+        pair: u64,
+        port: (usize, Key),
+        result: OsResult<Vec<Rebuilt>>,
+    },
     /// The command has ended: its pipes give what is in them, and then their end.
-    FinishChildren { pair: u64, key: Key },
+    FinishChildren {
+        pair: u64,
+        key: Key,
+    },
     /// Tells when every child that writes here has written all.
-    WhenChildrenDone { pair: u64, key: Key, then: Notice },
+    WhenChildrenDone {
+        pair: u64,
+        key: Key,
+        then: Notice,
+    },
     /// No new streams; the pair ends with its last stream.
-    Leave { pair: u64 },
+    Leave {
+        pair: u64,
+    },
     /// The pair ends now.
-    End { pair: u64, reason: String },
+    End {
+        pair: u64,
+        reason: String,
+    },
     /// The worker ends when its pairs have.
     Stop,
 }

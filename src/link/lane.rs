@@ -57,13 +57,7 @@ impl LaneEnd {
     ///
     /// # Errors
     /// The link must be closed: its end, a failed read, or the peer's mistake.
-    pub(super) fn on_received(
-        &mut self,
-        done: Done,
-        mux: &mut Mux<Chunk>,
-        pool: &Pool,
-        now_us: u64,
-    ) -> WireResult<()> {
+    pub(super) fn on_received(&mut self, done: Done, mux: &mut Mux<Chunk>, pool: &Pool, now_us: u64) -> WireResult<()> {
         self.recv = None;
         let count = match done.result {
             Ok(0) => return Err(ProtocolError("the peer closed the link".into())),
@@ -137,7 +131,8 @@ impl LaneEnd {
             return;
         }
         // What was sent still leaves, and a FIN behind it; the cancels end our own waiting.
-        let _ = nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&*self.fd), nix::sys::socket::Shutdown::Both);
+        let _ =
+            nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&*self.fd), nix::sys::socket::Shutdown::Both);
         for op in [self.recv, self.send].into_iter().flatten() {
             hands.engine.cancel(op);
         }

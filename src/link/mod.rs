@@ -12,10 +12,11 @@ mod inbox;
 mod lane;
 mod node;
 mod pair;
+mod passing;
 mod port;
-mod token;
 #[cfg(test)]
 mod tests;
+mod token;
 mod worker;
 
 pub use dialer::{dial_client, keep_session};

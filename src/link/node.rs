@@ -143,12 +143,7 @@ impl Node {
         Ok(node)
     }
 
-    fn start_worker(
-        &self,
-        index: usize,
-        handler: Arc<dyn Handler>,
-        reopen: Option<Arc<dyn Files>>,
-    ) -> OsResult<()> {
+    fn start_worker(&self, index: usize, handler: Arc<dyn Handler>, reopen: Option<Arc<dyn Files>>) -> OsResult<()> {
         let inbox = Arc::clone(&self.0.inboxes[index]);
         let (helpers, node) = (self.0.helpers.clone(), self.clone());
         let (ready, told) = mpsc::channel();
@@ -224,10 +219,13 @@ impl Node {
         }
         let known = state.sessions.iter().position(|s| s.id == hello.session && s.peer.node == hello.node);
         if known.is_none() {
+            if !begins_session(hello) {
+                return Err((Verdict::Refused, "a link of a session that is not (or no longer) here".into()));
+            }
             if hello.node == self.0.id {
                 return Err((Verdict::Refused, "this is the same process; name another machine as the peer".into()));
             }
-            if hello.role == Role::Peer && !self.dialled_by_survivor(&mut state, hello) {
+            if hello.role == Role::Peer && !self.survives(&mut state, hello.node, false) {
                 return Err((Verdict::Duplicate, String::new()));
             }
             if state.sessions.len() >= crate::limits::SESSIONS_MAX {
@@ -238,33 +236,38 @@ impl Node {
         Ok(self.place(&mut state, hello, peer, false))
     }
 
-    /// Of two sessions between the same nodes the one dialled by the smaller id survives. Returns whether the new one,
-    /// dialled by the peer, may live; retires one of ours that may not.
-    fn dialled_by_survivor(&self, state: &mut State, hello: &Hello) -> bool {
-        let Some(ours) = state
-            .sessions
-            .iter_mut()
-            .find(|s| s.role == Role::Peer && s.peer.node == hello.node && s.dialled && !s.retired)
-        else {
-            return true;
-        };
-        if self.0.id < hello.node {
+    /// Of two sessions between the same nodes the one dialled by the smaller id survives; both ends judge alike. Returns
+    /// whether a new one, dialled by this node or by the peer, may live, and retires the other one if so.
+    fn survives(&self, state: &mut State, peer: [u8; 16], dialled: bool) -> bool {
+        let rival =
+            |s: &&mut Session| s.role == Role::Peer && s.peer.node == peer && s.dialled != dialled && !s.retired;
+        let Some(rival) = state.sessions.iter_mut().find(rival) else { return true };
+        if dialled != (self.0.id < peer) {
             return false;
         }
-        ours.retired = true;
-        for pair in ours.pairs.iter().flatten() {
+        rival.retired = true;
+        for pair in rival.pairs.iter().flatten() {
             pair.inbox.push(Cmd::Leave { pair: pair.pair });
         }
         true
     }
 
-    /// A link of a dialled session.
-    pub(super) fn dialled(&self, conn: Conn, hello: &Hello) {
+    /// A link of a dialled session. Returns whether it may live: the peer may have dialled at the same moment.
+    pub(super) fn dialled(&self, conn: Conn, hello: &Hello) -> bool {
         let peer = Peer { name: conn.peer.name.clone(), addr: conn.peer_addr, node: conn.peer.node };
         // The session is the dialler's; what the peer grants is in its own words.
         let theirs = Hello { initial_window: conn.peer.initial_window, ..hello.clone() };
-        let admission = self.place(&mut self.state(), &theirs, peer, true);
+        let mut state = self.state();
+        let new = !state.sessions.iter().any(|s| s.id == hello.session && s.dialled);
+        // The session may have ended since, or its rival may live.
+        if new && (!begins_session(hello) || (hello.role == Role::Peer && !self.survives(&mut state, peer.node, true)))
+        {
+            return false;
+        }
+        let admission = self.place(&mut state, &theirs, peer, true);
+        drop(state);
         self.hand_over(admission, conn.into_fd());
+        true
     }
 
     fn place(&self, state: &mut State, hello: &Hello, peer: Peer, dialled: bool) -> Admission {
@@ -318,7 +321,11 @@ impl Node {
         };
         if state.sessions[at].retired && reason == "drained" {
             // A retired session's pairs end one by one, each with its last stream.
-            state.sessions[at].pairs.iter_mut().filter(|p| p.as_ref().is_some_and(|p| p.pair == pair)).for_each(|p| *p = None);
+            state.sessions[at]
+                .pairs
+                .iter_mut()
+                .filter(|p| p.as_ref().is_some_and(|p| p.pair == pair))
+                .for_each(|p| *p = None);
             if state.sessions[at].pairs.iter().any(Option::is_some) {
                 return;
             }
@@ -328,7 +335,9 @@ impl Node {
             other.inbox.push(Cmd::End { pair: other.pair, reason: format!("another link: {reason}") });
         }
         match session.role {
-            Role::Peer if !session.retired => tracing::warn!(peer = %session.peer, "session over: {reason}"),
+            Role::Peer if !session.retired && !state.leaving => {
+                tracing::warn!(peer = %session.peer, "session over: {reason}");
+            }
             _ => tracing::debug!(peer = %session.peer, "session over: {reason}"),
         }
         self.0.changed.notify_all();
@@ -338,6 +347,11 @@ impl Node {
     pub(super) fn has_session(&self, id: Option<u64>) -> bool {
         let state = self.state();
         state.sessions.iter().any(|s| id.map_or(s.role == Role::Peer && !s.retired, |id| s.id == id))
+    }
+
+    #[cfg(test)]
+    pub(super) fn sessions(&self) -> usize {
+        self.state().sessions.len()
     }
 
     /// Waits until no session with a peer is up, or the node leaves. Returns false when it leaves.
@@ -404,6 +418,11 @@ impl Node {
         }
         !out.timed_out()
     }
+}
+
+/// A session is born with the LAT link of its first pair.
+fn begins_session(hello: &Hello) -> bool {
+    (hello.index, hello.lane) == (0, Lane::Lat)
 }
 
 impl Session {

@@ -20,14 +20,14 @@ use super::lane::LaneEnd;
 use super::node::{Handler, Incoming, Peer};
 use super::port::{Hands, Item, Port, Read, SourceState, Wrote};
 use super::token::{Token, What};
-use crate::errno::{Errno, OsResult};
-use crate::fdpass::{self, Described, Mode, Pump, PumpKind, Rebuilt};
+use crate::errno::Errno;
+use crate::fdpass::{self, Mode, Pump, PumpKind};
 use crate::limits::INITIAL_WINDOW;
-use crate::mux::{Event, Key, Mux, Options, Payload, Recipes};
+use crate::mux::{Event, Key, Mux, Options};
 use crate::ring::{Chunk, Done};
 use crate::sys::readable;
 use crate::wire::hello::Lane;
-use crate::wire::recipe::{Recipe, decode_all, encode_all};
+use crate::wire::recipe::decode_all;
 use crate::wire::service;
 
 /// What all pairs of a worker share.
@@ -43,9 +43,9 @@ pub(super) struct Pair {
     pub(super) id: u64,
     slot: usize,
     pub(super) peer: Arc<Peer>,
-    mux: Mux<Chunk>,
+    pub(super) mux: Mux<Chunk>,
     lanes: [Option<LaneEnd>; 2],
-    ports: Slab<Port>,
+    pub(super) ports: Slab<Port>,
     /// The port of each of the mux's stream slots.
     by_stream: Vec<Option<usize>>,
     watches: Vec<(Key, Notice)>,
@@ -57,7 +57,18 @@ impl Pair {
     pub(super) fn new(id: u64, slot: usize, peer: Arc<Peer>, options: Options) -> Self {
         let mux = Mux::new(options);
         let (lanes, ports) = ([None, None], Slab::new());
-        Self { id, slot, peer, mux, lanes, ports, by_stream: Vec::new(), watches: Vec::new(), leaving: false, ended: None }
+        Self {
+            id,
+            slot,
+            peer,
+            mux,
+            lanes,
+            ports,
+            by_stream: Vec::new(),
+            watches: Vec::new(),
+            leaving: false,
+            ended: None,
+        }
     }
 
     fn token(&self, what: What, index: usize) -> u64 {
@@ -229,25 +240,6 @@ impl Pair {
         shared.handler.on_open(Incoming { service, request, peer, stream, helpers: shared.helpers.clone() });
     }
 
-    /// A client of a listener that crossed: connect it to the one that was made here.
-    fn on_listener_client(&mut self, request: &[u8], stream: Pending, shared: &Shared) {
-        let wanted = request.try_into().map(u32::from_le_bytes).ok();
-        let found = self.ports.iter().find_map(|(_, port)| match &port.kind {
-            Some(PumpKind::Listening(dir)) if Some(port.key.id()) == wanted => Some((port.key, dir.path().to_owned())),
-            _ => None,
-        });
-        let Some((listener, path)) = found else { return stream.refuse(Errno::ECONNREFUSED) };
-        let (inbox, pair) = (Arc::clone(&shared.inbox), self.id);
-        shared.helpers.run(move || match fdpass::connect_listener(&path) {
-            Ok(fd) => drop(stream.attach(Pump { fd, kind: PumpKind::Socket })),
-            Err(e) => {
-                stream.refuse(e.errno);
-                // The program has closed its listening socket: the near one has no use any more.
-                inbox.push(Cmd::Reset { pair, key: listener, errno: e.errno });
-            }
-        });
-    }
-
     // ---- commands ------------------------------------------------------------------------------------------------
 
     pub(super) fn open(&mut self, service: u16, request: Vec<u8>, verdict: Verdict) {
@@ -285,7 +277,7 @@ impl Pair {
         self.start(at, pump, shared, hands);
     }
 
-    fn start(&mut self, at: usize, pump: Pump, shared: &Shared, hands: &mut Hands) {
+    pub(super) fn start(&mut self, at: usize, pump: Pump, shared: &Shared, hands: &mut Hands) {
         let key = self.ports[at].key;
         match pump.kind {
             PumpKind::Sink | PumpKind::Listening(_) => self.mux.on_eof(key),
@@ -297,128 +289,10 @@ impl Pair {
         self.close_sink(at, hands);
     }
 
-    fn send_first(&mut self, key: Key, first: First, now_us: u64) -> bool {
-        let Some(recipes) = self.announce(first.fds, Some(key)) else { return false };
-        let chunk = Chunk::from_vec(first.bytes);
-        self.mux.on_read(key, chunk, false, recipes, now_us);
-        true
-    }
-
-    /// Announces a stream for every fd that needs one. `None`: no stream could be had, and nothing is left behind.
-    fn announce(&mut self, fds: Vec<Described>, parent: Option<Key>) -> Option<Option<Recipes>> {
-        let count = fds.len();
-        let mut recipes: Vec<Recipe> = Vec::with_capacity(count);
-        let mut made: Vec<Key> = Vec::new();
-        for mut fd in fds {
-            if let Some(pump) = fd.pump {
-                let Ok(key) = self.mux.announce(INITIAL_WINDOW) else {
-                    for key in made {
-                        self.forget(key);
-                    }
-                    return None;
-                };
-                made.push(key);
-                fd.recipe.set_stream(key.id());
-                let at = self.add_port(key);
-                self.ports[at].parent = parent;
-                if matches!(pump.kind, PumpKind::Sink) {
-                    self.mux.on_eof(key);
-                }
-                self.ports[at].attach(pump.fd, pump.kind);
-            }
-            recipes.push(fd.recipe);
-        }
-        Some((count > 0).then(|| Recipes::new(encode_all(&recipes), count)))
-    }
-
     pub(super) fn reset(&mut self, key: Key, errno: Errno, hands: &mut Hands) {
         self.mux.reset(key, errno);
         if let Some(at) = self.port_of(key) {
             self.abort_with_children(at, hands);
-        }
-    }
-
-    /// A helper has described the fds that came with a message.
-    pub(super) fn on_described(
-        &mut self,
-        (at, key): (usize, Key),
-        result: OsResult<Vec<Described>>,
-        hands: &mut Hands,
-        now_us: u64,
-    ) {
-        if self.ports.get(at).is_none_or(|p| p.key != key) {
-            return;
-        }
-        let Some(chunk) = self.ports[at].held.take() else { return };
-        let recipes = match result {
-            Ok(described) => self.announce(described, None),
-            Err(e) => {
-                tracing::warn!(peer = %self.peer, "stream {} ends: {e}", key.id());
-                return self.reset(key, e.errno, hands);
-            }
-        };
-        let Some(recipes) = recipes else { return self.reset(key, Errno::EMFILE, hands) };
-        self.mux.on_read(key, chunk, false, recipes, now_us);
-        self.ports[at].source = SourceState::Idle;
-        self.pump(at, hands);
-    }
-
-    /// A helper has made the fds for a message that is to be written.
-    pub(super) fn on_rebuilt(
-        &mut self,
-        (at, key): (usize, Key),
-        result: OsResult<Vec<Rebuilt>>,
-        shared: &Shared,
-        hands: &mut Hands,
-    ) {
-        if self.ports.get(at).is_none_or(|p| p.key != key) {
-            return;
-        }
-        self.ports[at].rebuilding = false;
-        let made = match result {
-            Ok(made) => made,
-            Err(e) => {
-                tracing::warn!(peer = %self.peer, "stream {} ends: {e}", key.id());
-                return self.reset(key, e.errno, hands);
-            }
-        };
-        let mut fds = Vec::with_capacity(made.len());
-        for Rebuilt { fd, pump } in made {
-            fds.push(fd);
-            let Some((id, pump)) = pump else { continue };
-            let adopted = match self.mux.adopt(id, INITIAL_WINDOW) {
-                Ok(adopted) => adopted,
-                Err(e) => return self.end(&e.0, hands),
-            };
-            let child = self.add_port(adopted);
-            self.ports[child].parent = self.ports[at].owns_children.then_some(key);
-            self.mux.accept(adopted, INITIAL_WINDOW);
-            self.start(child, pump, shared, hands);
-        }
-        let Some(Item::Recipes { chunk, overhead, .. }) = self.ports[at].queue.pop_front() else {
-            unreachable!("the recipes stay in front while they are followed");
-        };
-        self.ports[at].queue.push_front(Item::Message { fds, chunk, overhead });
-        self.write(at, shared, hands);
-    }
-
-    /// The command behind `key` has ended.
-    pub(super) fn finish_children(&mut self, key: Key, hands: &mut Hands) {
-        let children: Vec<usize> =
-            self.ports.iter().filter(|(_, p)| p.parent == Some(key)).map(|(at, _)| at).collect();
-        for at in children {
-            let child = self.ports[at].key;
-            match self.ports[at].kind {
-                Some(PumpKind::Source | PumpKind::Socket) => {
-                    self.ports[at].finishing = true;
-                    if let Some(op) = self.ports[at].source_op {
-                        hands.engine.cancel(op);
-                    } else if self.ports[at].source == SourceState::Idle {
-                        self.pump(at, hands);
-                    }
-                }
-                _ => self.reset(child, Errno::EPIPE, hands),
-            }
         }
     }
 
@@ -444,7 +318,7 @@ impl Pair {
 
     // ---- ports ---------------------------------------------------------------------------------------------------
 
-    fn add_port(&mut self, key: Key) -> usize {
+    pub(super) fn add_port(&mut self, key: Key) -> usize {
         let at = self.ports.insert(Port::new(key));
         if self.by_stream.len() <= key.index() {
             self.by_stream.resize(key.index() + 1, None);
@@ -453,20 +327,28 @@ impl Pair {
         at
     }
 
-    fn port_of(&self, key: Key) -> Option<usize> {
+    pub(super) fn port_of(&self, key: Key) -> Option<usize> {
         let at = self.by_stream.get(key.index()).copied().flatten()?;
         self.ports.get(at).is_some_and(|p| p.key == key).then_some(at)
     }
 
     /// A stream that was announced and will not be sent after all.
-    fn forget(&mut self, key: Key) {
+    pub(super) fn forget(&mut self, key: Key) {
         self.mux.reset(key, Errno::ECONNRESET);
         if let Some(at) = self.port_of(key) {
             self.ports.remove(at);
         }
     }
 
-    pub(super) fn on_port_done(&mut self, what: What, at: usize, done: Done, shared: &Shared, hands: &mut Hands, now_us: u64) {
+    pub(super) fn on_port_done(
+        &mut self,
+        what: What,
+        at: usize,
+        done: Done,
+        shared: &Shared,
+        hands: &mut Hands,
+        now_us: u64,
+    ) {
         if what == What::PortSource {
             let read = self.ports[at].on_source_done(done);
             self.on_source(at, read, shared, hands, now_us);
@@ -503,7 +385,9 @@ impl Pair {
                 self.ports[at].held = Some(chunk);
                 let (inbox, pair) = (Arc::clone(&shared.inbox), self.id);
                 let fds = fds.into_iter().map(|fd| (fd, Mode::Passed)).collect();
-                shared.helpers.run(move || inbox.push(Cmd::Described { pair, port: (at, key), result: fdpass::describe(fds) }));
+                shared
+                    .helpers
+                    .run(move || inbox.push(Cmd::Described { pair, port: (at, key), result: fdpass::describe(fds) }));
             }
             Read::Accepted(fd) => {
                 self.on_client(key, fd, hands);
@@ -535,12 +419,12 @@ impl Pair {
     }
 
     /// The source's next step, when nothing is in flight for it.
-    fn pump(&mut self, at: usize, hands: &mut Hands) {
+    pub(super) fn pump(&mut self, at: usize, hands: &mut Hands) {
         let port = &self.ports[at];
         if port.source != SourceState::Idle || port.source_op.is_some() || port.fd.is_none() {
             return;
         }
-        if port.finishing && !port.fd.as_ref().is_some_and(|fd| readable::bytes(&**fd) > 0) {
+        if port.finishing && port.fd.as_ref().is_none_or(|fd| readable::bytes(&**fd) == 0) {
             return self.end_source(at, hands);
         }
         self.read(at, hands);
@@ -561,7 +445,7 @@ impl Pair {
     /// The source has ended: the peer hears it, and also whether the program reads on.
     fn end_source(&mut self, at: usize, hands: &mut Hands) {
         let key = self.ports[at].key;
-        let hung_up = self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(&**fd));
+        let hung_up = self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(fd));
         self.mux.on_eof(key);
         if hung_up || (self.ports[at].finishing && self.ports[at].is_socket()) {
             self.mux.on_sink_gone(key);
@@ -574,7 +458,7 @@ impl Pair {
         self.bury(at, hands);
     }
 
-    fn write(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
+    pub(super) fn write(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
         let token = self.token(What::PortSink, at);
         let Some(recipes) = self.ports[at].write_sink(hands, token) else { return };
         let (inbox, pair, key) = (Arc::clone(&shared.inbox), self.id, self.ports[at].key);
@@ -624,5 +508,6 @@ impl Pair {
 /// Whether the other end is gone altogether, not only silent: POLLHUP of a unix or TCP socket, poll(2).
 fn is_hung_up(fd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1)) && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP))
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))
+        && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP))
 }

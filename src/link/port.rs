@@ -42,10 +42,21 @@ pub(super) enum SourceState {
 
 /// A piece on its way to the fd, and what it is charged besides its bytes.
 pub(super) enum Item {
-    Bytes { chunk: Chunk, overhead: u32 },
+    Bytes {
+        chunk: Chunk,
+        overhead: u32,
+    },
     /// fds belong to the first byte; their recipes are still to be followed.
-    Recipes { recipes: Recipes, chunk: Chunk, overhead: u32 },
-    Message { fds: Vec<OwnedFd>, chunk: Chunk, overhead: u32 },
+    Recipes {
+        recipes: Recipes,
+        chunk: Chunk,
+        overhead: u32,
+    },
+    Message {
+        fds: Vec<OwnedFd>,
+        chunk: Chunk,
+        overhead: u32,
+    },
 }
 
 pub(super) struct Port {

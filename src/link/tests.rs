@@ -48,11 +48,13 @@ fn soon() -> Instant {
 impl World {
     fn new(workers: usize) -> Self {
         let (tell, opened) = mpsc::channel();
-        let far = Node::start(NodeOptions { workers, handler: Arc::new(Far(tell)), files: None, reopen: None }).unwrap();
+        let far =
+            Node::start(NodeOptions { workers, handler: Arc::new(Far(tell)), files: None, reopen: None }).unwrap();
         let door = Door::bind("127.0.0.1:0", far.clone()).unwrap();
         let addr = door.addresses()[0].to_string();
         door.open().unwrap();
-        let near = Node::start(NodeOptions { workers: 1, handler: Arc::new(Nobody), files: None, reopen: None }).unwrap();
+        let near =
+            Node::start(NodeOptions { workers: 1, handler: Arc::new(Nobody), files: None, reopen: None }).unwrap();
         keep_session(&near, addr).unwrap();
         while !near.has_session(None) {
             std::thread::sleep(Duration::from_millis(5));
@@ -144,12 +146,7 @@ fn megabytes_cross_both_ways_at_once_while_a_small_stream_answers() {
             assert!(got == pattern(len, seed), "other bytes came out");
         })
     };
-    let threads = [
-        send(near.try_clone().unwrap(), 1),
-        send(far.try_clone().unwrap(), 2),
-        recv(near, 2),
-        recv(far, 1),
-    ];
+    let threads = [send(near.try_clone().unwrap(), 1), send(far.try_clone().unwrap(), 2), recv(near, 2), recv(far, 1)];
     let mut small_near = small_near;
     for _ in 0..200 {
         small_near.write_all(b"ping").unwrap();
@@ -352,4 +349,43 @@ fn when_the_far_node_dies_every_stream_ends_and_a_new_session_comes() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert_eq!(world.near.open(service::UDS, Vec::new(), soon()).err(), Some(Errno::ENOTCONN));
+}
+
+#[test]
+fn two_nodes_that_dial_each_other_at_once_keep_one_session() {
+    for _ in 0..20 {
+        let start = || {
+            let node = Node::start(NodeOptions { workers: 2, handler: Arc::new(Nobody), files: None, reopen: None });
+            let node = node.unwrap();
+            let door = Door::bind("127.0.0.1:0", node.clone()).unwrap();
+            let addr = door.addresses()[0].to_string();
+            door.open().unwrap();
+            (node, addr)
+        };
+        let ((a, at_a), (b, at_b)) = (start(), start());
+        keep_session(&a, at_b).unwrap();
+        keep_session(&b, at_a).unwrap();
+        let until = soon();
+        while a.sessions() != 1 || b.sessions() != 1 || !a.has_session(None) || !b.has_session(None) {
+            assert!(Instant::now() < until, "{} and {} sessions", a.sessions(), b.sessions());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // The survivor carries streams both ways.
+        for node in [&a, &b] {
+            assert_eq!(node.open(77, Vec::new(), soon()).err(), Some(Errno::EOPNOTSUPP));
+        }
+        assert!(a.leave(Duration::from_secs(5)) && b.leave(Duration::from_secs(5)));
+    }
+}
+
+#[test]
+fn an_address_that_unencrypted_links_may_not_have_is_refused_by_name() {
+    let handler = Arc::new(Nobody);
+    let node = Node::start(NodeOptions { workers: 1, handler, files: None, reopen: None }).unwrap();
+    let said = Door::bind("10.1.2.3:1", node.clone()).unwrap_err();
+    assert!(said.errno == Errno::EACCES && said.to_string().contains("10.1.2.3:1"), "{said}");
+    let hello = node.hello(crate::wire::hello::Role::Peer, crate::wire::hello::Lane::Lat, 1, 0);
+    let said = conn::dial("10.1.2.3:1", &hello, Duration::from_millis(100)).unwrap_err();
+    assert!(said.text.contains("192.168.10.0/24 only"), "{said}");
+    node.leave(Duration::ZERO);
 }

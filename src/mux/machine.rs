@@ -15,118 +15,41 @@ use nix::errno::Errno;
 use slab::Slab;
 
 use super::lane::{LaneOut, frame_max, quantum};
-use super::recv::{self, Early, RecvHalf};
-use super::send::{Piece, SendHalf, Turn, cost};
+use super::recv::{self, RecvHalf};
+use super::send::{Piece, SendHalf, Turn};
+use super::types::{Event, Key, Options, Recipes};
 use super::{Batch, Payload, reaches};
-use crate::limits::{
-    CONTROL_QUEUE_MAX, DEAD_AFTER_MS, FDS_MAX, OPEN_MAX, PING_AFTER_MS, RECIPES_MAX, RECIPES_PENDING_MAX, STREAMS_MAX,
-};
-use crate::wire::frame::{FrameType, HEADER_LEN, Header, flags};
+use crate::limits::{DEAD_AFTER_MS, OPEN_MAX, PING_AFTER_MS, STREAMS_MAX};
+use crate::wire::frame::{FrameType, Header, flags};
 use crate::wire::hello::Lane;
 use crate::wire::{ProtocolError, WireResult, bad};
 
-/// A stream: its slot, and its id against the slot's next tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Key {
-    slot: usize,
-    id: u32,
-}
-
-impl Key {
-    /// The number both ends know it by.
-    pub fn id(self) -> u32 {
-        self.id
-    }
-
-    /// Small and dense, for the driver's own table; a later stream may have it again.
-    pub fn index(self) -> usize {
-        self.slot
-    }
-}
-
-/// The encoded recipes of one message's fds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recipes {
-    pub(super) bytes: Vec<u8>,
-    pub(super) count: u16,
-    /// Some of `bytes` has left already.
-    pub(super) begun: bool,
-}
-
-impl Recipes {
-    /// `bytes` must not be empty: every fd has a recipe.
-    pub fn new(bytes: Vec<u8>, count: usize) -> Self {
-        assert!(!bytes.is_empty() && bytes.len() <= RECIPES_MAX && count <= FDS_MAX, "bounded by the caller");
-        Self { bytes, count: u16::try_from(count).expect("at most 253"), begun: false }
-    }
-
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    pub fn count(&self) -> usize {
-        usize::from(self.count)
-    }
-}
-
-/// What the driver must do.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event<P> {
-    /// The peer opened a stream: `accept` or `reset` it.
-    Incoming { key: Key, service: u16, request: Vec<u8> },
-    /// The peer's yes to `open` or `announce`.
-    Accepted { key: Key },
-    /// Bytes for the sink; report `payload.len() + overhead` by `on_consumed` when they are written.
-    Data { key: Key, payload: P, record_end: bool, recipes: Option<Recipes>, overhead: u32 },
-    /// No more bytes for the sink.
-    Fin { key: Key },
-    /// Nobody reads what this side sends: stop the source.
-    ReadClosed { key: Key },
-    /// The stream is gone, at once, both ways.
-    Reset { key: Key, errno: Errno },
-    /// `wait_for_room` is over.
-    MayRead { key: Key },
-    /// The peer takes no new streams.
-    GoingAway,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// This side dialled: its streams have odd ids.
-    pub dialer: bool,
-    /// What this side grants a new stream.
-    pub window: u32,
-    /// What the peer said it grants (HELLO).
-    pub peer_window: u32,
-    pub now_us: u64,
-}
-
 #[derive(Debug)]
-struct Stream<P> {
-    id: u32,
-    send: SendHalf<P>,
-    recv: RecvHalf<P>,
+pub(super) struct Stream<P> {
+    pub(super) id: u32,
+    pub(super) send: SendHalf<P>,
+    pub(super) recv: RecvHalf<P>,
     /// The verdict, given or received.
-    accepted: bool,
+    pub(super) accepted: bool,
 }
 
 #[derive(Debug)]
 pub struct Mux<P> {
-    options: Options,
-    next_id: u32,
-    peer_highest: Option<u32>,
-    streams: Slab<Stream<P>>,
-    by_id: HashMap<u32, usize>,
-    lanes: [LaneOut<P>; 2],
-    credit_due: VecDeque<usize>,
-    events: VecDeque<Event<P>>,
-    growth: u64,
-    recipes_pending: usize,
-    leaving: bool,
-    peer_leaving: bool,
-    heard_us: u64,
-    ping_at_us: Option<u64>,
-    rtt_us: u64,
+    pub(super) options: Options,
+    pub(super) next_id: u32,
+    pub(super) peer_highest: Option<u32>,
+    pub(super) streams: Slab<Stream<P>>,
+    pub(super) by_id: HashMap<u32, usize>,
+    pub(super) lanes: [LaneOut<P>; 2],
+    pub(super) credit_due: VecDeque<usize>,
+    pub(super) events: VecDeque<Event<P>>,
+    pub(super) growth: u64,
+    pub(super) recipes_pending: usize,
+    pub(super) leaving: bool,
+    pub(super) peer_leaving: bool,
+    pub(super) heard_us: u64,
+    pub(super) ping_at_us: Option<u64>,
+    pub(super) rtt_us: u64,
 }
 
 impl<P: Payload> Mux<P> {
@@ -204,7 +127,7 @@ impl<P: Payload> Mux<P> {
         Ok(self.insert(id, SendHalf::new(held, limit), window))
     }
 
-    fn insert(&mut self, id: u32, send: SendHalf<P>, window: u32) -> Key {
+    pub(super) fn insert(&mut self, id: u32, send: SendHalf<P>, window: u32) -> Key {
         let slot = self.streams.insert(Stream { id, send, recv: RecvHalf::new(window), accepted: false });
         self.by_id.insert(id, slot);
         Key { slot, id }
@@ -354,196 +277,6 @@ impl<P: Payload> Mux<P> {
         self.queue_control(Header { credit: low32(now_us), ..Header::new(FrameType::Ping, 0) }, None);
     }
 
-    // ---- frames that came ----------------------------------------------------------------------------------------
-
-    /// A whole frame of any type but DATA.
-    ///
-    /// # Errors
-    /// The peer broke the protocol; the session must end.
-    pub fn on_control(&mut self, lane: Lane, header: Header, body: &[u8], now_us: u64) -> WireResult<()> {
-        self.heard_us = now_us;
-        self.lanes[lane.index()].received_bytes += (HEADER_LEN + body.len()) as u64;
-        match header.kind {
-            FrameType::Hello => bad!("a second HELLO"),
-            FrameType::Data => unreachable!("the parser sends DATA to on_data"),
-            FrameType::Ping => self.queue_control(Header { kind: FrameType::Pong, ..header }, None),
-            FrameType::Pong => {
-                let rtt = low32(now_us).wrapping_sub(header.credit);
-                self.rtt_us = u64::from(rtt);
-                self.ping_at_us = None;
-            }
-            FrameType::GoAway => {
-                self.peer_leaving = true;
-                self.events.push_back(Event::GoingAway);
-            }
-            FrameType::Open => self.on_open(header, body)?,
-            FrameType::Accept => self.on_accept(header)?,
-            FrameType::Reset => self.on_reset(header),
-            FrameType::Credit => self.on_credit(header)?,
-            FrameType::Recipe | FrameType::Move | FrameType::MoveBack => {
-                let payload = P::from_vec(body.to_vec());
-                self.on_ordered(lane, Early { header, payload, first: true, last: true })?;
-            }
-        }
-        if self.lanes[Lane::Lat.index()].control.len() > CONTROL_QUEUE_MAX {
-            bad!("{CONTROL_QUEUE_MAX} control frames wait and the peer reads none");
-        }
-        Ok(())
-    }
-
-    /// A DATA frame or a part of one: `first` and `last` tell which part. An empty frame is one part.
-    ///
-    /// # Errors
-    /// As `on_control`.
-    pub fn on_data(
-        &mut self,
-        lane: Lane,
-        header: Header,
-        payload: P,
-        (first, last): (bool, bool),
-        now_us: u64,
-    ) -> WireResult<()> {
-        self.heard_us = now_us;
-        self.lanes[lane.index()].received_bytes += (payload.len() + if first { HEADER_LEN } else { 0 }) as u64;
-        let Some(slot) = self.known(header.stream)? else { return Ok(()) };
-        let stream = &mut self.streams[slot];
-        if first {
-            stream.recv.charge(&header)?;
-            self.note_credit(slot, header.credit);
-        }
-        self.on_ordered(lane, Early { header, payload, first, last })
-    }
-
-    fn on_open(&mut self, header: Header, body: &[u8]) -> WireResult<()> {
-        let id = header.stream;
-        if self.is_ours(id) || self.by_id.contains_key(&id) {
-            bad!("OPEN of stream {id}, which is not the peer's to open");
-        }
-        if body.len() > OPEN_MAX as usize {
-            bad!("OPEN with {} bytes", body.len());
-        }
-        self.saw(id);
-        if self.leaving || self.streams.len() >= STREAMS_MAX {
-            let errno = if self.leaving { Errno::ECONNABORTED } else { Errno::EMFILE };
-            self.queue_control(reset_frame(id, errno), None);
-            return Ok(());
-        }
-        let key = self.insert(id, SendHalf::new(true, header.credit), self.options.window);
-        self.events.push_back(Event::Incoming { key, service: header.aux, request: body.to_vec() });
-        Ok(())
-    }
-
-    fn on_accept(&mut self, header: Header) -> WireResult<()> {
-        let ours = self.is_ours(header.stream);
-        let Some(slot) = self.known(header.stream)? else {
-            if ours {
-                // Dropped here before the peer took it up: it must not keep its end.
-                self.queue_control(reset_frame(header.stream, Errno::ECONNRESET), None);
-            }
-            return Ok(());
-        };
-        let stream = &mut self.streams[slot];
-        if !ours || std::mem::replace(&mut stream.accepted, true) {
-            bad!("ACCEPT for stream {}, which waits for none", header.stream);
-        }
-        stream.send.on_accept();
-        let key = Key { slot, id: stream.id };
-        self.events.push_back(Event::Accepted { key });
-        self.note_credit(slot, header.credit);
-        self.schedule(slot);
-        Ok(())
-    }
-
-    fn on_reset(&mut self, header: Header) {
-        let Some(&slot) = self.by_id.get(&header.stream) else { return };
-        self.remove(slot);
-        let key = Key { slot, id: header.stream };
-        self.events.push_back(Event::Reset { key, errno: Errno::from_raw(i32::from(header.aux)) });
-    }
-
-    fn on_credit(&mut self, header: Header) -> WireResult<()> {
-        let Some(slot) = self.known(header.stream)? else { return Ok(()) };
-        self.note_credit(slot, header.credit);
-        if header.flags & flags::READ_CLOSED != 0 {
-            let stream = &mut self.streams[slot];
-            if !stream.send.is_done() {
-                stream.send.stop();
-                let key = Key { slot, id: stream.id };
-                self.events.push_back(Event::ReadClosed { key });
-            }
-            self.bury_if_done(slot);
-        }
-        Ok(())
-    }
-
-    fn note_credit(&mut self, slot: usize, credit: u32) {
-        let stream = &mut self.streams[slot];
-        stream.send.on_credit(credit);
-        if stream.send.take_starved() {
-            let key = Key { slot, id: stream.id };
-            self.events.push_back(Event::MayRead { key });
-        }
-    }
-
-    /// A frame whose place in the stream's order matters: deliver it, or keep it until the other lane is through.
-    fn on_ordered(&mut self, lane: Lane, frame: Early<P>) -> WireResult<()> {
-        let Some(slot) = self.known(frame.header.stream)? else { return Ok(()) };
-        if self.streams[slot].recv.state != recv::State::Open {
-            return Ok(());
-        }
-        if !self.streams[slot].recv.in_order(lane) {
-            return self.streams[slot].recv.keep(frame);
-        }
-        self.deliver(slot, frame)?;
-        // What was early comes from the other lane; it is in order as soon as that lane is.
-        while let Some(stream) = self.streams.get_mut(slot)
-            && stream.recv.state == recv::State::Open
-            && !stream.recv.in_order(lane)
-            && let Some(frame) = stream.recv.take_early()
-        {
-            self.deliver(slot, frame)?;
-        }
-        Ok(())
-    }
-
-    fn deliver(&mut self, slot: usize, frame: Early<P>) -> WireResult<()> {
-        let Early { header, payload, first, last } = frame;
-        let pending = self.recipes_pending;
-        let stream = &mut self.streams[slot];
-        let key = Key { slot, id: stream.id };
-        match header.kind {
-            FrameType::Move | FrameType::MoveBack => return stream.recv.on_move(header.kind),
-            FrameType::Recipe => {
-                self.recipes_pending += payload.len();
-                if pending + payload.len() > RECIPES_PENDING_MAX {
-                    self.fail(key, Errno::ENOBUFS);
-                    return Ok(());
-                }
-                return stream.recv.on_recipe(&header, &payload);
-            }
-            _ => {}
-        }
-        let recipes = if first && header.flags & flags::HAS_FDS != 0 {
-            let taken = stream.recv.take_recipes(usize::from(header.aux))?;
-            self.recipes_pending -= taken.bytes.len();
-            Some(taken)
-        } else {
-            None
-        };
-        let stream = &mut self.streams[slot];
-        let record_end = last && header.flags & flags::EOR != 0;
-        let overhead = cost(0, record_end, recipes.as_ref().map_or(0, Recipes::count));
-        if !payload.is_empty() || record_end || recipes.is_some() {
-            self.events.push_back(Event::Data { key, payload, record_end, recipes, overhead });
-        }
-        if last && header.flags & flags::FIN != 0 {
-            stream.recv.state = recv::State::Ended;
-            self.events.push_back(Event::Fin { key });
-            self.bury_if_done(slot);
-        }
-        Ok(())
-    }
-
     // ---- frames that leave ---------------------------------------------------------------------------------------
 
     /// Fills `batch` with the next frames for `lane`, up to about `budget` bytes. The driver calls it when the last
@@ -607,9 +340,8 @@ impl<P: Payload> Mux<P> {
                     header.credit = stream.recv.granted();
                     stream.recv.credit_due = false;
                     header.aux = fds;
-                    header.flags = u8::from(fin) * flags::FIN
-                        | u8::from(record_end) * flags::EOR
-                        | u8::from(fds > 0) * flags::HAS_FDS;
+                    let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+                    header.flags = flag(fin, flags::FIN) | flag(record_end, flags::EOR) | flag(fds > 0, flags::HAS_FDS);
                     batch.push(header, Some(payload));
                 }
             }
@@ -619,14 +351,14 @@ impl<P: Payload> Mux<P> {
     }
 
     /// Puts the stream in its lane's queue if it has something to send and is not there yet.
-    fn schedule(&mut self, slot: usize) {
+    pub(super) fn schedule(&mut self, slot: usize) {
         let Some(stream) = self.streams.get_mut(slot) else { return };
         if stream.send.has_turn() && !std::mem::replace(&mut stream.send.scheduled, true) {
             self.lanes[stream.send.lane().index()].ready.push_back(slot);
         }
     }
 
-    fn queue_control(&mut self, header: Header, body: Option<P>) {
+    pub(super) fn queue_control(&mut self, header: Header, body: Option<P>) {
         self.lanes[Lane::Lat.index()].control.push_back((header, body));
     }
 
@@ -636,18 +368,18 @@ impl<P: Payload> Mux<P> {
         self.streams.get_mut(key.slot).filter(|s| s.id == key.id)
     }
 
-    fn is_ours(&self, id: u32) -> bool {
+    pub(super) fn is_ours(&self, id: u32) -> bool {
         id % 2 == u32::from(self.options.dialer)
     }
 
-    fn saw(&mut self, id: u32) {
+    pub(super) fn saw(&mut self, id: u32) {
         if self.peer_highest.is_none_or(|highest| reaches(id, highest)) {
             self.peer_highest = Some(id);
         }
     }
 
     /// The stream's slot; `None` for one that is gone. A number that was never used is the peer's mistake.
-    fn known(&self, id: u32) -> WireResult<Option<usize>> {
+    pub(super) fn known(&self, id: u32) -> WireResult<Option<usize>> {
         if let Some(&slot) = self.by_id.get(&id) {
             return Ok(Some(slot));
         }
@@ -659,18 +391,18 @@ impl<P: Payload> Mux<P> {
         if used { Ok(None) } else { Err(ProtocolError(format!("a frame for stream {id}, which was never opened"))) }
     }
 
-    fn fail(&mut self, key: Key, errno: Errno) {
+    pub(super) fn fail(&mut self, key: Key, errno: Errno) {
         self.reset(key, errno);
         self.events.push_back(Event::Reset { key, errno });
     }
 
-    fn bury_if_done(&mut self, slot: usize) {
+    pub(super) fn bury_if_done(&mut self, slot: usize) {
         if self.streams.get(slot).is_some_and(|s| s.send.is_done() && s.recv.state != recv::State::Open) {
             self.remove(slot);
         }
     }
 
-    fn remove(&mut self, slot: usize) {
+    pub(super) fn remove(&mut self, slot: usize) {
         let stream = self.streams.remove(slot);
         self.by_id.remove(&stream.id);
         self.growth -= stream.recv.growth();
@@ -678,12 +410,12 @@ impl<P: Payload> Mux<P> {
     }
 }
 
-fn reset_frame(id: u32, errno: Errno) -> Header {
+pub(super) fn reset_frame(id: u32, errno: Errno) -> Header {
     let aux = u16::try_from(errno as i32).expect("an errno is below 4096");
     Header { aux, ..Header::new(FrameType::Reset, id) }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
-fn low32(v: u64) -> u32 {
+pub(super) fn low32(v: u64) -> u32 {
     v as u32
 }

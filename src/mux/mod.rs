@@ -13,6 +13,7 @@
 //! plus a charge for each record and each fd, so that nothing a peer sends is unbounded. Every stream starts on LAT;
 //! a direction that carries much moves to BULK and comes back after a pause, and the receiver keeps the order.
 
+mod arrive;
 mod batch;
 mod lane;
 mod machine;
@@ -20,9 +21,11 @@ mod recv;
 mod send;
 #[cfg(test)]
 mod sim;
+mod types;
 
 pub use batch::{Batch, Part};
-pub use machine::{Event, Key, Mux, Options, Recipes};
+pub use machine::Mux;
+pub use types::{Event, Key, Options, Recipes};
 
 /// What a frame carries. A driver's buffer slice in production, plain bytes in tests.
 pub trait Payload: Sized + AsRef<[u8]> {

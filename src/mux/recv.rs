@@ -9,9 +9,11 @@
 
 use std::collections::VecDeque;
 
-use super::{Recipes, reaches};
 use super::send::cost;
-use crate::limits::{BULK_WINDOW, EARLY_CONTROL_MAX, FDS_MAX, RECIPE_COST, RECIPES_MAX, RECORD_COST, SESSION_GROWTH_MAX, WINDOW_MAX};
+use super::{Recipes, reaches};
+use crate::limits::{
+    BULK_WINDOW, EARLY_CONTROL_MAX, FDS_MAX, RECIPE_COST, RECIPES_MAX, RECORD_COST, SESSION_GROWTH_MAX, WINDOW_MAX,
+};
 use crate::wire::frame::{FrameType, Header, flags};
 use crate::wire::hello::Lane;
 use crate::wire::{WireResult, bad};
@@ -175,14 +177,11 @@ impl<P> RecvHalf<P> {
     }
 
     /// A part of the recipes of the message to come.
-    pub(super) fn on_recipe<B: super::Payload>(&mut self, header: &Header, part: &B) -> WireResult<()>
-    where
-        B: AsRef<[u8]>,
-    {
+    pub(super) fn on_recipe(&mut self, header: &Header, part: &[u8]) -> WireResult<()> {
         if self.recipes_whole || self.recipes.len() + part.len() > RECIPES_MAX {
             bad!("stream {}: recipes without a message, or too many", header.stream);
         }
-        self.recipes.extend_from_slice(part.as_ref());
+        self.recipes.extend_from_slice(part);
         self.recipes_whole = header.flags & flags::MORE == 0;
         Ok(())
     }

@@ -39,10 +39,20 @@ pub(super) struct Piece<P> {
 pub(super) enum Turn<P> {
     Nothing,
     /// The encoding of the next piece's recipes, or a part of it.
-    Recipe { part: P, more: bool },
-    Data { payload: P, record_end: bool, fds: u16, fin: bool },
+    Recipe {
+        part: P,
+        more: bool,
+    },
+    Data {
+        payload: P,
+        record_end: bool,
+        fds: u16,
+        fin: bool,
+    },
     /// This lane's last frame; the next turn is on `to`.
-    Move { to: Lane },
+    Move {
+        to: Lane,
+    },
 }
 
 #[derive(Debug)]
@@ -70,7 +80,9 @@ pub(super) struct SendHalf<P> {
 /// What a piece is charged against the window.
 pub(super) fn cost(len: usize, record_end: bool, fds: usize) -> u32 {
     let records = if record_end { RECORD_COST } else { 0 };
-    u32::try_from(len).expect("a piece fits the window") + records + RECIPE_COST * u32::try_from(fds).expect("at most 253")
+    u32::try_from(len).expect("a piece fits the window")
+        + records
+        + RECIPE_COST * u32::try_from(fds).expect("at most 253")
 }
 
 impl<P: Payload> SendHalf<P> {

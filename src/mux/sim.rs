@@ -3,6 +3,8 @@
 //! Each lane is a byte pipe of its own: bytes keep their order inside it, and nothing is promised between the two. The
 //! model keeps, for each direction of each stream, what was read at one end and what came out at the other.
 
+#![expect(clippy::cast_possible_truncation, reason = "patterns of bytes")]
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;

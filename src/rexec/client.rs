@@ -166,10 +166,8 @@ impl StandIn {
     }
 
     fn wait(&self, taken: &SignalFd) -> OsResult<(bool, bool)> {
-        let mut fds = [
-            PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
-            PollFd::new(taken.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds =
+            [PollFd::new(self.control.as_fd(), PollFlags::POLLIN), PollFd::new(taken.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(OsError::new("poll", e)),

@@ -205,12 +205,8 @@ fn plan(request: &Request, fds: Vec<OwnedFd>) -> OsResult<Plan> {
     let own = nix::unistd::geteuid();
     let identity = if own.is_root() {
         let c = who.capabilities;
-        let capabilities = caps::Sets {
-            inheritable: c.inheritable,
-            permitted: c.permitted,
-            bounding: c.bounding,
-            ambient: c.ambient,
-        };
+        let capabilities =
+            caps::Sets { inheritable: c.inheritable, permitted: c.permitted, bounding: c.bounding, ambient: c.ambient };
         Some(Identity { uid: who.uid, gid: who.gid, groups: who.groups.clone(), capabilities })
     } else if own.as_raw() == who.uid {
         None

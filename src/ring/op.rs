@@ -18,18 +18,41 @@ pub type Fd = Rc<OwnedFd>;
 pub enum Op {
     /// RECVMSG of at most `max` bytes into the tail of `into`. With `fds`, control data is taken too: a RECV would drop
     /// passed fds without a word.
-    Recv { fd: Fd, into: Filling, max: usize, fds: bool },
+    Recv {
+        fd: Fd,
+        into: Filling,
+        max: usize,
+        fds: bool,
+    },
     /// read(2) at the file's own position, for pipes, files and terminals.
-    Read { fd: Fd, into: Filling, max: usize },
+    Read {
+        fd: Fd,
+        into: Filling,
+        max: usize,
+    },
     /// SENDMSG of what is left of the message.
-    Send { fd: Fd, message: Box<Message> },
+    Send {
+        fd: Fd,
+        message: Box<Message>,
+    },
     /// SEND of one chunk.
-    SendChunk { fd: Fd, chunk: Chunk },
+    SendChunk {
+        fd: Fd,
+        chunk: Chunk,
+    },
     /// write(2) at the file's own position.
-    Write { fd: Fd, chunk: Chunk },
-    Accept { fd: Fd },
+    Write {
+        fd: Fd,
+        chunk: Chunk,
+    },
+    Accept {
+        fd: Fd,
+    },
     /// One readiness event, poll(2)'s bits.
-    Poll { fd: Fd, events: i16 },
+    Poll {
+        fd: Fd,
+        events: i16,
+    },
 }
 
 /// Which operation, for `cancel`.

@@ -61,7 +61,11 @@ pub struct Uring {
     ring: IoUring,
     slots: Slab<Slot>,
     generation: u32,
-    /// Envelopes that are free: they are large, and every message needs one.
+    /// Envelopes that are free: they are large, and every message needs one. Boxed: the kernel keeps pointers into them.
+    #[expect(
+        clippy::vec_box,
+        reason = "the kernel keeps pointers into an envelope while it moves between here and its slot"
+    )]
     envelopes: Vec<Box<Envelope>>,
     /// Operations that found no room in the submission queue.
     cancels: Vec<u64>,

@@ -11,6 +11,7 @@ const NUMBER: u8 = 0xfa;
 
 /// The request as FUSE_IOCTL brings it: `_IOR('f', 0xfa, u8[24])`, ioctl(2). Direction and size are part of the number,
 /// so a FUSE mount may answer it without more rights.
+#[expect(clippy::cast_possible_truncation, reason = "24")]
 pub const REQUEST: u32 = 2 << 30 | (ANSWER_LEN as u32) << 16 | (TYPE as u32) << 8 | NUMBER as u32;
 
 nix::ioctl_read!(identify_raw, TYPE, NUMBER, Answer);

@@ -78,10 +78,19 @@ impl Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
     /// `in_root`: the working directory is not there; it runs in `/`.
-    Started { pid: i32, in_root: bool },
-    Failed { step: Step, errno: Errno },
+    Started {
+        pid: i32,
+        in_root: bool,
+    },
+    Failed {
+        step: Step,
+        errno: Errno,
+    },
     /// The command itself has ended, with this wait status; others of its processes may be `left`.
-    Ended { wait_status: i32, left: bool },
+    Ended {
+        wait_status: i32,
+        left: bool,
+    },
     /// Nothing is left.
     Empty,
 }

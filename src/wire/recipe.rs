@@ -128,9 +128,7 @@ impl Recipe {
     fn encode(&self, e: &mut Encoder) {
         match self {
             Self::Pipe { stream, access } => e.u8(1).u32(*stream).u8(access.encode()),
-            Self::Socket { stream, kind, nonblock } => {
-                e.u8(2).u32(*stream).u8(kind.encode()).u8(u8::from(*nonblock))
-            }
+            Self::Socket { stream, kind, nonblock } => e.u8(2).u32(*stream).u8(kind.encode()).u8(u8::from(*nonblock)),
             Self::Listener { stream, kind, backlog, nonblock } => {
                 e.u8(3).u32(*stream).u8(kind.encode()).u32(*backlog).u8(u8::from(*nonblock))
             }

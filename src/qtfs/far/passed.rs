@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use super::Exports;
 use super::nodes::reopen;
 use super::session::Session;
-use super::Exports;
 use crate::errno::{OsError, OsResult, Step};
 use crate::fdpass::Files;
 use crate::wire::recipe::{Access, FileId};
