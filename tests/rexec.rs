@@ -148,6 +148,9 @@ promises! {
     a_closed_standard_fd_is_dev_null_there
     an_append_log_keeps_every_line_of_every_writer
     stdout_and_stderr_of_one_pipe_keep_their_order
+    both_ways_at_once_without_a_deadlock
+    a_reader_that_goes_away_ends_the_command_by_sigpipe
+    a_qemu_that_fails_says_so_and_leaves_no_stand_in
     output_is_whole_however_soon_the_command_exits
     arguments_arrive_exactly
     the_environment_arrives_exactly_but_for_what_is_the_links
@@ -274,6 +277,38 @@ fn strangers_harm_nobody() {
     let http: Vec<&str> = log.lines().filter(|l| l.ends_with(&format!(":{port}"))).collect();
     assert!(http.len() == 1 && http[0].contains("no HELLO"), "one clear line about the HTTP request: {http:#?}");
     assert!(!log.contains("ERROR") && !log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn noise_behind_a_good_hello_ends_that_connection_alone() {
+    let pair = Pair::on_the_host();
+    pair.keeps("noise_behind_a_good_hello_ends_that_connection_alone", &[]);
+    let log = pair.log();
+    assert!(!log.contains("ERROR") && !log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn killing_the_stand_in_kills_its_qemu() {
+    let pair = Pair::on_the_host();
+    pair.keeps("killing_the_stand_in_kills_its_qemu", &["/var/tmp/probe-kill"]);
+    let left = || pair.lab.host(&["pgrep", "-a", "qemu"]).out();
+    eventually("no QEMU is left", Duration::from_secs(10), || left().is_empty(), left);
+}
+
+#[test]
+fn a_server_without_root_runs_its_own_users_commands_only() {
+    let mut pair = Pair { lab: Lab::up(), server: None, far: Host, near: Dpu, before: Standing::default() };
+    let addr = format!("tcp://0.0.0.0:{PORT}");
+    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let server = pair.lab.spawn_with(Host, &[PLAINTEXT, ("CMD_NET_ADDR", &addr)], &[&nobody[..], &[bin("rexec_server")]].concat());
+    server.wait_for("serving on");
+    pair.server = Some(server);
+    let whoami = [bin("rexec"), "id", "-u"];
+    assert_eq!(pair.lab.run_with(Dpu, &pair.env(), &[&nobody[..], &whoami].concat()).ok(), "65534\n");
+    let root = pair.lab.run_with(Dpu, &pair.env(), &whoami);
+    assert_eq!(root.status.code(), Some(126), "{root:?}");
+    let said = root.refused();
+    assert!(said.lines().count() == 2 && said.contains("uid 65534"), "one line behind the warning: {said}");
 }
 
 #[test]

@@ -152,6 +152,9 @@ promises! {
     nobody_is_nobody_there_too
     a_user_who_may_not_ask_gets_the_local_errno
     an_eventfd_ends_the_stream
+    a_socket_that_crossed_carries_bytes_and_fds_itself
+    fds_keep_their_places_among_the_bytes
+    a_client_that_is_killed_is_an_end_for_its_server
 }
 
 #[test]
@@ -247,6 +250,18 @@ fn a_link_that_was_cut_comes_back_by_itself() {
     near.say("go");
     near.hear("ENDED");
     proxied.lab.restore();
+    near.say("go");
+    near.ends();
+}
+
+#[test]
+fn a_link_that_was_reset_comes_back_by_itself() {
+    let proxied = Proxied::up();
+    let mut near = proxied.talk("a_new_connect_works_after", &["3", "5"]);
+    near.hear("READY");
+    proxied.lab.cut("rst");
+    near.say("go");
+    near.hear("ENDED");
     near.say("go");
     near.ends();
 }

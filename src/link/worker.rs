@@ -124,7 +124,8 @@ impl Worker {
         let Some(slot) = slot else {
             tracing::debug!("pair {id} is over");
             match cmd {
-                Cmd::Open { verdict, .. } => verdict(Err(Errno::ECONNRESET)),
+                // It never left: not a connection that was lost, but a session that is not there.
+                Cmd::Open { verdict, .. } => verdict(Err(Errno::ENOTCONN)),
                 Cmd::WhenChildrenDone { then, .. } => then(),
                 _ => {}
             }

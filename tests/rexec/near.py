@@ -266,6 +266,20 @@ def output_is_whole_however_soon_the_command_exits():
     each(one, 100, 4)
 
 
+def both_ways_at_once_without_a_deadlock():
+    text = noise(99, 32 * MIB)
+    status, out, err = rexec("cat", stdin=text)
+    same((status, len(out), err), (0, len(text), b""), "32 MiB there and back")
+    assert out == text, "other bytes came back"
+
+
+def a_reader_that_goes_away_ends_the_command_by_sigpipe():
+    far = start("yes", stdin=subprocess.DEVNULL, stdout=PIPE, stderr=subprocess.DEVNULL)
+    same(far.stdout.readline(), b"y\n", "the first line")
+    far.stdout.close()
+    same(far.wait(10), 128 + signal.SIGPIPE, "yes | head -n 1")
+
+
 # ---- what a command is given ----------------------------------------------------------------------------------------
 
 ECHO_ARGS = "import os,sys; sys.stdout.buffer.write(b'\\0'.join(map(os.fsencode, sys.argv[1:])))"
@@ -638,6 +652,22 @@ def probes_in_a_row_leave_nothing(directory, count):
     same(subprocess.run(["pgrep", "-x", "rexec"], stdout=PIPE).stdout, b"", "stand-ins that are left")
 
 
+def a_qemu_that_fails_says_so_and_leaves_no_stand_in():
+    done = subprocess.run(
+        [REXEC, "/usr/bin/qemu-system-x86_64", "-machine", "no-such-machine", "-pidfile", "/var/tmp/none.pid", "-daemonize"],
+        stdin=subprocess.DEVNULL, stdout=PIPE, stderr=PIPE, timeout=30)
+    same((done.returncode, done.stdout), (1, b""), "a QEMU that fails")
+    assert b"unsupported machine type" in unwarned(done.stderr), done.stderr
+    same(subprocess.run(["pgrep", "-x", "rexec"], stdout=PIPE).stdout, b"", "stand-ins that are left")
+
+
+def killing_the_stand_in_kills_its_qemu(directory):
+    os.makedirs(directory, exist_ok=True)
+    same(rexec("mkdir", "-p", directory)[0], 0, "mkdir there")
+    open(directory + "/qmp.pid", "w").close()
+    os.kill(probe(directory), signal.SIGKILL)
+
+
 # ---- strangers ----------------------------------------------------------------------------------------------------
 
 
@@ -675,6 +705,56 @@ def strangers_harm_nobody():
         stranger.settimeout(10)
         ended(stranger, "a silent connection")
     same(rexec("echo", "hi"), (0, b"hi\n", b""), "a command after the strangers")
+
+
+def captured_hello():
+    """What rexec says first, as a peer that accepts it would hear it."""
+    with socket.create_server(("127.0.0.1", 0)) as fake:
+        env = {**os.environ, "CMD_NET_ADDR": f"tcp://127.0.0.1:{fake.getsockname()[1]}"}
+        caller = start("true", env=env, stdin=subprocess.DEVNULL, stderr=PIPE)
+        conn, _ = fake.accept()
+        with conn:
+            hello = conn.recv(4096)
+        err = unwarned(caller.stderr.read())
+        same(caller.wait(10), 255, "a server that hangs up")
+        one_line(err, "a server that hangs up")
+    return hello
+
+
+def noise_behind_a_good_hello_ends_that_connection_alone():
+    host, port = os.environ["CMD_NET_ADDR"].removeprefix("tcp://").rsplit(":", 1)
+    where = (host, int(port))
+    hello = captured_hello()
+    seed = 2718
+    print(f"seed {seed}", flush=True)
+    rng = random.Random(seed)
+    working = start("cat", stdin=PIPE, stdout=PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+    for n in range(100):
+        with socket.create_connection(where) as stranger:
+            stranger.settimeout(10)
+            stranger.sendall(hello)
+            assert stranger.recv(4096), "no answer to a good HELLO"
+            # Headers with small lengths and plausible types get further than pure noise.
+            kind = n % 3
+            if kind == 0:
+                junk = rng.randbytes(4096)
+            elif kind == 1:
+                junk = b"".join(struct.pack("<IBBHII", rng.choice((0, 1, 16, 70_000, 1 << 31)), rng.randrange(32), rng.randrange(256),
+                                            rng.randrange(8), rng.randrange(8), rng.randrange(1 << 32)) for _ in range(100))
+            else:
+                junk = struct.pack("<IBBHII", 100, rng.randrange(16), 0, 1, rng.randrange(4), 0) + rng.randbytes(rng.randrange(100))
+            try:
+                stranger.sendall(junk)
+                stranger.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+        if n % 10 == 0:
+            line = b"%d\n" % n
+            working.stdin.write(line)
+            same(working.stdout.readline(), line, "a command beside it")
+    working.stdin.close()
+    same(working.wait(10), 0, "its end")
+    same(rexec("echo", "hi"), (0, b"hi\n", b""), "a command afterwards")
 
 
 def ended(sock, what):

@@ -108,6 +108,45 @@ def gives_fds(client):
             client.sendall(file.read() + b"\n")
 
 
+def fds_of(ancillary):
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) // 4 * 4])
+    return list(fds)
+
+
+def takes_sockets(client):
+    """Echoes on a socket that is passed; an fd that comes by that one gets a word."""
+    _, ancillary, _, _ = client.recvmsg(100, socket.CMSG_SPACE(4))
+    with socket.socket(fileno=fds_of(ancillary)[0]) as inner:
+        while True:
+            part, ancillary, _, _ = inner.recvmsg(65536, socket.CMSG_SPACE(4))
+            for fd in fds_of(ancillary):
+                os.write(fd, b"inner")
+                os.close(fd)
+            if not part:
+                return
+            if part != b"!":
+                inner.sendall(part)
+
+
+def places(client):
+    """Says which fd came with the how manieth byte. A read ends behind the bytes that an fd came with."""
+    at = 0
+    found = []
+    while True:
+        part, ancillary, _, _ = client.recvmsg(65536, socket.CMSG_SPACE(4))
+        if not part:
+            break
+        at += len(part)
+        for fd in fds_of(ancillary):
+            assert part[-1:] == b"F", part[-10:]
+            found.append(f"{os.read(fd, 10).decode()}@{at - 1}")
+            os.close(fd)
+    client.sendall(" ".join(found).encode())
+
+
 def gives_an_eventfd(client):
     client.recv(1)
     event = os.eventfd(0)
@@ -141,7 +180,7 @@ os.makedirs(DIR, exist_ok=True)
 os.chmod(DIR, 0o755)
 threading.stack_size(256 << 10)
 for answer in (echo, after_eof, speaks_and_listens, tells, never_reads, source, slow_sink, peercred, slow, takes_fds,
-               gives_fds, gives_an_eventfd):
+               gives_fds, gives_an_eventfd, takes_sockets, places):
     threading.Thread(target=serve, args=(listen(answer.__name__), answer), daemon=True).start()
 threading.Thread(target=serve, args=(listen("private", 0o600), peercred), daemon=True).start()
 threading.Thread(target=serve, args=(listen("\0farside-test"), echo), daemon=True).start()
