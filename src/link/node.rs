@@ -350,8 +350,8 @@ impl Node {
     }
 
     #[cfg(test)]
-    pub(super) fn sessions(&self) -> usize {
-        self.state().sessions.len()
+    pub(super) fn sessions(&self) -> Vec<u64> {
+        self.state().sessions.iter().map(|s| s.id).collect()
     }
 
     /// Waits until no session with a peer is up, or the node leaves. Returns false when it leaves.

@@ -197,7 +197,11 @@ fn a_closed_reader_is_epipe_for_the_writer() {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    assert_eq!(near.read(&mut [0]).unwrap(), 0);
+    // As with a local socket: the end, or ECONNRESET when something that was written had not been read.
+    match near.read(&mut [0]) {
+        Ok(count) => assert_eq!(count, 0),
+        Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::ConnectionReset),
+    }
 }
 
 #[test]
@@ -366,8 +370,9 @@ fn two_nodes_that_dial_each_other_at_once_keep_one_session() {
         keep_session(&a, at_b).unwrap();
         keep_session(&b, at_a).unwrap();
         let until = soon();
-        while a.sessions() != 1 || b.sessions() != 1 || !a.has_session(None) || !b.has_session(None) {
-            assert!(Instant::now() < until, "{} and {} sessions", a.sessions(), b.sessions());
+        // The same one at both ends: for a moment each may know only the other's.
+        while a.sessions().len() != 1 || a.sessions() != b.sessions() {
+            assert!(Instant::now() < until, "sessions {:?} and {:?}", a.sessions(), b.sessions());
             std::thread::sleep(Duration::from_millis(2));
         }
         // The survivor carries streams both ways.

@@ -51,6 +51,9 @@ impl Drop for Control {
         // The lock is still held: both are ours. What can't be removed is removed by the next daemon.
         let _ = fs::remove_file(&self.socket);
         let _ = fs::remove_dir_all(&self.private);
+        let _ = fs::remove_file(self.socket.with_extension("lock"));
+        // Not empty: somebody else's things are in it.
+        let _ = self.socket.parent().map(fs::remove_dir);
     }
 }
 
@@ -81,12 +84,20 @@ fn directory(socket: &Path, mode: u32) -> OsResult<()> {
 
 fn lock(socket: &Path) -> OsResult<Flock<File>> {
     let path = socket.with_extension("lock");
-    let flags = nix::libc::O_NOFOLLOW;
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(&path);
-    Flock::lock(file.step_on("open", path.display())?, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-        let errno = if errno == Errno::EAGAIN { Errno::EADDRINUSE } else { errno };
-        OsError::on("listen on", format!("{} (another daemon serves it)", socket.display()), errno)
-    })
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+    loop {
+        let file = options.open(&path).step_on("open", path.display())?;
+        let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+            let errno = if errno == Errno::EAGAIN { Errno::EADDRINUSE } else { errno };
+            OsError::on("listen on", format!("{} (another daemon serves it)", socket.display()), errno)
+        })?;
+        // A daemon that was just ending may have removed the file between our open and our lock: then it is nobody's.
+        let ours = locked.metadata().step_on("stat", path.display())?;
+        if fs::symlink_metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino())) {
+            return Ok(locked);
+        }
+    }
 }
 
 fn listen(socket: &Path, mode: u32) -> OsResult<OwnedFd> {
