@@ -167,7 +167,7 @@ impl Pair {
         self.carry_out(shared, hands);
     }
 
-    fn carry_out(&mut self, shared: &Shared, hands: &mut Hands) {
+    pub(super) fn carry_out(&mut self, shared: &Shared, hands: &mut Hands) {
         while let Some(event) = self.mux.poll_event() {
             self.on_event(event, shared, hands);
         }
