@@ -131,20 +131,34 @@ def takes_sockets(client):
                 inner.sendall(part)
 
 
-def places(client):
-    """Says which fd came with the how manieth byte. A read ends behind the bytes that an fd came with."""
-    at = 0
-    found = []
+def many_fds(client):
+    """Takes every fd that comes; when the end has come, says what was in each."""
+    fds = []
+    size = 0
     while True:
-        part, ancillary, _, _ = client.recvmsg(65536, socket.CMSG_SPACE(4))
+        part, ancillary, _, _ = client.recvmsg(65536, socket.CMSG_SPACE(4 * 253))
+        fds += fds_of(ancillary)
+        size += len(part)
         if not part:
             break
-        at += len(part)
-        for fd in fds_of(ancillary):
-            assert part[-1:] == b"F", part[-10:]
-            found.append(f"{os.read(fd, 10).decode()}@{at - 1}")
+    said = []
+    for fd in fds:
+        with os.fdopen(fd, "rb") as file:
+            said.append(file.read().decode())
+    client.sendall(f"{size} {' '.join(said)}".encode())
+
+
+def places(client):
+    """As libvirt's daemons read: a message by read(2), which drops fds, then a byte that an fd comes with."""
+    while head := client.recv(4):
+        left = int(head)
+        while left:
+            left -= len(client.recv(left))
+        part, ancillary, _, _ = client.recvmsg(1, socket.CMSG_SPACE(4))
+        fds = fds_of(ancillary)
+        client.sendall(f"{part.decode()} {os.read(fds[0], 10).decode() if fds else 'no fd'}\n".encode())
+        for fd in fds:
             os.close(fd)
-    client.sendall(" ".join(found).encode())
 
 
 def gives_an_eventfd(client):
@@ -180,7 +194,7 @@ os.makedirs(DIR, exist_ok=True)
 os.chmod(DIR, 0o755)
 threading.stack_size(256 << 10)
 for answer in (echo, after_eof, speaks_and_listens, tells, never_reads, source, slow_sink, peercred, slow, takes_fds,
-               gives_fds, gives_an_eventfd, takes_sockets, places):
+               gives_fds, gives_an_eventfd, takes_sockets, many_fds, places):
     threading.Thread(target=serve, args=(listen(answer.__name__), answer), daemon=True).start()
 threading.Thread(target=serve, args=(listen("private", 0o600), peercred), daemon=True).start()
 threading.Thread(target=serve, args=(listen("\0farside-test"), echo), daemon=True).start()

@@ -387,26 +387,40 @@ def a_socket_that_crossed_carries_bytes_and_fds_itself():
     same(read_all(ours), b"", "its end")
 
 
-def fds_keep_their_places_among_the_bytes():
-    """Bytes in front of and behind each fd, many times: every fd comes with the byte it was sent with."""
+def pipe_with(text):
+    reader, writer = os.pipe()
+    os.write(writer, text)
+    os.close(writer)
+    return reader
+
+
+def many_fds_in_many_messages_all_arrive_whole():
     seed = 8
     print(f"seed {seed}")
     rng = random.Random(seed)
+    for fronts in ([0] * 5, [0] * 100, [70_000] * 20, [rng.choice((0, 1, 1000, 70_000)) for _ in range(100)]):
+        with connect("many_fds") as sock:
+            for n, front in enumerate(fronts):
+                sock.sendall(b"." * front)
+                reader = pipe_with(b"%d" % n)
+                send_fds(sock, b"F", [reader])
+                os.close(reader)
+            sock.shutdown(socket.SHUT_WR)
+            wanted = " ".join(map(str, [sum(fronts) + len(fronts), *range(len(fronts))]))
+            same(read_all(sock).decode(), wanted, f"{len(fronts)} fds among the bytes")
+
+
+def an_fd_comes_with_the_byte_it_was_sent_with():
+    """A message, then a byte with an fd: as libvirt's clients send them. Nobody waits in between."""
     with connect("places") as sock:
-        at = 0
-        wanted = []
-        for n in range(50):
-            front = rng.choice((0, 1, 1000, 70_000))
-            sock.sendall(b"." * front)
-            reader, writer = os.pipe()
-            os.write(writer, b"%d" % n)
-            os.close(writer)
-            send_fds(sock, b"F", [reader])
-            os.close(reader)
-            wanted.append(f"{n}@{at + front}")
-            at += front + 1
-        sock.shutdown(socket.SHUT_WR)
-        same(read_all(sock).decode().split(), wanted, "where the fds came")
+        for n in range(30):
+            for front in (1, 1000, 9999):
+                reader = pipe_with(b"%d" % n)
+                sock.sendall(b"%4d" % front + b"." * front)
+                send_fds(sock, b"F", [reader])
+                os.close(reader)
+                wanted = b"F %d\n" % n
+                same(exactly(sock, len(wanted)), wanted, f"the fd behind {front} bytes")
 
 
 def a_client_that_is_killed_is_an_end_for_its_server():
