@@ -13,6 +13,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -28,6 +29,8 @@ pub(super) struct Control {
     pub(super) listener: OwnedFd,
     pub(super) private: PathBuf,
     socket: PathBuf,
+    /// Once cleared, what is at these paths may be the next daemon's.
+    cleared: AtomicBool,
     _lock: Flock<File>,
 }
 
@@ -42,18 +45,28 @@ impl Control {
         DirBuilder::new().mode(0o700).create(&private).step_on("mkdir", private.display())?;
         remove(fs::remove_file(&socket)).step_on("unlink", socket.display())?;
         let listener = listen(&socket, if shared { 0o666 } else { 0o600 })?;
-        Ok(Self { listener, private, socket, _lock: lock })
+        Ok(Self { listener, private, socket, cleared: AtomicBool::new(false), _lock: lock })
     }
 }
 
-impl Drop for Control {
-    fn drop(&mut self) {
+impl Control {
+    /// Leaves nothing behind. Not left to `drop` alone: the last owner may be a thread that the process's end overtakes.
+    pub(super) fn clear(&self) {
+        if self.cleared.swap(true, Ordering::Relaxed) {
+            return;
+        }
         // The lock is still held: both are ours. What can't be removed is removed by the next daemon.
         let _ = fs::remove_file(&self.socket);
         let _ = fs::remove_dir_all(&self.private);
         let _ = fs::remove_file(self.socket.with_extension("lock"));
         // Not empty: somebody else's things are in it.
         let _ = self.socket.parent().map(fs::remove_dir);
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

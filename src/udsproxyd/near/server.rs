@@ -74,6 +74,7 @@ impl Server {
         while counts.threads > 0 {
             counts = self.shared.ended.wait(counts).expect("a panic ends the process");
         }
+        self.shared.control.clear();
         Ok(())
     }
 }
