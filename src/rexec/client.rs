@@ -151,7 +151,8 @@ impl StandIn {
                 Message::Failed { errno, step } => return Ok(not_run(name, &step, errno)),
                 Message::Exited { status, left } => {
                     self.drain();
-                    if !left {
+                    // One that failed has left no daemon, only a child that is still on its way out.
+                    if !left || status.code() != 0 {
                         self.background.report(status.code());
                         return Ok(status.code());
                     }
