@@ -111,8 +111,8 @@ impl Pair {
         };
         eventually("the server's fds return", within, fds, shown);
         for machine in [Host, Dpu] {
-            let left =
-                self.lab.sh(machine, "find /run/farside /tmp -mindepth 1 -name '*listener*' 2>/dev/null || true").out();
+            let find = "find /run/farside -mindepth 1 2>/dev/null; find /tmp -name '*farside*' 2>/dev/null || true";
+            let left = self.lab.sh(machine, find).out();
             assert_eq!(left, "", "left on {machine:?}");
         }
     }
@@ -120,7 +120,7 @@ impl Pair {
     #[track_caller]
     fn no_process_with(&self, mark: &str) {
         let find = || self.lab.sh(self.far, &format!("pgrep -af 'sleep {mark}' | grep -v pgrep || true")).out();
-        eventually("no process of the command is left there", Duration::from_secs(20), || find().is_empty(), &find);
+        eventually("no process of the command is left there", Duration::from_secs(20), || find().is_empty(), find);
     }
 
     #[track_caller]
