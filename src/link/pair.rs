@@ -194,7 +194,7 @@ impl Pair {
         self.mux.is_left() && self.mux.streams() == 0
     }
 
-    fn carry_out(&mut self, shared: &Shared, hands: &mut Hands) {
+    pub(super) fn carry_out(&mut self, shared: &Shared, hands: &mut Hands) {
         while let Some(event) = self.mux.poll_event() {
             self.on_event(event, shared, hands);
         }

@@ -109,6 +109,9 @@ impl Worker {
             What::LinkRecv | What::LinkSend => pair_end.on_link_done(what, index, done, &mut hands, now_us),
             _ => pair_end.on_port_done(what, index, done, shared, &mut hands, now_us),
         }
+        // At once, not at the end of the turn: a stream that has ended gives its place in the mux to the next one, and
+        // what is still to be done for it must not find the other there.
+        pair_end.carry_out(shared, &mut hands);
         self.touch(pair);
     }
 
@@ -133,7 +136,8 @@ impl Worker {
         let Some(slot) = slot else {
             tracing::debug!("pair {id} is over");
             match cmd {
-                Cmd::Open { verdict, .. } => verdict(Err(Errno::ECONNRESET)),
+                // It never left: not a connection that was lost, but a session that is not there.
+                Cmd::Open { verdict, .. } => verdict(Err(Errno::ENOTCONN)),
                 Cmd::WhenChildrenDone { then, .. } => then(),
                 _ => {}
             }
@@ -155,6 +159,7 @@ impl Worker {
             Cmd::End { reason, .. } => pair.end(&reason, &mut hands),
             Cmd::Stop => unreachable!("taken above"),
         }
+        pair.carry_out(shared, &mut hands);
         self.touch(slot);
     }
 

@@ -101,7 +101,12 @@ impl Desk {
         let nonblocking = OFlag::from_bits_retain(fcntl(local, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK);
         let name = self.target(asker, typed, cwd)?;
         let request = ConnectRequest { kind, name, caller: identity(control, asker)?, nonblocking };
-        let stream = self.ask_far(&request)?;
+        let stream = match self.ask_far(&request) {
+            // No session: as if the other machine's sockets were not there. connect(2) knows no ENOTCONN, while callers
+            // (libvirt among them) wait for a socket that is not there yet.
+            Err(No::Errno(Errno::ENOTCONN)) => return Err(No::NotRemote),
+            other => other?,
+        };
         // The last look before the caller's socket is touched.
         if unix::has_hung_up(control) {
             debug!(pid = asker.pid, "the asker has gone");

@@ -1,0 +1,325 @@
+//! rexec's promises, kept by real processes on two machines: each test is a promise.
+//!
+//! What the calling side may rely on is asserted by `rexec/near.py`, in the function named like the test; what happens
+//! to the lab meanwhile, and what must not be left on the other machine, is here.
+
+mod lab;
+#[path = "rexec/talk.rs"]
+mod talk;
+
+use std::time::{Duration, Instant};
+
+use lab::{DPU_ADDR, Dpu, HOST_ADDR, Host, Lab, Machine, Running, bin, eventually, repository, shim};
+use talk::Talk;
+
+const PLAINTEXT: (&str, &str) = ("FARSIDE_INSECURE_PLAINTEXT", "1");
+const PORT: u16 = 7777;
+
+/// A lab with a rexec_server on one machine and callers on the other.
+struct Pair {
+    lab: Lab,
+    server: Option<Running>,
+    /// Where the server runs, and where the callers do.
+    far: Machine,
+    near: Machine,
+    before: Standing,
+}
+
+/// What a server holds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Standing {
+    fds: usize,
+    threads: usize,
+}
+
+impl Pair {
+    #[track_caller]
+    fn on_the_host() -> Self {
+        Self::on(Host)
+    }
+
+    #[track_caller]
+    fn on(far: Machine) -> Self {
+        let near = if far == Host { Dpu } else { Host };
+        let mut pair = Self { lab: Lab::up(), server: None, far, near, before: Standing::default() };
+        pair.serve();
+        pair
+    }
+
+    #[track_caller]
+    fn serve(&mut self) {
+        let env = [PLAINTEXT, ("CMD_NET_ADDR", &format!("tcp://0.0.0.0:{PORT}"))];
+        let server = self.lab.spawn_with(self.far, &env, &[bin("rexec_server")]);
+        server.wait_for("serving on");
+        self.server = Some(server);
+        // Once through, so that what is made at the first command is there.
+        assert_eq!(self.lab.run_with(self.near, &self.env(), &[bin("rexec"), "echo", "up"]).ok(), "up\n");
+        self.before = self.standing();
+    }
+
+    fn env(&self) -> [(&str, &'static str); 4] {
+        let addr = match self.far {
+            Host => HOST_ADDR,
+            Dpu => DPU_ADDR,
+        };
+        let addr = String::leak(format!("tcp://{addr}:{PORT}"));
+        let shim = String::leak(shim().to_str().unwrap().to_string());
+        [PLAINTEXT, ("CMD_NET_ADDR", addr), ("REXEC", bin("rexec")), ("SHIM", shim)]
+    }
+
+    fn talk(&self, promise: &str, args: &[&str]) -> Talk {
+        let script = repository().join("tests/rexec/near.py");
+        let words = [&["/usr/bin/python3", script.to_str().unwrap(), promise], args].concat();
+        let mut command = self.lab.raw(self.near, &words);
+        command.envs(self.env());
+        Talk::start(command, promise)
+    }
+
+    /// The promise by its name in near.py, and then nothing is left of it.
+    #[track_caller]
+    fn keeps(&self, promise: &str, args: &[&str]) {
+        self.talk(promise, args).ends();
+        self.nothing_is_left();
+    }
+
+    fn log(&self) -> String {
+        self.server.as_ref().map(Running::said).unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn standing(&self) -> Standing {
+        let count = "p=$(pgrep -x rexec_server); ls /proc/$p/fd | wc -l; ls /proc/$p/task | wc -l";
+        let said = self.lab.sh(self.far, count).ok();
+        let mut numbers = said.split_whitespace().map(|n| n.parse().expect("a count"));
+        Standing { fds: numbers.next().expect("fds"), threads: numbers.next().expect("threads") }
+    }
+
+    /// Keepers, zombies and processes with an argument of the test's, on the far machine.
+    fn processes(&self) -> String {
+        self.lab.sh(self.far, "ps -eo pid,ppid,stat,comm,args | awk '$3 ~ /Z/ || $4 == \"rexec-keeper\"'").out()
+    }
+
+    /// The server's fds have returned, nobody waits for its reaper, /run is as it was.
+    #[track_caller]
+    fn nothing_is_left(&self) {
+        let within = Duration::from_secs(10);
+        eventually("no keeper and no zombie is left", within, || self.processes().is_empty(), || self.processes());
+        let fds = || self.standing().fds <= self.before.fds + 1;
+        let shown = || {
+            let list = self.lab.sh(self.far, "ls -l /proc/$(pgrep -x rexec_server)/fd").out();
+            format!("{:?}, {:?} at the start\n{list}\n{}", self.standing(), self.before, self.log())
+        };
+        eventually("the server's fds return", within, fds, shown);
+        for machine in [Host, Dpu] {
+            let left = self.lab.sh(machine, "find /run/farside /tmp -mindepth 1 -name '*listener*' 2>/dev/null || true").out();
+            assert_eq!(left, "", "left on {machine:?}");
+        }
+    }
+
+    #[track_caller]
+    fn no_process_with(&self, mark: &str) {
+        let find = || self.lab.sh(self.far, &format!("pgrep -af 'sleep {mark}' | grep -v pgrep || true")).out();
+        eventually("no process of the command is left there", Duration::from_secs(20), || find().is_empty(), &find);
+    }
+
+    #[track_caller]
+    fn processes_with(&self, mark: &str) -> usize {
+        self.lab.sh(self.far, &format!("pgrep -fx 'sleep {mark}' | wc -l")).ok().trim().parse().expect("a count")
+    }
+}
+
+macro_rules! promises {
+    ($($name:ident)+) => {
+        $(#[test]
+        fn $name() {
+            Pair::on_the_host().keeps(stringify!($name), &[]);
+        })+
+    };
+}
+
+promises! {
+    the_exit_status_is_the_commands
+    death_by_signal_n_is_128_and_n
+    what_cannot_be_run_is_127_or_126_with_one_line
+    without_a_server_255_and_one_line_soon
+    bulk_both_ways_with_a_slow_reader_while_small_requests_are_answered
+    a_reader_that_stands_still_stops_the_command_and_nobody_else
+    stdin_ends_and_may_be_anything
+    a_closed_standard_fd_is_dev_null_there
+    an_append_log_keeps_every_line_of_every_writer
+    stdout_and_stderr_of_one_pipe_keep_their_order
+    both_ways_at_once_without_a_deadlock
+    a_reader_that_goes_away_ends_the_command_by_sigpipe
+    a_qemu_that_fails_says_so_and_leaves_no_stand_in
+    output_is_whole_however_soon_the_command_exits
+    arguments_arrive_exactly
+    the_environment_arrives_exactly_but_for_what_is_the_links
+    the_working_directory_and_the_umask_are_carried
+    the_command_is_who_its_caller_is_and_can_do_no_more
+    signals_of_the_client_reach_the_command
+    a_background_process_left_behind_does_not_hold_the_client
+    fifty_commands_at_once
+    an_inherited_pipe_is_there_at_its_number
+    a_listening_socket_is_served_there_with_its_waiting_client
+    a_file_open_for_writing_is_refused_by_name_before_anything_runs
+    a_locked_pid_file_stays_here_and_locked
+}
+
+#[test]
+fn either_machine_may_be_the_server() {
+    let pair = Pair::on(Dpu);
+    for promise in [
+        "death_by_signal_n_is_128_and_n",
+        "stdin_ends_and_may_be_anything",
+        "stdout_and_stderr_of_one_pipe_keep_their_order",
+        "signals_of_the_client_reach_the_command",
+        "a_listening_socket_is_served_there_with_its_waiting_client",
+        "fifty_commands_at_once",
+    ] {
+        pair.keeps(promise, &[]);
+    }
+}
+
+#[test]
+fn killing_the_client_kills_the_whole_tree() {
+    let pair = Pair::on_the_host();
+    let mut near = pair.talk("killing_the_client_kills_the_whole_tree", &["70001"]);
+    near.hear("READY");
+    let alive = || pair.processes_with("70001") == 4;
+    eventually("four processes there", Duration::from_secs(5), alive, || pair.processes());
+    near.say("go");
+    near.hear("KILLED");
+    pair.no_process_with("70001");
+    near.say("go");
+    near.ends();
+    pair.nothing_is_left();
+}
+
+#[test]
+fn a_killed_server_ends_the_client_and_leaves_no_process_of_the_command() {
+    let mut pair = Pair::on_the_host();
+    let mut near = pair.talk("losing_the_other_machine_ends_the_client_with_255", &["70002", "5"]);
+    near.hear("READY");
+    pair.lab.host(&["pkill", "-KILL", "-x", "rexec_server"]).ok();
+    near.say("go");
+    near.hear("ENDED");
+    pair.no_process_with("70002");
+    near.say("go");
+    near.ends();
+    // And a new one can start at once, at the same address.
+    pair.server = None;
+    pair.serve();
+    pair.nothing_is_left();
+}
+
+#[test]
+fn a_link_that_is_cut_ends_the_client_with_255() {
+    let pair = Pair::on_the_host();
+    let mut near = pair.talk("losing_the_other_machine_ends_the_client_with_255", &["70003", "20"]);
+    near.hear("READY");
+    pair.lab.cut("drop");
+    near.say("go");
+    near.hear("ENDED");
+    pair.no_process_with("70003");
+    near.say("go");
+    near.ends();
+    pair.lab.restore();
+    pair.nothing_is_left();
+    pair.keeps("death_by_signal_n_is_128_and_n", &[]);
+}
+
+#[test]
+fn a_server_told_to_end_lets_a_command_finish_and_cuts_what_does_not() {
+    let mut pair = Pair::on_the_host();
+    let mut near = pair.talk("losing_the_other_machine_ends_the_client_with_255", &["70004", "12"]);
+    near.hear("READY");
+    let begun = Instant::now();
+    pair.lab.host(&["pkill", "-TERM", "-x", "rexec_server"]).ok();
+    near.say("go");
+    near.hear("ENDED");
+    assert!(begun.elapsed() > Duration::from_secs(3), "the command had no time to finish: {:?}", begun.elapsed());
+    pair.no_process_with("70004");
+    let mut server = pair.server.take().unwrap();
+    eventually("the server has ended", Duration::from_secs(5), || server.ended().is_some(), String::new);
+    near.say("go");
+    near.ends();
+}
+
+#[test]
+fn qemu_that_daemonizes_leaves_a_stand_in() {
+    let pair = Pair::on_the_host();
+    let mut near = pair.talk("qemu_that_daemonizes_leaves_a_stand_in", &["/var/tmp/probe-1"]);
+    let far_pid = near.hear("FAR").trim_start_matches("FAR ").to_string();
+    let name = pair.lab.host(&["cat", &format!("/proc/{far_pid}/comm")]).ok();
+    assert!(name.starts_with("qemu-system"), "the far pid file names {name}");
+    near.say("go");
+    near.hear("ENDED");
+    pair.lab.host(&["cat", &format!("/proc/{far_pid}/comm")]).refused();
+    near.say("go");
+    near.ends();
+    pair.nothing_is_left();
+}
+
+#[test]
+fn thirty_probes_in_a_row_leave_nothing() {
+    let pair = Pair::on_the_host();
+    pair.keeps("probes_in_a_row_leave_nothing", &["/var/tmp/probe-30", "30"]);
+    assert_eq!(pair.lab.host(&["pgrep", "-a", "qemu"]).out(), "", "QEMUs that are left");
+}
+
+#[test]
+fn strangers_harm_nobody() {
+    let pair = Pair::on_the_host();
+    let said = pair.talk("strangers_harm_nobody", &[]).ends();
+    pair.nothing_is_left();
+    let port = said.lines().find_map(|l| l.strip_prefix("HTTP from ")).expect("the port of the HTTP request");
+    let log = pair.log();
+    let http: Vec<&str> = log.lines().filter(|l| l.ends_with(&format!(":{port}"))).collect();
+    assert!(http.len() == 1 && http[0].contains("no HELLO"), "one clear line about the HTTP request: {http:#?}");
+    assert!(!log.contains("ERROR") && !log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn noise_behind_a_good_hello_ends_that_connection_alone() {
+    let pair = Pair::on_the_host();
+    pair.keeps("noise_behind_a_good_hello_ends_that_connection_alone", &[]);
+    let log = pair.log();
+    assert!(!log.contains("ERROR") && !log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn killing_the_stand_in_kills_its_qemu() {
+    let pair = Pair::on_the_host();
+    pair.keeps("killing_the_stand_in_kills_its_qemu", &["/var/tmp/probe-kill"]);
+    let left = || pair.lab.host(&["pgrep", "-a", "qemu"]).out();
+    eventually("no QEMU is left", Duration::from_secs(10), || left().is_empty(), left);
+}
+
+#[test]
+fn a_server_without_root_runs_its_own_users_commands_only() {
+    let mut pair = Pair { lab: Lab::up(), server: None, far: Host, near: Dpu, before: Standing::default() };
+    let addr = format!("tcp://0.0.0.0:{PORT}");
+    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let server = pair.lab.spawn_with(Host, &[PLAINTEXT, ("CMD_NET_ADDR", &addr)], &[&nobody[..], &[bin("rexec_server")]].concat());
+    server.wait_for("serving on");
+    pair.server = Some(server);
+    let whoami = [bin("rexec"), "id", "-u"];
+    assert_eq!(pair.lab.run_with(Dpu, &pair.env(), &[&nobody[..], &whoami].concat()).ok(), "65534\n");
+    let root = pair.lab.run_with(Dpu, &pair.env(), &whoami);
+    assert_eq!(root.status.code(), Some(126), "{root:?}");
+    let said = root.refused();
+    assert!(said.lines().count() == 2 && said.contains("uid 65534"), "one line behind the warning: {said}");
+}
+
+#[test]
+fn after_everything_the_server_holds_what_it_held_at_its_start() {
+    let pair = Pair::on_the_host();
+    pair.keeps("a_bit_of_everything", &[]);
+    // Idle helper threads stay for ten seconds.
+    let back = || {
+        let now = pair.standing();
+        now.threads <= pair.before.threads + 1 && now.fds <= pair.before.fds
+    };
+    let shown = || format!("{:?}, {:?} at the start", pair.standing(), pair.before);
+    eventually("fds and threads return", Duration::from_secs(20), back, shown);
+}
