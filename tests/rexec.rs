@@ -111,7 +111,8 @@ impl Pair {
         };
         eventually("the server's fds return", within, fds, shown);
         for machine in [Host, Dpu] {
-            let left = self.lab.sh(machine, "find /run/farside /tmp -mindepth 1 -name '*listener*' 2>/dev/null || true").out();
+            let left =
+                self.lab.sh(machine, "find /run/farside /tmp -mindepth 1 -name '*listener*' 2>/dev/null || true").out();
             assert_eq!(left, "", "left on {machine:?}");
         }
     }
@@ -119,7 +120,7 @@ impl Pair {
     #[track_caller]
     fn no_process_with(&self, mark: &str) {
         let find = || self.lab.sh(self.far, &format!("pgrep -af 'sleep {mark}' | grep -v pgrep || true")).out();
-        eventually("no process of the command is left there", Duration::from_secs(20), || find().is_empty(), &find);
+        eventually("no process of the command is left there", Duration::from_secs(20), || find().is_empty(), find);
     }
 
     #[track_caller]
@@ -300,7 +301,11 @@ fn a_server_without_root_runs_its_own_users_commands_only() {
     let mut pair = Pair { lab: Lab::up(), server: None, far: Host, near: Dpu, before: Standing::default() };
     let addr = format!("tcp://0.0.0.0:{PORT}");
     let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
-    let server = pair.lab.spawn_with(Host, &[PLAINTEXT, ("CMD_NET_ADDR", &addr)], &[&nobody[..], &[bin("rexec_server")]].concat());
+    let server = pair.lab.spawn_with(
+        Host,
+        &[PLAINTEXT, ("CMD_NET_ADDR", &addr)],
+        &[&nobody[..], &[bin("rexec_server")]].concat(),
+    );
     server.wait_for("serving on");
     pair.server = Some(server);
     let whoami = [bin("rexec"), "id", "-u"];

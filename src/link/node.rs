@@ -268,8 +268,8 @@ impl Node {
         let theirs = Hello { initial_window: conn.peer.initial_window, ..hello.clone() };
         let mut state = self.state();
         let new = !state.sessions.iter().any(|s| s.id == hello.session && s.dialled);
-        if new && !begins_session(hello) {
-            // The session has ended since.
+        if new && (state.leaving || !begins_session(hello)) {
+            // This node, or the session, has ended since.
             return false;
         }
         let lives = !new || hello.role != Role::Peer || self.survives(&mut state, peer.node, true);
@@ -453,9 +453,7 @@ impl Node {
         let mut state = self.state();
         state.leaving = true;
         self.0.changed.notify_all();
-        for pair in state.sessions.iter().flat_map(|s| s.pairs.iter().flatten()) {
-            pair.inbox.push(Cmd::Leave { pair: pair.pair });
-        }
+        state.sessions.iter_mut().for_each(Session::retire);
         let some = |s: &mut State| !s.sessions.is_empty();
         let (state, out) =
             self.0.changed.wait_timeout_while(state, patience, some).expect("no holder panics: panic is abort");
