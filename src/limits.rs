@@ -181,3 +181,5 @@ pub const ALIAS_SWEEP_MS: u64 = 3_000;
 pub const MOUNT_DEADLINE_MS: u64 = 5_000;
 /// Threads that read /dev/fuse: one copies from the kernel while another writes to the link.
 pub const FUSE_READERS: usize = 3;
+/// How long an open goes on looking for a session that takes new streams, when the one it found has just stopped.
+pub const REOPEN_MS: u64 = 200;

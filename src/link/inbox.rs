@@ -19,13 +19,14 @@ pub(super) type Verdict = Box<dyn FnOnce(Result<Pending, Errno>) + Send>;
 pub type Notice = Box<dyn FnOnce() + Send>;
 
 pub(super) enum Cmd {
-    /// A link has shaken hands. The pair comes to be with its first link.
+    /// A link has shaken hands. The pair `begins` with its first link; a later one is too late for a pair that is over.
     Link {
         pair: u64,
         lane: Lane,
         fd: OwnedFd,
         options: Options,
         peer: Arc<Peer>,
+        begins: bool,
     },
     Open {
         pair: u64,

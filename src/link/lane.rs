@@ -1,7 +1,9 @@
 //! One TCP connection of a pair on the ring: frames in, frames out.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
+
+use nix::sys::socket::{Shutdown, shutdown};
 
 use super::port::Hands;
 use crate::errno::Errno;
@@ -125,14 +127,19 @@ impl LaneEnd {
         Ok(())
     }
 
+    /// Nothing more is sent; the peer sees the end behind the last frame, and what it still sends is read.
+    pub(super) fn finish(&self) {
+        // ENOTCONN: the peer was faster.
+        let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Write);
+    }
+
     /// Ends both directions; what is in flight completes soon.
     pub(super) fn close(&mut self, hands: &mut Hands) {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
         // What was sent still leaves, and a FIN behind it; the cancels end our own waiting.
-        let _ =
-            nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&*self.fd), nix::sys::socket::Shutdown::Both);
+        let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Both);
         for op in [self.recv, self.send].into_iter().flatten() {
             hands.engine.cancel(op);
         }

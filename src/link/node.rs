@@ -19,11 +19,12 @@ use std::time::{Duration, Instant};
 use super::conn::Conn;
 use super::helpers::Helpers;
 use super::inbox::{Cmd, Inbox, PairRef, Pending};
+use super::pair::DRAINED;
 use super::pair::Shared;
-use super::worker::{self, Worker};
+use super::worker::{self, News, Worker};
 use crate::errno::{Errno, OsError, OsResult};
 use crate::fdpass::Files;
-use crate::limits::{INITIAL_WINDOW, LINKS_MAX, RECORD_MAX};
+use crate::limits::{INITIAL_WINDOW, LINKS_MAX, RECORD_MAX, REOPEN_MS};
 use crate::mux::Options;
 use crate::wire::hello::{Hello, Lane, Role, Verdict};
 
@@ -112,7 +113,15 @@ impl fmt::Debug for Node {
 /// What becomes of a connection after its HELLO was answered with Ok.
 #[derive(Debug)]
 pub(super) enum Admission {
-    Link { pair: u64, worker: usize, options: Options, peer: Arc<Peer>, lane: Lane },
+    /// `begins`: the pair is new, and the worker knows nothing of it yet.
+    Link {
+        pair: u64,
+        worker: usize,
+        options: Options,
+        peer: Arc<Peer>,
+        lane: Lane,
+        begins: bool,
+    },
     Files,
 }
 
@@ -149,8 +158,11 @@ impl Node {
         let (ready, told) = mpsc::channel();
         let run = move || {
             let shared = Shared { inbox, helpers, handler, reopen };
-            let on_pair_end = Box::new(move |pair, reason: &str| node.on_pair_end(pair, reason));
-            match Worker::new(shared, on_pair_end) {
+            let on_news = Box::new(move |pair, news: News<'_>| match news {
+                News::Leaving => node.on_peer_leaving(pair),
+                News::Ended(reason) => node.on_pair_end(pair, reason),
+            });
+            match Worker::new(shared, on_news) {
                 Ok(worker) => {
                     let _ = ready.send(Ok(()));
                     if let Err(e) = worker.run() {
@@ -233,7 +245,7 @@ impl Node {
             }
         }
         let peer = Peer { name: hello.name.clone(), addr, node: hello.node };
-        Ok(self.place(&mut state, hello, peer, false))
+        self.place(&mut state, hello, peer, false).ok_or((Verdict::Duplicate, String::new()))
     }
 
     /// Of two sessions between the same nodes the one dialled by the smaller id survives; both ends judge alike. Returns
@@ -245,10 +257,7 @@ impl Node {
         if dialled != (self.0.id < peer) {
             return false;
         }
-        rival.retired = true;
-        for pair in rival.pairs.iter().flatten() {
-            pair.inbox.push(Cmd::Leave { pair: pair.pair });
-        }
+        rival.retire();
         true
     }
 
@@ -259,18 +268,24 @@ impl Node {
         let theirs = Hello { initial_window: conn.peer.initial_window, ..hello.clone() };
         let mut state = self.state();
         let new = !state.sessions.iter().any(|s| s.id == hello.session && s.dialled);
-        // The session may have ended since, or its rival may live.
-        if new && (!begins_session(hello) || (hello.role == Role::Peer && !self.survives(&mut state, peer.node, true)))
-        {
+        if new && (state.leaving || !begins_session(hello)) {
+            // This node, or the session, has ended since.
             return false;
         }
-        let admission = self.place(&mut state, &theirs, peer, true);
+        let lives = !new || hello.role != Role::Peer || self.survives(&mut state, peer.node, true);
+        let Some(admission) = self.place(&mut state, &theirs, peer, true) else { return false };
         drop(state);
+        let Admission::Link { pair, .. } = admission else { unreachable!("file links never come here") };
         self.hand_over(admission, conn.into_fd());
-        true
+        if !lives {
+            // The peer may use it already: it is ended in the same orderly way as one that has lived.
+            self.on_peer_leaving(pair);
+        }
+        lives
     }
 
-    fn place(&self, state: &mut State, hello: &Hello, peer: Peer, dialled: bool) -> Admission {
+    /// `None`: the session takes no new pairs any more.
+    fn place(&self, state: &mut State, hello: &Hello, peer: Peer, dialled: bool) -> Option<Admission> {
         let node = peer.node;
         let at = state.sessions.iter().position(|s| s.id == hello.session && s.peer.node == node);
         let at = at.unwrap_or_else(|| {
@@ -294,23 +309,42 @@ impl Node {
         if session.pairs.len() <= index {
             session.pairs.resize_with(index + 1, || None);
         }
+        let begins = session.pairs[index].is_none();
+        if begins && session.retired {
+            return None;
+        }
         let inbox = &self.0.inboxes[worker];
         let pair = session.pairs[index].get_or_insert_with(|| PairRef { inbox: Arc::clone(inbox), pair: next }).pair;
         let peer = Arc::clone(&session.peer);
-        if pair == next {
-            state.next_pair += 1;
-        }
+        state.next_pair += u64::from(begins);
         let (window, peer_window) = (INITIAL_WINDOW, hello.initial_window);
         let options = Options { dialer: dialled, window, peer_window, now_us: 0 };
         self.0.changed.notify_all();
-        Admission::Link { pair, worker, options, peer, lane: hello.lane }
+        Some(Admission::Link { pair, worker, options, peer, lane: hello.lane, begins })
     }
 
     pub(super) fn hand_over(&self, admission: Admission, fd: OwnedFd) {
-        let Admission::Link { pair, worker, options, peer, lane } = admission else {
+        let Admission::Link { pair, worker, options, peer, lane, begins } = admission else {
             unreachable!("file links never come here")
         };
-        self.0.inboxes[worker].push(Cmd::Link { pair, lane, fd, options, peer });
+        self.0.inboxes[worker].push(Cmd::Link { pair, lane, fd, options, peer, begins });
+        // Retired since it was placed: the order to leave may have come too early for the worker.
+        let retired = |s: &Session| s.retired && s.pairs.iter().flatten().any(|p| p.pair == pair);
+        if self.state().sessions.iter().any(retired) {
+            self.0.inboxes[worker].push(Cmd::Leave { pair });
+        }
+    }
+
+    /// The peer takes no new streams on one pair of a session, and so on none.
+    fn on_peer_leaving(&self, pair: u64) {
+        let mut state = self.state();
+        let session = state.sessions.iter_mut().find(|s| s.pairs.iter().flatten().any(|p| p.pair == pair));
+        if let Some(session) = session
+            && !session.retired
+        {
+            session.retire();
+            self.0.changed.notify_all();
+        }
     }
 
     /// One pair is over: its session is.
@@ -319,7 +353,7 @@ impl Node {
         let Some(at) = state.sessions.iter().position(|s| s.pairs.iter().flatten().any(|p| p.pair == pair)) else {
             return;
         };
-        if state.sessions[at].retired && reason == "drained" {
+        if state.sessions[at].retired && reason == DRAINED {
             // A retired session's pairs end one by one, each with its last stream.
             state.sessions[at]
                 .pairs
@@ -346,7 +380,7 @@ impl Node {
     /// Whether the session is still there. With `None`: whether any session with a peer node is.
     pub(super) fn has_session(&self, id: Option<u64>) -> bool {
         let state = self.state();
-        state.sessions.iter().any(|s| id.map_or(s.role == Role::Peer && !s.retired, |id| s.id == id))
+        state.sessions.iter().any(|s| !s.retired && id.map_or(s.role == Role::Peer, |id| s.id == id))
     }
 
     #[cfg(test)]
@@ -381,6 +415,19 @@ impl Node {
     /// # Errors
     /// ENOTCONN: no session is up. ETIMEDOUT: no verdict by `deadline` (the stream is given up). Else the peer's errno.
     pub fn open(&self, service: u16, request: Vec<u8>, deadline: Instant) -> Result<Pending, Errno> {
+        let patience = deadline.min(Instant::now() + Duration::from_millis(REOPEN_MS));
+        loop {
+            // ECONNABORTED: that session takes no new streams, and this one has not begun. Of two sessions born at once
+            // the survivor may not be known yet.
+            match self.open_once(service, request.clone(), deadline) {
+                Err(Errno::ECONNABORTED) if Instant::now() < patience => std::thread::sleep(Duration::from_millis(2)),
+                Err(Errno::ECONNABORTED) => return Err(Errno::ENOTCONN),
+                verdict => return verdict,
+            }
+        }
+    }
+
+    fn open_once(&self, service: u16, request: Vec<u8>, deadline: Instant) -> Result<Pending, Errno> {
         let at = self.next_pair().ok_or(Errno::ENOTCONN)?;
         let (tell, told) = mpsc::sync_channel(1);
         // A verdict that comes too late finds nobody and is dropped, which resets the stream.
@@ -406,9 +453,7 @@ impl Node {
         let mut state = self.state();
         state.leaving = true;
         self.0.changed.notify_all();
-        for pair in state.sessions.iter().flat_map(|s| s.pairs.iter().flatten()) {
-            pair.inbox.push(Cmd::Leave { pair: pair.pair });
-        }
+        state.sessions.iter_mut().for_each(Session::retire);
         let some = |s: &mut State| !s.sessions.is_empty();
         let (state, out) =
             self.0.changed.wait_timeout_while(state, patience, some).expect("no holder panics: panic is abort");
@@ -426,6 +471,14 @@ fn begins_session(hello: &Hello) -> bool {
 }
 
 impl Session {
+    /// No new streams on it; it ends with its last one.
+    fn retire(&mut self) {
+        self.retired = true;
+        for pair in self.pairs.iter().flatten() {
+            pair.inbox.push(Cmd::Leave { pair: pair.pair });
+        }
+    }
+
     fn dialled_client(&self) -> bool {
         self.role == Role::Client && self.dialled
     }

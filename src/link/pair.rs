@@ -22,7 +22,7 @@ use super::port::{Hands, Item, Port, Read, SourceState, Wrote};
 use super::token::{Token, What};
 use crate::errno::Errno;
 use crate::fdpass::{self, Mode, Pump, PumpKind};
-use crate::limits::INITIAL_WINDOW;
+use crate::limits::{HELLO_DEADLINE_MS, INITIAL_WINDOW};
 use crate::mux::{Event, Key, Mux, Options};
 use crate::ring::{Chunk, Done};
 use crate::sys::readable;
@@ -49,25 +49,31 @@ pub(super) struct Pair {
     /// The port of each of the mux's stream slots.
     by_stream: Vec<Option<usize>>,
     watches: Vec<(Key, Notice)>,
-    leaving: bool,
     pub(super) ended: Option<String>,
+    news: bool,
+    /// Drained: our directions of the links are shut, the peer's are still to end.
+    closing: bool,
+    born_us: u64,
 }
+
+/// Why a pair ended that both sides had left.
+pub(super) const DRAINED: &str = "drained";
 
 impl Pair {
     pub(super) fn new(id: u64, slot: usize, peer: Arc<Peer>, options: Options) -> Self {
-        let mux = Mux::new(options);
-        let (lanes, ports) = ([None, None], Slab::new());
         Self {
             id,
             slot,
             peer,
-            mux,
-            lanes,
-            ports,
+            mux: Mux::new(options),
+            lanes: [None, None],
+            ports: Slab::new(),
             by_stream: Vec::new(),
             watches: Vec::new(),
-            leaving: false,
             ended: None,
+            news: false,
+            closing: false,
+            born_us: options.now_us,
         }
     }
 
@@ -109,8 +115,14 @@ impl Pair {
             end.on_sent(done, hands, send_token)
         };
         if let Err(e) = result {
-            self.end(&e.0, hands);
+            // The peer may close as soon as nothing more can come; that is no loss.
+            self.end(if self.is_drained() { DRAINED } else { &e.0 }, hands);
         }
+    }
+
+    /// Whether the peer has just said that it takes no new streams.
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
     }
 
     /// The pair is over: every stream is reset, every fd closed.
@@ -131,11 +143,17 @@ impl Pair {
     }
 
     pub(super) fn on_time(&mut self, hands: &mut Hands, now_us: u64) {
-        if self.ended.is_some() || self.lanes[Lane::Lat.index()].is_none() {
+        if self.ended.is_some() {
+            return;
+        }
+        if self.lanes[Lane::Lat.index()].is_none() {
+            if now_us.saturating_sub(self.born_us) > HELLO_DEADLINE_MS * 2000 {
+                self.end("its LAT link never came", hands);
+            }
             return;
         }
         if let Err(e) = self.mux.on_time(now_us) {
-            self.end(&e.0, hands);
+            self.end(if self.closing { DRAINED } else { &e.0 }, hands);
         }
         for (_, port) in &mut self.ports {
             if port.source != SourceState::Reading || port.is_listener() {
@@ -152,6 +170,9 @@ impl Pair {
     /// Carries out what the mux says, then sends what is ready.
     pub(super) fn advance(&mut self, shared: &Shared, hands: &mut Hands) {
         self.carry_out(shared, hands);
+        if self.closing {
+            return;
+        }
         for index in 0..2 {
             let token = self.token(What::LinkSend, index);
             if let Some(end) = &mut self.lanes[index]
@@ -161,10 +182,16 @@ impl Pair {
             }
         }
         let idle = self.lanes.iter().flatten().all(LaneEnd::is_idle);
-        if self.leaving && self.ended.is_none() && self.mux.streams() == 0 && idle {
-            self.end("drained", hands);
+        if self.is_drained() && self.ended.is_none() && idle {
+            // Not closed before the peer has closed its side too: unread bytes would turn our last frames into a reset.
+            self.closing = true;
+            self.lanes.iter().flatten().for_each(LaneEnd::finish);
         }
-        self.carry_out(shared, hands);
+    }
+
+    /// Both sides opened no more streams, and the last one has ended.
+    fn is_drained(&self) -> bool {
+        self.mux.is_left() && self.mux.streams() == 0
     }
 
     pub(super) fn carry_out(&mut self, shared: &Shared, hands: &mut Hands) {
@@ -224,7 +251,12 @@ impl Pair {
                     self.pump(at, hands);
                 }
             }
-            Event::GoingAway => tracing::info!(peer = %self.peer, "the peer takes no new streams"),
+            Event::GoingAway => {
+                tracing::debug!(peer = %self.peer, "the peer takes no new streams");
+                // The answer tells the peer that every OPEN of ours has reached it: then it may close.
+                self.leave();
+                self.news = true;
+            }
         }
     }
 
@@ -312,7 +344,6 @@ impl Pair {
     }
 
     pub(super) fn leave(&mut self) {
-        self.leaving = true;
         self.mux.leave();
     }
 

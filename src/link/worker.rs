@@ -17,8 +17,16 @@ use crate::ring::{Done, Engine, Fd, Op, Pool, Size, Uring};
 /// How often pings, cooling and deadlines are looked at: fine enough for limits of seconds.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Told when a pair is over: its number, and why.
-pub(super) type OnPairEnd = Box<dyn Fn(u64, &str) + Send>;
+/// What the node hears of a pair.
+pub(super) enum News<'a> {
+    /// The peer takes no new streams on it.
+    Leaving,
+    /// It is over, and why.
+    Ended(&'a str),
+}
+
+/// Told of a pair, by its number.
+pub(super) type OnNews = Box<dyn Fn(u64, News<'_>) + Send>;
 
 pub(super) struct Worker {
     engine: Box<dyn Engine>,
@@ -31,12 +39,12 @@ pub(super) struct Worker {
     wake: Fd,
     born: Instant,
     stopping: bool,
-    on_pair_end: OnPairEnd,
+    on_news: OnNews,
 }
 
 impl Worker {
     /// On the worker's own thread: the ring takes no other.
-    pub(super) fn new(shared: Shared, on_pair_end: OnPairEnd) -> OsResult<Self> {
+    pub(super) fn new(shared: Shared, on_news: OnNews) -> OsResult<Self> {
         let engine = Box::new(Uring::new()?);
         let wake = std::os::fd::AsFd::as_fd(&shared.inbox.event).try_clone_to_owned().step("dup")?;
         Ok(Self {
@@ -49,7 +57,7 @@ impl Worker {
             wake: Rc::new(wake),
             born: Instant::now(),
             stopping: false,
-            on_pair_end,
+            on_news,
         })
     }
 
@@ -109,8 +117,9 @@ impl Worker {
 
     fn on_cmd(&mut self, cmd: Cmd, now_us: u64) {
         let (id, slot) = match &cmd {
-            Cmd::Link { pair, peer, options, .. } => (*pair, Some(self.pair_for(*pair, peer, *options))),
-            Cmd::Open { pair, .. }
+            Cmd::Link { pair, peer, options, begins: true, .. } => (*pair, Some(self.begin(*pair, peer, *options))),
+            Cmd::Link { pair, .. }
+            | Cmd::Open { pair, .. }
             | Cmd::Attach { pair, .. }
             | Cmd::Reset { pair, .. }
             | Cmd::Described { pair, .. }
@@ -154,10 +163,7 @@ impl Worker {
         self.touch(slot);
     }
 
-    fn pair_for(&mut self, id: u64, peer: &Arc<super::node::Peer>, options: crate::mux::Options) -> usize {
-        if let Some(slot) = self.by_id.get(&id) {
-            return *slot;
-        }
+    fn begin(&mut self, id: u64, peer: &Arc<super::node::Peer>, options: crate::mux::Options) -> usize {
         let options = crate::mux::Options { now_us: self.now_us(), ..options };
         let entry = self.pairs.vacant_entry();
         let slot = entry.key();
@@ -187,10 +193,13 @@ impl Worker {
             let mut hands = Hands { engine: engine.as_mut(), pool };
             let Some(pair) = pairs.get_mut(slot) else { continue };
             pair.advance(shared, &mut hands);
+            if pair.take_news() {
+                (self.on_news)(pair.id, News::Leaving);
+            }
             if pair.is_over() {
                 let pair = pairs.remove(slot);
                 self.by_id.remove(&pair.id);
-                (self.on_pair_end)(pair.id, pair.ended.as_deref().unwrap_or_default());
+                (self.on_news)(pair.id, News::Ended(pair.ended.as_deref().unwrap_or_default()));
             }
         }
     }

@@ -254,6 +254,11 @@ impl<P: Payload> Mux<P> {
         }
     }
 
+    /// Both sides have said that they open no new streams: once the last one has ended, nothing more comes.
+    pub fn is_left(&self) -> bool {
+        self.leaving && self.peer_leaving
+    }
+
     pub fn poll_event(&mut self) -> Option<Event<P>> {
         self.events.pop_front()
     }

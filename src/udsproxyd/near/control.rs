@@ -29,6 +29,7 @@ pub(super) struct Control {
     pub(super) listener: OwnedFd,
     pub(super) private: PathBuf,
     socket: PathBuf,
+    made_dir: bool,
     /// Once cleared, what is at these paths may be the next daemon's.
     cleared: AtomicBool,
     _lock: Flock<File>,
@@ -38,18 +39,17 @@ impl Control {
     pub(super) fn bind(options: &Options) -> OsResult<Self> {
         let socket = options.socket.clone();
         let shared = !options.uids.is_empty();
-        directory(&socket, if shared { 0o711 } else { 0o700 })?;
+        let made_dir = directory(&socket, if shared { 0o711 } else { 0o700 })?;
         let lock = lock(&socket)?;
         let private = socket.with_extension("d");
         remove(fs::remove_dir_all(&private)).step_on("remove", private.display())?;
         DirBuilder::new().mode(0o700).create(&private).step_on("mkdir", private.display())?;
         remove(fs::remove_file(&socket)).step_on("unlink", socket.display())?;
         let listener = listen(&socket, if shared { 0o666 } else { 0o600 })?;
-        Ok(Self { listener, private, socket, cleared: AtomicBool::new(false), _lock: lock })
+        let cleared = AtomicBool::new(false);
+        Ok(Self { listener, private, socket, made_dir, cleared, _lock: lock })
     }
-}
 
-impl Control {
     /// Leaves nothing behind. Not left to `drop` alone: the last owner may be a thread that the process's end overtakes.
     pub(super) fn clear(&self) {
         if self.cleared.swap(true, Ordering::Relaxed) {
@@ -59,8 +59,10 @@ impl Control {
         let _ = fs::remove_file(&self.socket);
         let _ = fs::remove_dir_all(&self.private);
         let _ = fs::remove_file(self.socket.with_extension("lock"));
-        // Not empty: somebody else's things are in it.
-        let _ = self.socket.parent().map(fs::remove_dir);
+        // Only if it was made for this socket; not empty: somebody else's things are in it.
+        if self.made_dir {
+            let _ = self.socket.parent().map(fs::remove_dir);
+        }
     }
 }
 
@@ -74,15 +76,15 @@ fn remove(result: std::io::Result<()>) -> std::io::Result<()> {
     result.or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
 }
 
-/// The socket's directory: made if it is missing, refused unless nobody else may write to it.
-fn directory(socket: &Path, mode: u32) -> OsResult<()> {
+/// The socket's directory: made if it is missing, refused unless nobody else may write to it. Returns whether it was made.
+fn directory(socket: &Path, mode: u32) -> OsResult<bool> {
     let dir = socket.parent().filter(|_| socket.is_absolute());
     let dir = dir.ok_or_else(|| OsError::on("listen on", socket.display(), Errno::EINVAL))?;
-    if let Err(e) = DirBuilder::new().mode(mode).create(dir)
-        && e.kind() != std::io::ErrorKind::AlreadyExists
-    {
-        return Err(e).step_on("mkdir", dir.display());
-    }
+    let made = match DirBuilder::new().mode(mode).create(dir) {
+        Ok(()) => true,
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
+        Err(e) => return Err(e).step_on("mkdir", dir.display()),
+    };
     let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
     let handle = OpenOptions::new().read(true).custom_flags(flags).open(dir).step_on("open", dir.display())?;
     let meta = handle.metadata().step_on("stat", dir.display())?;
@@ -92,7 +94,7 @@ fn directory(socket: &Path, mode: u32) -> OsResult<()> {
     if meta.mode() & 0o777 != mode {
         handle.set_permissions(fs::Permissions::from_mode(mode)).step_on("chmod", dir.display())?;
     }
-    Ok(())
+    Ok(made)
 }
 
 fn lock(socket: &Path) -> OsResult<Flock<File>> {
@@ -148,6 +150,8 @@ mod tests {
         let Control { listener, .. } = &first;
         let _ = listener;
         drop(first);
+        assert!(!dir.exists(), "what was made for the socket goes with it");
+        fs::create_dir(&dir).unwrap();
         drop(std::os::unix::net::UnixListener::bind(&options.socket).unwrap());
         assert!(options.socket.exists());
         drop(Control::bind(&options).unwrap());
@@ -165,7 +169,7 @@ mod tests {
             assert_eq!(fs::metadata(&options.socket).unwrap().mode() & 0o777, mode);
             assert_eq!(fs::metadata(dir.join("uds.d")).unwrap().mode() & 0o777, 0o700);
         }
-        fs::remove_dir_all(dir).unwrap();
+        assert!(!dir.exists());
     }
 
     #[test]
