@@ -31,7 +31,9 @@ pub const STREAMS_MAX: usize = 16_384;
 /// The payload of an OPEN frame: a path (4096) twice and some identity; larger requests are bytes of the stream.
 pub const OPEN_MAX: u32 = 16 << 10;
 /// The recipes of one message, all RECIPE frames together: 253 paths of 4 KiB, and room for each one's fixed part.
-pub const RECIPES_MAX: usize = FDS_MAX * (4096 + 128);
+pub const RECIPES_MAX: usize = FDS_MAX * RECIPE_MAX;
+/// One recipe: a path of PATH_MAX, and room for its fixed part.
+pub const RECIPE_MAX: usize = 4096 + 128;
 
 /// A HELLO with its header: fixed fields, a name and a reason. Nothing longer is read before the peer is known.
 pub const HELLO_MAX: usize = 512;

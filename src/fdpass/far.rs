@@ -6,8 +6,10 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::fcntl::OFlag;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket, socketpair,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, setsockopt, socket, socketpair,
+    sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Whence, lseek, pipe2};
 
 use super::{Files, Pump, PumpKind, Rebuilt};
@@ -91,14 +93,17 @@ fn listener(stream: u32, kind: SocketKind, backlog: u32, nonblock: bool) -> OsRe
 
 const LISTENER_NAME: &str = "s";
 
-/// One more client of a listener that was made here. Waits while its queue is full, as connect(2) does.
+/// One more client of a listener that was made here. Waits a little while its queue is full, as connect(2) does; not for
+/// ever, because the thread is not its own.
 ///
 /// # Errors
-/// ECONNREFUSED when the program has closed its listening socket.
+/// ECONNREFUSED when the program has closed its listening socket, EAGAIN when its queue stays full.
 pub fn connect_listener(dir: &std::path::Path) -> OsResult<OwnedFd> {
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).step("socket")?;
+    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(1)).step("SO_SNDTIMEO")?;
     let address = UnixAddr::new(&dir.join(LISTENER_NAME)).step("socket address")?;
     connect(fd.as_raw_fd(), &address).step_on("connect", dir.display())?;
+    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(0)).step("SO_SNDTIMEO")?;
     Ok(fd)
 }
 

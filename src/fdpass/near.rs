@@ -53,6 +53,9 @@ fn describe_one(fd: OwnedFd, mode: Mode) -> OsResult<Described> {
     let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
     match kind {
         SFlag::S_IFIFO => Ok(pipe(fd, access, access.read && !access.write)),
+        // One direction each: stdin and stdout may be one socket, and others may go on using it after the command.
+        SFlag::S_IFSOCK if mode == Mode::Stdin => Ok(pipe(fd, access, true)),
+        SFlag::S_IFSOCK if mode == Mode::Output => Ok(pipe(fd, access, false)),
         SFlag::S_IFSOCK => socket(fd, access.nonblock),
         SFlag::S_IFCHR => device(fd, &stat, access, mode),
         SFlag::S_IFREG | SFlag::S_IFDIR if matches!(mode, Mode::Inherited | Mode::Passed) && is_of_peer(fd.as_fd()) => {

@@ -61,6 +61,9 @@ impl LaneEnd {
     /// The link must be closed: its end, a failed read, or the peer's mistake.
     pub(super) fn on_received(&mut self, done: Done, mux: &mut Mux<Chunk>, pool: &Pool, now_us: u64) -> WireResult<()> {
         self.recv = None;
+        if self.closed {
+            return Ok(());
+        }
         let count = match done.result {
             Ok(0) => return Err(ProtocolError("the peer closed the link".into())),
             Ok(count) => count as usize,

@@ -146,6 +146,8 @@ impl Node {
             changed: Condvar::new(),
             turn: AtomicUsize::new(0),
         }));
+        // While threads can be had: one helper is always there from now on.
+        node.0.helpers.run(|| ());
         for index in 0..workers {
             node.start_worker(index, Arc::clone(&options.handler), options.reopen.clone())?;
         }

@@ -51,6 +51,7 @@ pub(super) struct Pair {
     watches: Vec<(Key, Notice)>,
     pub(super) ended: Option<String>,
     news: bool,
+    told: bool,
     /// Drained: our directions of the links are shut, the peer's are still to end.
     closing: bool,
     born_us: u64,
@@ -72,6 +73,7 @@ impl Pair {
             watches: Vec::new(),
             ended: None,
             news: false,
+            told: false,
             closing: false,
             born_us: options.now_us,
         }
@@ -134,7 +136,15 @@ impl Pair {
         for lane in self.lanes.iter_mut().flatten() {
             lane.close(hands);
         }
+        // Whoever waits for the children's last byte must not take this for it: the notices are dropped unsent.
+        self.watches.clear();
         self.mux.reset_all(Errno::ECONNRESET);
+    }
+
+    /// The links are gone: the node may forget the session, while what was received is still being written. Says so once.
+    pub(super) fn take_cut(&mut self) -> bool {
+        let cut = self.ended.is_some() && self.lanes.iter().flatten().all(LaneEnd::is_over);
+        cut && !std::mem::replace(&mut self.told, true)
     }
 
     /// Nothing of the pair is left, in the kernel or here.
@@ -154,6 +164,10 @@ impl Pair {
         }
         if let Err(e) = self.mux.on_time(now_us) {
             self.end(if self.closing { DRAINED } else { &e.0 }, hands);
+        }
+        let waiting: Vec<usize> = self.ports.iter().filter(|(_, p)| p.is_listener()).map(|(at, _)| at).collect();
+        for at in waiting {
+            self.pump(at, hands);
         }
         for (_, port) in &mut self.ports {
             if port.source != SourceState::Reading || port.is_listener() {
@@ -242,6 +256,10 @@ impl Pair {
                 if let Some(verdict) = self.ports[at].verdict.take() {
                     verdict(Err(errno));
                 }
+                // A child that was cut off has not written all: its parent's notice is dropped unsent.
+                if let (Some(parent), false) = (self.ports[at].parent, self.ports[at].sink_closed) {
+                    self.watches.retain(|(key, _)| *key != parent);
+                }
                 self.abort_with_children(at, hands);
             }
             Event::MayRead { key } => {
@@ -319,6 +337,7 @@ impl Pair {
         self.pump(at, hands);
         self.write(at, shared, hands);
         self.close_sink(at, hands);
+        self.bury(at, hands);
     }
 
     pub(super) fn reset(&mut self, key: Key, errno: Errno, hands: &mut Hands) {
@@ -430,8 +449,15 @@ impl Pair {
                 let token = self.token(What::PortSource, at);
                 self.ports[at].poll_source(hands, token);
             }
-            Read::Eof => self.end_source(at, hands),
-            Read::Failed(Errno::ECONNRESET) => self.reset(key, Errno::ECONNRESET, hands),
+            Read::Eof => self.end_source(at, false, hands),
+            // Its peer closed with something unread. What came before is still on its way, so the end is an ordered one.
+            Read::Failed(Errno::ECONNRESET) => self.end_source(at, true, hands),
+            Read::Failed(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ECONNABORTED)
+                if self.ports[at].is_listener() =>
+            {
+                // The client stays in the queue; `on_time` tries again.
+                tracing::warn!(peer = %self.peer, "stream {}: accept: no fd to be had", key.id());
+            }
             Read::Failed(errno) => {
                 tracing::warn!(peer = %self.peer, "stream {}: read: {}", key.id(), errno.desc());
                 self.reset(key, errno, hands);
@@ -456,7 +482,7 @@ impl Pair {
             return;
         }
         if port.finishing && port.fd.as_ref().is_none_or(|fd| readable::bytes(&**fd) == 0) {
-            return self.end_source(at, hands);
+            return self.end_source(at, false, hands);
         }
         self.read(at, hands);
     }
@@ -474,9 +500,10 @@ impl Pair {
     }
 
     /// The source has ended: the peer hears it, and also whether the program reads on.
-    fn end_source(&mut self, at: usize, hands: &mut Hands) {
+    fn end_source(&mut self, at: usize, gone: bool, hands: &mut Hands) {
         let key = self.ports[at].key;
-        let hung_up = self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(fd));
+        let hung_up =
+            gone || (self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(fd)));
         self.mux.on_eof(key);
         if hung_up || (self.ports[at].finishing && self.ports[at].is_socket()) {
             self.mux.on_sink_gone(key);

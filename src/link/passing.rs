@@ -85,7 +85,8 @@ impl Pair {
         shared: &Shared,
         hands: &mut Hands,
     ) {
-        if self.ports.get(at).is_none_or(|p| p.key != key) {
+        // Ended or cut off meanwhile: what was made is closed again here.
+        if self.ended.is_some() || self.ports.get(at).is_none_or(|p| p.key != key || p.sink_closed) {
             return;
         }
         self.ports[at].rebuilding = false;
@@ -149,7 +150,9 @@ impl Pair {
             Err(e) => {
                 stream.refuse(e.errno);
                 // The program has closed its listening socket: the near one has no use any more.
-                inbox.push(Cmd::Reset { pair, key: listener, errno: e.errno });
+                if matches!(e.errno, Errno::ECONNREFUSED | Errno::ENOENT) {
+                    inbox.push(Cmd::Reset { pair, key: listener, errno: e.errno });
+                }
             }
         });
     }

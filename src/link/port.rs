@@ -144,6 +144,8 @@ impl Port {
     }
 
     pub(super) fn attach(&mut self, fd: OwnedFd, kind: PumpKind) {
+        // The peer may have stopped reading before there was an fd to tell.
+        let stopped = self.source == SourceState::Ended;
         self.source = match kind {
             PumpKind::Socket | PumpKind::Source | PumpKind::Listener => SourceState::Idle,
             PumpKind::Sink | PumpKind::Listening(_) => SourceState::Ended,
@@ -151,6 +153,9 @@ impl Port {
         self.sink_closed = matches!(kind, PumpKind::Source | PumpKind::Listener | PumpKind::Listening(_));
         self.fd = Some(Rc::new(fd));
         self.kind = Some(kind);
+        if stopped {
+            self.stop_source();
+        }
     }
 
     pub(super) fn is_socket(&self) -> bool {

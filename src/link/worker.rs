@@ -135,11 +135,9 @@ impl Worker {
         };
         let Some(slot) = slot else {
             tracing::debug!("pair {id} is over");
-            match cmd {
-                // It never left: not a connection that was lost, but a session that is not there.
-                Cmd::Open { verdict, .. } => verdict(Err(Errno::ENOTCONN)),
-                Cmd::WhenChildrenDone { then, .. } => then(),
-                _ => {}
+            // It never left: not a connection that was lost, but a session that is not there.
+            if let Cmd::Open { verdict, .. } = cmd {
+                verdict(Err(Errno::ENOTCONN));
             }
             return;
         };
@@ -196,10 +194,12 @@ impl Worker {
             if pair.take_news() {
                 (self.on_news)(pair.id, News::Leaving);
             }
+            if pair.take_cut() {
+                (self.on_news)(pair.id, News::Ended(pair.ended.as_deref().unwrap_or_default()));
+            }
             if pair.is_over() {
                 let pair = pairs.remove(slot);
                 self.by_id.remove(&pair.id);
-                (self.on_news)(pair.id, News::Ended(pair.ended.as_deref().unwrap_or_default()));
             }
         }
     }

@@ -113,7 +113,7 @@ impl<P: Payload> Mux<P> {
         let Some(&slot) = self.by_id.get(&header.stream) else { return };
         self.remove(slot);
         let key = Key { slot, id: header.stream };
-        self.events.push_back(Event::Reset { key, errno: Errno::from_raw(i32::from(header.aux)) });
+        self.events.push_back(Event::Reset { key, errno: reset_errno(header.aux) });
     }
 
     fn on_credit(&mut self, header: Header) -> WireResult<()> {
@@ -169,11 +169,11 @@ impl<P: Payload> Mux<P> {
         match header.kind {
             FrameType::Move | FrameType::MoveBack => return stream.recv.on_move(header.kind),
             FrameType::Recipe => {
-                self.recipes_pending += payload.len();
                 if pending + payload.len() > RECIPES_PENDING_MAX {
                     self.fail(key, Errno::ENOBUFS);
                     return Ok(());
                 }
+                self.recipes_pending += payload.len();
                 return stream.recv.on_recipe(&header, payload.as_ref());
             }
             _ => {}
@@ -197,5 +197,13 @@ impl<P: Payload> Mux<P> {
             self.bury_if_done(slot);
         }
         Ok(())
+    }
+}
+
+/// A reset's errno. 0 and numbers that no errno has would read as success somewhere: they are a reset all the same.
+fn reset_errno(aux: u16) -> Errno {
+    match Errno::from_raw(i32::from(aux)) {
+        Errno::UnknownErrno => Errno::ECONNRESET,
+        errno => errno,
     }
 }

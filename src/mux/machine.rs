@@ -145,7 +145,8 @@ impl<P: Payload> Mux<P> {
             bad!("more than {STREAMS_MAX} streams");
         }
         self.saw(id);
-        Ok(self.insert(id, SendHalf::new(true, 0), window))
+        // The announcer has granted a new stream's window, as for an OPEN, and need not say so.
+        Ok(self.insert(id, SendHalf::new(true, self.options.peer_window), window))
     }
 
     /// Says yes to an incoming or adopted stream.

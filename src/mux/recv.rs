@@ -12,7 +12,8 @@ use std::collections::VecDeque;
 use super::send::cost;
 use super::{Recipes, reaches};
 use crate::limits::{
-    BULK_WINDOW, EARLY_CONTROL_MAX, FDS_MAX, RECIPE_COST, RECIPES_MAX, RECORD_COST, SESSION_GROWTH_MAX, WINDOW_MAX,
+    BULK_WINDOW, EARLY_CONTROL_MAX, FDS_MAX, RECIPE_COST, RECIPE_MAX, RECIPES_MAX, RECORD_COST, SESSION_GROWTH_MAX,
+    WINDOW_MAX,
 };
 use crate::wire::frame::{FrameType, Header, flags};
 use crate::wire::hello::Lane;
@@ -136,7 +137,8 @@ impl<P> RecvHalf<P> {
     pub(super) fn on_consumed(&mut self, count: u32, growth: &mut u64, rtt_us: u64, now_us: u64) -> bool {
         self.consumed = self.consumed.wrapping_add(count);
         let outstanding = self.granted.wrapping_sub(self.consumed);
-        if outstanding > self.window / 2 {
+        // Charges that its sender could not foresee may lie past the grant; then nothing is outstanding.
+        if reaches(self.granted, self.consumed) && outstanding > self.window / 2 {
             return false;
         }
         self.grow(growth, rtt_us, now_us);
@@ -190,6 +192,9 @@ impl<P> RecvHalf<P> {
     pub(super) fn take_recipes(&mut self, count: usize) -> WireResult<Recipes> {
         if !std::mem::take(&mut self.recipes_whole) || self.recipes.is_empty() || count == 0 || count > FDS_MAX {
             bad!("a message with {count} fds and no recipes for them");
+        }
+        if self.recipes.len() > count * RECIPE_MAX {
+            bad!("{} bytes of recipes for {count} fds", self.recipes.len());
         }
         Ok(Recipes::new(std::mem::take(&mut self.recipes), count))
     }

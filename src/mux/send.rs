@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 
 use super::{Payload, Recipes, reaches};
-use crate::limits::{MOVE_AFTER_BYTES, MOVE_PAUSE_MS, RECIPE_COST, RECORD_COST};
+use crate::limits::{MOVE_AFTER_BYTES, MOVE_PAUSE_MS, RECIPE_COST, RECORD_COST, WINDOW_MAX};
 use crate::wire::hello::Lane;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl<P: Payload> SendHalf<P> {
             moving: None,
             queue: VecDeque::new(),
             charged: 0,
-            limit,
+            limit: limit.min(WINDOW_MAX),
             burst_bytes: 0,
             last_read_us: 0,
             scheduled: false,
@@ -135,6 +135,9 @@ impl<P: Payload> SendHalf<P> {
 
     /// The peer's absolute credit. An older word than the last one changes nothing.
     pub(super) fn on_credit(&mut self, limit: u32) -> bool {
+        // No more than a window can be: what a peer grants beyond it is nobody's memory but ours.
+        let most = self.charged.wrapping_add(WINDOW_MAX);
+        let limit = if reaches(most, limit) { limit } else { most };
         let newer = reaches(limit, self.limit) && limit != self.limit;
         if newer {
             self.limit = limit;

@@ -32,6 +32,9 @@ pub(super) const FAILED: i32 = 255;
 const CANNOT_RUN: i32 = 126;
 const NOT_FOUND: i32 = 127;
 
+/// How often a stand-in that waits for its reader looks for signals.
+const DRAIN_LOOK_MS: u64 = 50;
+
 /// The peer opens nothing towards a command's stand-in.
 struct Nothing;
 
@@ -150,7 +153,9 @@ impl StandIn {
                 Message::Started { note, .. } => drop(writeln!(std::io::stderr(), "rexec: {note}")),
                 Message::Failed { errno, step } => return Ok(not_run(name, &step, errno)),
                 Message::Exited { status, left } => {
-                    self.drain();
+                    if let Some(signal) = self.drain(taken)? {
+                        return Ok(128 + signal);
+                    }
                     // One that failed has left no daemon, only a child that is still on its way out.
                     if !left || status.code() != 0 {
                         self.background.report(status.code());
@@ -188,15 +193,30 @@ impl StandIn {
         }
     }
 
-    /// Until all that the command wrote has been written here.
-    fn drain(&self) {
+    /// Until all that the command wrote has been written here. A signal that would end the command, were it still there,
+    /// ends the waiting for a reader that does not read: it is returned.
+    fn drain(&self, taken: &SignalFd) -> OsResult<Option<i32>> {
         let (tell, told) = mpsc::channel();
         self.attached.when_children_done(Box::new(move || {
             // Nobody waits any more: nothing to tell.
             let _ = tell.send(());
         }));
-        // The worker drops the notice unsent only when the session is over: then nothing more can come either.
-        let _ = told.recv();
+        loop {
+            match told.recv_timeout(Duration::from_millis(DRAIN_LOOK_MS)) {
+                Ok(()) => return Ok(None),
+                // The notice was dropped: the session ended before the last byte came.
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(lost()),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            }
+            let mut fds = [PollFd::new(taken.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut fds, PollTimeout::ZERO) == Ok(1)
+                && let Some(info) = taken.read_signal().step("read a signal")?
+                && let signal = info.ssi_signo.cast_signed()
+                && matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT)
+            {
+                return Ok(Some(signal));
+            }
+        }
     }
 }
 

@@ -58,8 +58,9 @@ impl Server {
             }
             running.fetch_sub(1, Ordering::Relaxed);
         };
-        let stack = 256 << 10;
+        let (stack, counted) = (256 << 10, Arc::clone(&self.running));
         if let Err(e) = std::thread::Builder::new().name("command".into()).stack_size(stack).spawn(run) {
+            counted.fetch_sub(1, Ordering::Relaxed);
             tracing::warn!("start a command's thread: {e}");
         }
     }

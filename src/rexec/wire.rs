@@ -232,8 +232,8 @@ impl Message {
         let mut e = Encoder::new();
         match self {
             Self::Signal(signal) => e.u8(1).u8(signal.encode()?),
-            Self::Started { pid, note } => e.u8(2).u32(*pid).bytes(note.as_bytes()),
-            Self::Failed { errno, step } => e.u8(3).u32((*errno as i32).cast_unsigned()).bytes(step.as_bytes()),
+            Self::Started { pid, note } => e.u8(2).u32(*pid).bytes(cut(note)),
+            Self::Failed { errno, step } => e.u8(3).u32((*errno as i32).cast_unsigned()).bytes(cut(step)),
             Self::Exited { status, left } => {
                 let (kind, value) = match status {
                     Status::Exited(code) => (0, *code),
@@ -275,8 +275,15 @@ impl Message {
     }
 }
 
+/// What a person reads may hold a path or an argument of any length: its beginning will do.
+fn cut(text: &str) -> &[u8] {
+    &text.as_bytes()[..text.len().min(TEXT_MAX)]
+}
+
+const TEXT_MAX: usize = 4096;
+
 fn text(d: &mut Decoder) -> WireResult<String> {
-    Ok(String::from_utf8_lossy(d.bytes(4096)?).chars().filter(|c| !c.is_control()).collect())
+    Ok(String::from_utf8_lossy(d.bytes(TEXT_MAX)?).chars().filter(|c| !c.is_control()).collect())
 }
 
 #[cfg(test)]

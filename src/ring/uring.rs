@@ -171,6 +171,9 @@ impl Uring {
     }
 }
 
+/// linux/socket.h, kernel 6.5; the libc crate has no name for it.
+const SCM_PIDFD: libc::c_int = 0x04;
+
 /// UIO_MAXIOV, sendmsg(2).
 const SLICES_MAX: usize = 1024;
 
@@ -255,6 +258,10 @@ fn take_fds(header: &libc::msghdr, out: &mut Vec<OwnedFd>) {
                 for i in 0..bytes / size_of::<i32>() {
                     out.push(OwnedFd::from_raw_fd(data.add(i).read_unaligned()));
                 }
+            }
+            // The socket's owner may have asked for these (SO_PASSPIDFD): an fd of ours all the same, and closed here.
+            if ((*cmsg).cmsg_level, (*cmsg).cmsg_type) == (libc::SOL_SOCKET, SCM_PIDFD) {
+                drop(OwnedFd::from_raw_fd(libc::CMSG_DATA(cmsg).cast::<i32>().read_unaligned()));
             }
             cmsg = libc::CMSG_NXTHDR(header, cmsg);
         }

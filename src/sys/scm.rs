@@ -9,6 +9,9 @@ use crate::limits::FDS_MAX;
 /// Control space in 8-byte words, so that it is aligned like a cmsghdr.
 const CONTROL_WORDS: usize = (size_of::<libc::cmsghdr>() + FDS_MAX * size_of::<RawFd>()).div_ceil(8);
 
+/// linux/socket.h; the libc crate has no name for it.
+const SCM_PIDFD: libc::c_int = 0x04;
+
 /// One record as it came.
 #[derive(Debug)]
 pub struct Record {
@@ -69,6 +72,10 @@ unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
                 for at in 0..bytes / size_of::<RawFd>() {
                     fds.push(OwnedFd::from_raw_fd(data.add(at).read_unaligned()));
                 }
+            }
+            // SO_PASSPIDFD, kernel 6.5: an fd of ours all the same, and closed here.
+            if cmsg.cmsg_level == libc::SOL_SOCKET && cmsg.cmsg_type == SCM_PIDFD {
+                drop(OwnedFd::from_raw_fd(libc::CMSG_DATA(cmsg).cast::<RawFd>().read_unaligned()));
             }
             head = libc::CMSG_NXTHDR(message, cmsg);
         }

@@ -24,7 +24,17 @@ const SERVER: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
 
 /// Blocks the forwarded signals for this thread and those it will start, and returns where they can be read.
 pub fn take_forwarded() -> OsResult<SignalFd> {
-    take(&FORWARDED)
+    // What whoever started us told us to ignore (nohup) is ignored, not passed on.
+    let wanted: Vec<Signal> = FORWARDED.into_iter().filter(|s| !is_ignored(*s)).collect();
+    take(&wanted)
+}
+
+fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: sigaction with a null action only reads the current one into `old`, which is plain data.
+    unsafe {
+        let mut old: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal as i32, std::ptr::null(), &raw mut old) == 0 && old.sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// As `take_forwarded`, for a server's own signals.

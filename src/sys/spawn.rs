@@ -135,7 +135,7 @@ impl Keeper {
     /// EAGAIN, ENOMEM: no process to be had.
     pub fn start(plan: Plan) -> OsResult<Self> {
         let (ours, theirs) = socket_pair()?;
-        let mut prepared = Prepared::new(&plan);
+        let mut prepared = Prepared::new(&plan, theirs.as_raw_fd());
         // SAFETY: the child makes system calls only, on memory that was prepared before, and never returns.
         let pid = unsafe { libc::fork() };
         match pid {
@@ -217,14 +217,18 @@ struct Prepared<'a> {
     moved: Vec<(RawFd, RawFd)>,
     /// Above every number that the command gets.
     above: RawFd,
+    /// The fds that the command and its keeper need, in order; all others are the server's and none of their business.
+    keep: Vec<RawFd>,
 }
 
 impl<'a> Prepared<'a> {
-    fn new(plan: &'a Plan) -> Self {
+    fn new(plan: &'a Plan, socket: RawFd) -> Self {
+        let mut keep: Vec<RawFd> = plan.fds.iter().map(|(fd, _)| fd.as_raw_fd()).chain([socket]).collect();
+        keep.sort_unstable();
         let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
         let above = plan.fds.iter().map(|(_, to)| *to).max().unwrap_or(2).max(2) + 1;
         let moved = Vec::with_capacity(plan.fds.len());
-        Self { plan, argv: pointers(&plan.argv), env: pointers(&plan.env), moved, above }
+        Self { plan, argv: pointers(&plan.argv), env: pointers(&plan.env), moved, above, keep }
     }
 }
 
@@ -241,6 +245,8 @@ fn keeper_main(prepared: &mut Prepared<'_>, socket: RawFd) -> ! {
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+        // At once: another command's pipe or a link must not stay open because this one's start takes long.
+        close_all_but(&prepared.keep);
         let mut pipe = [-1; 2];
         if libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) == -1 {
             fail(socket, Step::Fork);
@@ -257,8 +263,9 @@ fn keeper_main(prepared: &mut Prepared<'_>, socket: RawFd) -> ! {
         let mut chld: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut chld);
         libc::sigaddset(&raw mut chld, libc::SIGCHLD);
+        close_all_but(&[socket]);
+        // After the others are closed, so that there is room for it.
         let signals = libc::signalfd(-1, &raw const chld, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
-        close_all_but(socket, signals);
         libc::chdir(c"/".as_ptr());
         if !started {
             libc::waitpid(child, std::ptr::null_mut(), 0);
@@ -303,17 +310,16 @@ unsafe fn await_exec(pipe: RawFd, child: i32, socket: RawFd) -> bool {
 /// The command's note that its working directory is not there.
 const NOTE_IN_ROOT: i32 = 100;
 
-unsafe fn close_all_but(a: RawFd, b: RawFd) {
-    let (low, high) = (a.min(b), a.max(b));
-    let close = |from: RawFd, to: RawFd| {
-        if from <= to {
-            // SAFETY: nothing else in this process uses an fd any more.
-            unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+/// `keep` in order.
+unsafe fn close_all_but(keep: &[RawFd]) {
+    let mut from = 0;
+    for fd in keep.iter().copied().chain([RawFd::MAX]) {
+        if from < fd {
+            // SAFETY: nothing else in this process uses these fds any more.
+            unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) };
         }
-    };
-    close(0, low - 1);
-    close(low + 1, high - 1);
-    close(high + 1, RawFd::MAX);
+        from = fd.saturating_add(1);
+    }
 }
 
 /// Reaps, reports and obeys until nothing is left.
@@ -377,15 +383,19 @@ unsafe fn obey(command: i32, ended: bool, socket: RawFd) {
             }
             (1, signal, _) => signal_children(signal),
             (3, ..) => libc::_exit(0),
-            _ => kill_all(),
+            _ => kill_all(if ended { 0 } else { command }),
         }
     }
 }
 
 /// SIGKILL until no child is left. Grandchildren become our children as their parents die.
-unsafe fn kill_all() -> ! {
+unsafe fn kill_all(command: i32) -> ! {
     // SAFETY: as above.
     unsafe {
+        if command > 0 {
+            // By its number, for where /proc is not to be read.
+            libc::kill(command, libc::SIGKILL);
+        }
         loop {
             signal_children(libc::SIGKILL);
             if libc::waitpid(-1, std::ptr::null_mut(), 0) == -1 && Errno::last_raw() == libc::ECHILD {
@@ -433,16 +443,14 @@ unsafe fn command_main(prepared: &mut Prepared<'_>, pipe: RawFd) -> ! {
     let plan = prepared.plan;
     // SAFETY: system calls only, on memory prepared before the fork; every failure ends in `_exit`.
     unsafe {
-        let pipe = libc::fcntl(pipe, libc::F_DUPFD_CLOEXEC, prepared.above);
+        let moved = libc::fcntl(pipe, libc::F_DUPFD_CLOEXEC, prepared.above);
+        let pipe = if moved == -1 { pipe } else { moved };
         let stop = |step: Step| -> ! {
             let record = pack(step as i32, Errno::last_raw(), 0);
             libc::write(pipe, record.as_ptr().cast(), RECORD);
             libc::_exit(127);
         };
-        if pipe == -1 {
-            libc::_exit(127);
-        }
-        if !place_fds(prepared) {
+        if moved == -1 || !place_fds(prepared) {
             stop(Step::Fds);
         }
         reset_signals();
