@@ -422,11 +422,6 @@ impl Pair {
 
     fn on_source(&mut self, at: usize, read: Read, shared: &Shared, hands: &mut Hands, now_us: u64) {
         let key = self.ports[at].key;
-        if matches!(read, Read::HungUp) {
-            self.mux.on_sink_gone(key);
-            self.ports[at].drop_sink();
-            return;
-        }
         if self.ports[at].source == SourceState::Ended {
             return;
         }
@@ -455,7 +450,6 @@ impl Pair {
                 self.ports[at].poll_source(hands, token);
             }
             Read::Eof => self.end_source(at, false, hands),
-            Read::HungUp => unreachable!("taken above"),
             // Its peer closed with something unread. What came before is still on its way, so the end is an ordered one.
             Read::Failed(Errno::ECONNRESET) => self.end_source(at, true, hands),
             Read::Failed(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ECONNABORTED)
@@ -519,10 +513,6 @@ impl Pair {
             self.ports[at].drop_sink();
         }
         self.ports[at].end_source();
-        if self.ports[at].is_socket() && !self.ports[at].sink_closed {
-            let token = self.token(What::PortSource, at);
-            self.ports[at].watch_for_hang_up(hands, token);
-        }
         self.bury(at, hands);
     }
 
@@ -560,16 +550,8 @@ impl Pair {
         }
     }
 
-    fn bury(&mut self, at: usize, hands: &mut Hands) {
-        let Some(port) = self.ports.get(at) else { return };
-        if port.lingers() {
-            // It completes soon, and comes by here again.
-            for op in [port.source_op, port.sink_op].into_iter().flatten() {
-                hands.engine.cancel(op);
-            }
-            return;
-        }
-        if !port.is_over() {
+    fn bury(&mut self, at: usize, _hands: &mut Hands) {
+        if !self.ports.get(at).is_some_and(Port::is_over) {
             return;
         }
         let port = self.ports.remove(at);

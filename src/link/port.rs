@@ -106,8 +106,6 @@ pub(super) enum Read {
     /// Nothing was there, or the read was cancelled.
     Nothing,
     Eof,
-    /// After the end of its bytes, the program has gone altogether: nobody reads any more either.
-    HungUp,
     Failed(Errno),
 }
 
@@ -217,8 +215,7 @@ impl Port {
         self.source_op = None;
         let was = self.source;
         if was == SourceState::Ended {
-            let hung_up = matches!(done.op, Op::Poll { .. }) && done.result.is_ok() && !self.sink_closed;
-            return if hung_up { Read::HungUp } else { Read::Nothing };
+            return Read::Nothing;
         }
         self.source = SourceState::Idle;
         match (done.op, done.result) {
@@ -253,19 +250,6 @@ impl Port {
         if self.sink_closed {
             self.fd = None;
         }
-    }
-
-    /// After the end of the source: waits for the program to go altogether (POLLHUP needs not be asked for, poll(2)).
-    pub(super) fn watch_for_hang_up(&mut self, hands: &mut Hands, token: u64) {
-        if let Some(fd) = &self.fd {
-            self.source_op = Some(hands.engine.submit(Op::Poll { fd: Rc::clone(fd), events: 0 }, token));
-        }
-    }
-
-    /// Both directions are over, but an operation still waits.
-    pub(super) fn lingers(&self) -> bool {
-        let waits = self.source_op.is_some() || self.sink_op.is_some();
-        self.source == SourceState::Ended && self.sink_closed && self.fd.is_none() && waits
     }
 
     /// The program's writes get EPIPE from now on.
