@@ -12,10 +12,12 @@ use super::pair::{Pair, Shared};
 use super::port::Hands;
 use super::token::{Token, What};
 use crate::errno::{Errno, OsResult, Step};
+use crate::limits::COOL_AFTER_MS;
 use crate::ring::{Done, Engine, Fd, Op, Pool, Size, Uring};
 
-/// How often pings, cooling and deadlines are looked at: fine enough for limits of seconds.
-const TICK: Duration = Duration::from_millis(500);
+/// How often pings, cooling and deadlines are looked at: fine enough for limits of seconds. A read that still waits at a
+/// second look has done so for about COOL_AFTER_MS.
+const TICK: Duration = Duration::from_millis(COOL_AFTER_MS / 2);
 
 /// What the node hears of a pair.
 pub(super) enum News<'a> {

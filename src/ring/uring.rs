@@ -17,6 +17,7 @@ use slab::Slab;
 use super::op::{Done, Engine, Fd, Message, Op, OpId};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::{FDS_MAX, RING_CQ_ENTRIES, RING_SQ_ENTRIES};
+use crate::sys::scm;
 
 /// CMSG_SPACE for 253 fds is 1032 bytes, a multiple of what cmsghdr must be aligned to.
 const CONTROL_WORDS: usize = 1032 / 8;
@@ -129,7 +130,8 @@ impl Uring {
         let mut fds_lost = false;
         if let Some(mut envelope) = slot.envelope.take() {
             if let (Op::Recv { fds: true, .. }, Ok(_)) = (&slot.op, &result) {
-                take_fds(&envelope.header, &mut fds);
+                // SAFETY: this RECVMSG has just completed into the envelope, and its control data is looked at once.
+                fds = unsafe { scm::take_fds(&envelope.header) };
                 fds_lost = envelope.header.msg_flags & libc::MSG_CTRUNC != 0;
             }
             envelope.slices.clear();
@@ -170,9 +172,6 @@ impl Uring {
         (entry, Some(envelope))
     }
 }
-
-/// linux/socket.h, kernel 6.5; the libc crate has no name for it.
-const SCM_PIDFD: libc::c_int = 0x04;
 
 /// UIO_MAXIOV, sendmsg(2).
 const SLICES_MAX: usize = 1024;
@@ -242,29 +241,6 @@ impl Engine for Uring {
         }
         self.collect(done);
         Ok(())
-    }
-}
-
-/// Takes over every fd of the received control data, so that none leaks whatever happens next.
-fn take_fds(header: &libc::msghdr, out: &mut Vec<OwnedFd>) {
-    // SAFETY: the kernel has filled msg_control up to msg_controllen with whole cmsghdrs; the fds in them are new and
-    // ours alone.
-    unsafe {
-        let mut cmsg = libc::CMSG_FIRSTHDR(header);
-        while !cmsg.is_null() {
-            if ((*cmsg).cmsg_level, (*cmsg).cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-                let data = libc::CMSG_DATA(cmsg).cast::<i32>();
-                let bytes = (*cmsg).cmsg_len - libc::CMSG_LEN(0) as usize;
-                for i in 0..bytes / size_of::<i32>() {
-                    out.push(OwnedFd::from_raw_fd(data.add(i).read_unaligned()));
-                }
-            }
-            // The socket's owner may have asked for these (SO_PASSPIDFD): an fd of ours all the same, and closed here.
-            if ((*cmsg).cmsg_level, (*cmsg).cmsg_type) == (libc::SOL_SOCKET, SCM_PIDFD) {
-                drop(OwnedFd::from_raw_fd(libc::CMSG_DATA(cmsg).cast::<i32>().read_unaligned()));
-            }
-            cmsg = libc::CMSG_NXTHDR(header, cmsg);
-        }
     }
 }
 

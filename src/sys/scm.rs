@@ -58,9 +58,11 @@ fn receive_flags(fd: BorrowedFd<'_>, into: &mut [u8], flags: i32) -> Result<Reco
     })
 }
 
+/// Takes over every fd of received control data, so that none leaks whatever happens next.
+///
 /// # Safety
 /// `message` was filled by recvmsg, its control buffer is alive, and this is called once.
-unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
+pub unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();
     // SAFETY: the walk stays inside the control buffer that recvmsg filled; each fd in it is new and ours.
     unsafe {

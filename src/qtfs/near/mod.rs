@@ -117,7 +117,7 @@ struct Dialled {
 pub(crate) fn hello() -> Hello {
     let mut node = [0; 16];
     // Only tells two processes apart; without it all are one.
-    let _ = std::fs::File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut node));
+    let _ = crate::sys::random::fill(&mut node);
     let name = nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     Hello {
         role: Role::Files,
