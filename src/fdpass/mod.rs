@@ -38,8 +38,12 @@ pub struct Pump {
 
 #[derive(Debug)]
 pub enum PumpKind {
-    /// Both ways, half-close each; fds may be passed inside.
+    /// A stream socket: both ways, half-close each; fds may be passed inside.
     Socket,
+    /// A SEQPACKET socket: as a stream socket, and records stay apart.
+    SeqPacket,
+    /// A DGRAM socket with one peer: records both ways, and no end that the other side could see.
+    Datagram,
     /// Bytes come out of it: a pipe's read end, a file, a terminal.
     Source,
     /// Bytes go into it.

@@ -331,7 +331,7 @@ impl Pair {
         let key = self.ports[at].key;
         match pump.kind {
             PumpKind::Sink | PumpKind::Listening(_) => self.mux.on_eof(key),
-            PumpKind::Socket | PumpKind::Source | PumpKind::Listener => {}
+            _ => {}
         }
         self.ports[at].attach(pump.fd, pump.kind);
         self.pump(at, hands);

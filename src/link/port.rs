@@ -147,7 +147,9 @@ impl Port {
         // The peer may have stopped reading before there was an fd to tell.
         let stopped = self.source == SourceState::Ended;
         self.source = match kind {
-            PumpKind::Socket | PumpKind::Source | PumpKind::Listener => SourceState::Idle,
+            PumpKind::Socket | PumpKind::SeqPacket | PumpKind::Datagram | PumpKind::Source | PumpKind::Listener => {
+                SourceState::Idle
+            }
             PumpKind::Sink | PumpKind::Listening(_) => SourceState::Ended,
         };
         self.sink_closed = matches!(kind, PumpKind::Source | PumpKind::Listener | PumpKind::Listening(_));
@@ -159,7 +161,7 @@ impl Port {
     }
 
     pub(super) fn is_socket(&self) -> bool {
-        matches!(self.kind, Some(PumpKind::Socket))
+        matches!(self.kind, Some(PumpKind::Socket | PumpKind::SeqPacket | PumpKind::Datagram))
     }
 
     pub(super) fn is_listener(&self) -> bool {
@@ -205,7 +207,7 @@ impl Port {
         };
         let max = (room as usize).min(BULK_FRAME_MAX as usize).min(into.spare());
         let op = match self.kind {
-            Some(PumpKind::Socket) => Op::Recv { fd, into, max, fds: true },
+            Some(PumpKind::Socket | PumpKind::SeqPacket | PumpKind::Datagram) => Op::Recv { fd, into, max, fds: true },
             _ => Op::Read { fd, into, max },
         };
         self.source_op = Some(hands.engine.submit(op, token));
@@ -227,7 +229,7 @@ impl Port {
                 // One full read makes the next ones big, one that is far from full makes them small again.
                 self.big = if self.big { count >= LEFT_MIN_BIG } else { count == max };
                 self.filling = Some(into);
-                match (done.fds_lost, count, done.fds.is_empty()) {
+                match (done.control_lost, count, done.fds.is_empty()) {
                     (true, ..) => Read::Failed(Errno::EMSGSIZE),
                     (_, 0, true) => Read::Eof,
                     (_, _, true) => Read::Bytes(chunk),

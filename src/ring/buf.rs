@@ -117,6 +117,11 @@ impl fmt::Debug for Filling {
 }
 
 impl Filling {
+    /// A buffer outside the pool, for a record that no pooled one can hold.
+    pub fn of_its_own(len: usize) -> Self {
+        Self { memory: Rc::new(Memory::new(vec![0; len].into_boxed_slice(), None)), filled: 0 }
+    }
+
     /// Room left.
     pub fn spare(&self) -> usize {
         self.memory.len - self.filled

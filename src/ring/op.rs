@@ -24,6 +24,19 @@ pub enum Op {
         max: usize,
         fds: bool,
     },
+    /// What a `Recv` of a stream socket would take: MSG_PEEK into the tail, which stays unfilled. The result counts bytes
+    /// up to the end of the first piece with fds. Without `Done::control_lost` there are none; with it there are some, in
+    /// that last piece or, where `max` ended the look, behind it (the kernel does not tell which).
+    Peek {
+        fd: Fd,
+        into: Filling,
+        max: usize,
+    },
+    /// The length of the next record of a SEQPACKET or DGRAM socket, which stays in its queue. 0 is an empty record or
+    /// the end.
+    Measure {
+        fd: Fd,
+    },
     /// read(2) at the file's own position, for pipes, files and terminals.
     Read {
         fd: Fd,
@@ -68,8 +81,10 @@ pub struct Done {
     pub result: Result<u32, Errno>,
     /// Accepted, or received with the message.
     pub fds: Vec<OwnedFd>,
-    /// Control data did not fit and fds are lost: MSG_CTRUNC, recvmsg(2).
-    pub fds_lost: bool,
+    /// Control data did not fit, and fds in it are lost: MSG_CTRUNC, recvmsg(2).
+    pub control_lost: bool,
+    /// The record was longer than the buffer, and the rest of it is lost: MSG_TRUNC.
+    pub record_cut: bool,
 }
 
 /// One worker's way to the kernel. `uring` is the first; the rest of the house knows only this.

@@ -127,12 +127,12 @@ impl Uring {
     fn finish(&mut self, mut slot: Slot, result: i32) -> Done {
         let result = u32::try_from(result).map_err(|_| Errno::from_raw(-result));
         let mut fds = Vec::new();
-        let mut fds_lost = false;
+        let mut flags = 0;
         if let Some(mut envelope) = slot.envelope.take() {
-            if let (Op::Recv { fds: true, .. }, Ok(_)) = (&slot.op, &result) {
+            if let (Op::Recv { fds: true, .. } | Op::Peek { .. }, Ok(_)) = (&slot.op, &result) {
                 // SAFETY: this RECVMSG has just completed into the envelope, and its control data is looked at once.
                 fds = unsafe { scm::take_fds(&envelope.header) };
-                fds_lost = envelope.header.msg_flags & libc::MSG_CTRUNC != 0;
+                flags = envelope.header.msg_flags;
             }
             envelope.slices.clear();
             if self.envelopes.len() < 64 {
@@ -144,23 +144,21 @@ impl Uring {
             // SAFETY: the kernel has just made this fd for us.
             fds.push(unsafe { OwnedFd::from_raw_fd(raw) });
         }
-        Done { token: slot.token, op: slot.op, result, fds, fds_lost }
+        let (control_lost, record_cut) = (flags & libc::MSG_CTRUNC != 0, flags & libc::MSG_TRUNC != 0);
+        Done { token: slot.token, op: slot.op, result, fds, control_lost, record_cut }
     }
 
-    fn recv(&mut self, fd: &Fd, tail: *mut u8, max: usize, fds: bool) -> (squeue::Entry, Option<Box<Envelope>>) {
-        let raw = types::Fd(fd.as_raw_fd());
-        if !fds {
-            let len = u32::try_from(max).expect("a buffer is small");
-            return (opcode::Recv::new(raw, tail, len).build(), None);
-        }
+    /// RECVMSG into `tail`, if there is one, with room for `control_len` bytes of control data.
+    fn recvmsg(&mut self, fd: &Fd, tail: Option<(*mut u8, usize)>, control_len: usize, flags: i32) -> Sqe {
         let mut envelope = self.envelopes.pop().unwrap_or_else(Envelope::new);
-        envelope.slices.push(libc::iovec { iov_base: tail.cast(), iov_len: max });
-        let header = envelope.point(CONTROL_WORDS * 8);
-        let entry = opcode::RecvMsg::new(raw, header).flags(libc::MSG_CMSG_CLOEXEC.cast_unsigned()).build();
+        let slice = tail.map(|(start, len)| libc::iovec { iov_base: start.cast(), iov_len: len });
+        envelope.slices.extend(slice);
+        let header = envelope.point(control_len);
+        let entry = opcode::RecvMsg::new(types::Fd(fd.as_raw_fd()), header).flags(flags.cast_unsigned()).build();
         (entry, Some(envelope))
     }
 
-    fn send(&mut self, fd: &Fd, message: &Message) -> (squeue::Entry, Option<Box<Envelope>>) {
+    fn send(&mut self, fd: &Fd, message: &Message) -> Sqe {
         let mut envelope = self.envelopes.pop().unwrap_or_else(Envelope::new);
         for slice in message.slices().take(SLICES_MAX) {
             envelope.slices.push(libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() });
@@ -173,13 +171,29 @@ impl Uring {
     }
 }
 
+/// An entry, and what it points to besides buffers.
+type Sqe = (squeue::Entry, Option<Box<Envelope>>);
+
 /// UIO_MAXIOV, sendmsg(2).
 const SLICES_MAX: usize = 1024;
 
 impl Engine for Uring {
     fn submit(&mut self, op: Op, token: u64) -> OpId {
         let (entry, envelope) = match &op {
-            Op::Recv { fd, into, max, fds } => self.recv(fd, into.tail(), (*max).min(into.spare()), *fds),
+            Op::Recv { fd, into, max, fds: false } => {
+                let len = u32::try_from((*max).min(into.spare())).expect("a buffer is small");
+                (opcode::Recv::new(types::Fd(fd.as_raw_fd()), into.tail(), len).build(), None)
+            }
+            Op::Recv { fd, into, max, fds: true } => {
+                let tail = Some((into.tail(), (*max).min(into.spare())));
+                self.recvmsg(fd, tail, CONTROL_WORDS * 8, libc::MSG_CMSG_CLOEXEC)
+            }
+            // Without control space no fd is installed: MSG_CTRUNC alone says that there are some.
+            Op::Peek { fd, into, max } => {
+                let tail = Some((into.tail(), (*max).min(into.spare())));
+                self.recvmsg(fd, tail, 0, libc::MSG_PEEK)
+            }
+            Op::Measure { fd } => self.recvmsg(fd, None, 0, libc::MSG_PEEK | libc::MSG_TRUNC),
             Op::Read { fd, into, max } => {
                 let len = u32::try_from((*max).min(into.spare())).expect("a buffer is small");
                 // Offset -1: the file's own position, io_uring_enter(2).
@@ -269,8 +283,9 @@ fn put_fds(control: &mut [u64; CONTROL_WORDS], fds: &[OwnedFd]) -> usize {
 mod tests {
     use super::*;
     use crate::mux::Payload;
-    use crate::ring::buf::{Chunk, Pool, Size};
+    use crate::ring::buf::{Chunk, Filling, Pool, Size};
     use std::io::{Read, Write};
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
     use std::rc::Rc;
 
@@ -300,13 +315,50 @@ mod tests {
         let into = Pool::default().take(Size::Small);
         ring.submit(Op::Recv { fd: far, into, max: 100, fds: true }, 2);
         let mut got = wait_one(&mut ring);
-        assert_eq!((got.token, got.result, got.fds.len(), got.fds_lost), (2, Ok(5), 253, false));
+        assert_eq!((got.token, got.result, got.fds.len(), got.control_lost), (2, Ok(5), 253, false));
         let Op::Recv { mut into, .. } = got.op else { panic!("another operation came back") };
         assert_eq!(into.cut(5).as_ref(), b"hello");
         UnixStream::from(got.fds.pop().unwrap()).write_all(b"x").unwrap();
         let mut byte = [0];
         other.read_exact(&mut byte).unwrap();
         assert_eq!(&byte, b"x");
+    }
+
+    #[test]
+    fn a_peek_tells_whether_fds_are_ahead() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (near, far) = (shared(near), shared(far));
+        let mut ring = Uring::new().unwrap();
+        for (bytes, fds, said) in [(&b"plain"[..], &[][..], (Ok(5), false)), (b"with", &[far.as_fd()], (Ok(9), true))] {
+            crate::sys::scm::send(far.as_fd(), bytes, fds).unwrap();
+            ring.submit(Op::Peek { fd: Rc::clone(&near), into: Pool::default().take(Size::Small), max: 100 }, 1);
+            let done = wait_one(&mut ring);
+            assert_eq!((done.result, done.control_lost), said);
+            assert!(done.fds.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_record_is_measured_before_it_is_read() {
+        let (near, far) = seqpackets();
+        let mut ring = Uring::new().unwrap();
+        let long = vec![7; 100_000];
+        crate::sys::scm::send(far.as_fd(), &long, &[far.as_fd()]).unwrap();
+        crate::sys::scm::send(far.as_fd(), b"", &[]).unwrap();
+        ring.submit(Op::Measure { fd: Rc::clone(&near) }, 1);
+        assert_eq!(wait_one(&mut ring).result, Ok(100_000));
+        let into = Filling::of_its_own(100_000);
+        ring.submit(Op::Recv { fd: Rc::clone(&near), into, max: 100_000, fds: true }, 2);
+        let done = wait_one(&mut ring);
+        assert_eq!((done.result, done.fds.len(), done.record_cut), (Ok(100_000), 1, false));
+        ring.submit(Op::Measure { fd: near }, 3);
+        assert_eq!(wait_one(&mut ring).result, Ok(0));
+    }
+
+    fn seqpackets() -> (Fd, Fd) {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+        let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty()).unwrap();
+        (Rc::new(a), Rc::new(b))
     }
 
     #[test]
