@@ -16,6 +16,17 @@ pub const WINDOW_MAX: u32 = 8 << 20;
 pub const SESSION_GROWTH_MAX: u64 = 64 << 20;
 /// The largest record of a SEQPACKET or DGRAM stream (EMSGSIZE above); Linux passes about 200 KB by default.
 pub const RECORD_MAX: u32 = 1 << 20;
+/// Record streams get this window: credit comes back when half of it is used, and the sender then needs room for a whole
+/// record still.
+#[expect(clippy::cast_possible_truncation, reason = "253 fds")]
+pub const RECORD_WINDOW: u32 = 2 * (RECORD_MAX + RECORD_COST + FDS_MAX as u32 * RECIPE_COST);
+/// Fragments of a record that are kept as they came: RECORD_MAX in LAT frames is 64, each perhaps cut by a read.
+pub const FRAGMENTS_MAX: usize = 128;
+/// Pieces behind a slow reader are copied together up to this size: below it a piece costs as much as its bytes.
+pub const MERGE_MAX: usize = 512;
+/// A stream socket's first reads are preceded by a peek for passed fds: programs that pass any do so early on, and the
+/// others pay for it no longer than that.
+pub const PEEKS_FIRST: u32 = 32;
 /// Charged against the window for each record, so that empty records are bounded too.
 pub const RECORD_COST: u32 = 64;
 /// Charged against the window for each fd recipe.

@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
 use nix::sys::socket::{
@@ -12,8 +13,9 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Whence, lseek, pipe2};
 
-use super::{Files, Pump, PumpKind, Rebuilt};
+use super::{Files, Pump, PumpKind, Rebuilt, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
+use crate::limits::RECORD_MAX;
 use crate::sys::nonblock::set_nonblocking;
 use crate::sys::tempdir::PrivateDir;
 use crate::wire::recipe::{Access, Device, Recipe, SocketKind};
@@ -63,9 +65,8 @@ fn pipe(stream: u32, access: Access) -> OsResult<Rebuilt> {
 fn sock_type(kind: SocketKind) -> OsResult<SockType> {
     match kind {
         SocketKind::Stream => Ok(SockType::Stream),
-        SocketKind::SeqPacket | SocketKind::Datagram => {
-            Err(OsError::on("carry", "a datagram or seqpacket socket", Errno::EOPNOTSUPP))
-        }
+        SocketKind::SeqPacket => Ok(SockType::SeqPacket),
+        SocketKind::Datagram => Err(OsError::on("carry", "a datagram socket", Errno::EOPNOTSUPP)),
     }
 }
 
@@ -73,8 +74,20 @@ fn socket_pair(stream: u32, kind: SocketKind, nonblock: bool) -> OsResult<Rebuil
     let (fd, ours) =
         socketpair(AddressFamily::Unix, sock_type(kind)?, None, SockFlag::SOCK_CLOEXEC).step("socketpair")?;
     set_nonblocking(&fd, nonblock)?;
-    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Socket })) })
+    make_room(&ours, kind);
+    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: socket_pump(kind) })) })
 }
+
+/// A record that was sent over there fits here: the kernel measures it by the sender's buffer.
+fn make_room(fd: &OwnedFd, kind: SocketKind) {
+    if kind != SocketKind::Stream && setsockopt(fd, sockopt::SndBufForce, &RECORD_BUFFER).is_err() {
+        // Without the right to exceed net.core.wmem_max that is what there is; a larger record is EMSGSIZE.
+        let _ = setsockopt(fd, sockopt::SndBuf, &RECORD_BUFFER);
+    }
+}
+
+/// The kernel doubles it, and counts its own overhead with the bytes.
+const RECORD_BUFFER: usize = RECORD_MAX as usize;
 
 /// A listener at a private path: the program only sees the fd. The path goes with the pump.
 fn listener(stream: u32, kind: SocketKind, backlog: u32, nonblock: bool) -> OsResult<Rebuilt> {
@@ -88,23 +101,47 @@ fn listener(stream: u32, kind: SocketKind, backlog: u32, nonblock: bool) -> OsRe
     // Not the socket itself: when the program closes it, a connect must be refused.
     let ours = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir.path());
     let ours = OwnedFd::from(ours.step_on("open", dir.path().display())?);
-    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Listening(dir) })) })
+    let home = Home { dir, kind };
+    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Listening(home) })) })
 }
 
 const LISTENER_NAME: &str = "s";
 
-/// One more client of a listener that was made here. Waits a little while its queue is full, as connect(2) does; not for
-/// ever, because the thread is not its own.
-///
-/// # Errors
-/// ECONNREFUSED when the program has closed its listening socket, EAGAIN when its queue stays full.
-pub fn connect_listener(dir: &std::path::Path) -> OsResult<OwnedFd> {
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).step("socket")?;
-    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(1)).step("SO_SNDTIMEO")?;
-    let address = UnixAddr::new(&dir.join(LISTENER_NAME)).step("socket address")?;
-    connect(fd.as_raw_fd(), &address).step_on("connect", dir.display())?;
-    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(0)).step("SO_SNDTIMEO")?;
-    Ok(fd)
+/// Where a listener that was made here is reached. Dropping it removes the place.
+#[derive(Debug)]
+pub struct Home {
+    dir: PrivateDir,
+    kind: SocketKind,
+}
+
+impl Home {
+    pub fn address(&self) -> Address {
+        Address { dir: self.dir.path().to_owned(), kind: self.kind }
+    }
+}
+
+/// A listener's address, for a thread that connects to it.
+#[derive(Debug)]
+pub struct Address {
+    dir: PathBuf,
+    kind: SocketKind,
+}
+
+impl Address {
+    /// One more client. Waits a little while the queue is full, as connect(2) does; not for ever, because the thread is
+    /// not its own.
+    ///
+    /// # Errors
+    /// ECONNREFUSED when the program has closed its listening socket, EAGAIN when its queue stays full.
+    pub fn connect(&self) -> OsResult<Pump> {
+        let fd = socket(AddressFamily::Unix, sock_type(self.kind)?, SockFlag::SOCK_CLOEXEC, None).step("socket")?;
+        setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(1)).step("SO_SNDTIMEO")?;
+        let address = UnixAddr::new(&self.dir.join(LISTENER_NAME)).step("socket address")?;
+        connect(fd.as_raw_fd(), &address).step_on("connect", self.dir.display())?;
+        setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(0)).step("SO_SNDTIMEO")?;
+        make_room(&fd, self.kind);
+        Ok(Pump { fd, kind: socket_pump(self.kind) })
+    }
 }
 
 fn open_device(device: Device, access: Access) -> OsResult<OwnedFd> {

@@ -14,10 +14,9 @@ mod near;
 use std::os::fd::OwnedFd;
 
 use crate::errno::OsResult;
-use crate::sys::tempdir::PrivateDir;
-use crate::wire::recipe::{Access, FileId, Recipe};
+use crate::wire::recipe::{Access, FileId, Recipe, SocketKind};
 
-pub use far::{connect_listener, rebuild};
+pub use far::{Address, Home, rebuild};
 pub use near::{Mode, describe};
 
 /// Opens files of this machine by what its file server calls them.
@@ -49,9 +48,18 @@ pub enum PumpKind {
     /// Bytes go into it.
     Sink,
     /// A listening socket of a near program: each client becomes a stream.
-    Listener,
+    Listener(SocketKind),
     /// A listening socket made here for a far program, and where to connect to it.
-    Listening(PrivateDir),
+    Listening(Home),
+}
+
+/// How a connected unix socket of this kind is pumped.
+pub fn socket_pump(kind: SocketKind) -> PumpKind {
+    match kind {
+        SocketKind::Stream => PumpKind::Socket,
+        SocketKind::SeqPacket => PumpKind::SeqPacket,
+        SocketKind::Datagram => PumpKind::Datagram,
+    }
 }
 
 /// An fd on its way to the other machine.

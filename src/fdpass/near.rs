@@ -7,7 +7,7 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::sys::stat::{FileStat, SFlag, fstat, major, minor};
 use nix::unistd::{Whence, lseek};
 
-use super::{Described, Pump, PumpKind};
+use super::{Described, Pump, PumpKind, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::sys::{mount_ioctl, same_file};
 use crate::wire::recipe::{Access, Device, FileId, Recipe, SocketKind};
@@ -95,8 +95,9 @@ fn pipe(fd: OwnedFd, access: Access, reads: bool) -> Described {
 fn socket(fd: OwnedFd, nonblock: bool) -> OsResult<Described> {
     let kind = match getsockopt(&fd, sockopt::SockType).step("SO_TYPE")? {
         SockType::Stream => SocketKind::Stream,
-        // Record types come with the record pump.
-        _ => return Err(refused("a datagram or seqpacket socket", fd.as_fd())),
+        SockType::SeqPacket if !same_file::is_inet(fd.as_fd()) => SocketKind::SeqPacket,
+        // Its peer may change with every datagram, and its end is never seen.
+        _ => return Err(refused("a datagram socket", fd.as_fd())),
     };
     if getsockopt(&fd, sockopt::AcceptConn).step("SO_ACCEPTCONN")? {
         if same_file::is_inet(fd.as_fd()) {
@@ -104,10 +105,10 @@ fn socket(fd: OwnedFd, nonblock: bool) -> OsResult<Described> {
         }
         // The kernel does not tell a listener's backlog; libvirt's is 1, and a queue that is longer here only waits.
         let recipe = Recipe::Listener { stream: 0, kind, backlog: LISTENER_BACKLOG, nonblock };
-        return Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Listener }) });
+        return Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Listener(kind) }) });
     }
     let recipe = Recipe::Socket { stream: 0, kind, nonblock };
-    Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Socket }) })
+    Ok(Described { recipe, pump: Some(Pump { fd, kind: socket_pump(kind) }) })
 }
 
 /// Clients that may wait in the far listener's queue; the near listener's own queue comes before it.

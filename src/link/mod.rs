@@ -14,6 +14,8 @@ mod node;
 mod pair;
 mod passing;
 mod port;
+mod pump;
+mod sink;
 #[cfg(test)]
 mod tests;
 mod token;

@@ -173,7 +173,7 @@ impl Worker {
     }
 
     fn touch(&mut self, slot: usize) {
-        if !self.dirty.contains(&slot) {
+        if !std::mem::replace(&mut self.pairs[slot].touched, true) {
             self.dirty.push(slot);
         }
     }
@@ -184,7 +184,9 @@ impl Worker {
         for (_, pair) in pairs.iter_mut() {
             pair.on_time(&mut hands, now_us);
         }
-        self.dirty = self.pairs.iter().map(|(slot, _)| slot).collect();
+        for slot in self.pairs.iter().map(|(slot, _)| slot).collect::<Vec<_>>() {
+            self.touch(slot);
+        }
     }
 
     fn advance(&mut self) {
@@ -192,6 +194,7 @@ impl Worker {
             let Self { engine, pool, pairs, shared, .. } = self;
             let mut hands = Hands { engine: engine.as_mut(), pool };
             let Some(pair) = pairs.get_mut(slot) else { continue };
+            pair.touched = false;
             pair.advance(shared, &mut hands);
             if pair.take_news() {
                 (self.on_news)(pair.id, News::Leaving);

@@ -3,6 +3,7 @@
 pub mod caller;
 pub mod caps;
 pub mod daemon;
+pub mod fd_edge;
 pub mod file;
 pub mod filemeta;
 pub mod frames;
@@ -17,6 +18,7 @@ pub mod peer;
 pub mod pidfd;
 pub mod random;
 pub mod readable;
+pub mod record_end;
 pub mod same_file;
 pub mod scm;
 pub mod signals;
