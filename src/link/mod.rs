@@ -15,6 +15,8 @@ mod pair;
 mod passing;
 mod port;
 mod pump;
+#[cfg(test)]
+mod record_tests;
 mod sink;
 #[cfg(test)]
 mod tests;

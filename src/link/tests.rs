@@ -7,11 +7,26 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+
 use super::*;
 use crate::errno::Errno;
 use crate::fdpass::{Mode, Pump, PumpKind, describe};
 use crate::sys::scm;
 use crate::wire::service;
+
+/// A pair of sockets, and how this node's end is pumped.
+fn pair_of(kind: SockType) -> (OwnedFd, UnixStream, PumpKind) {
+    let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+    setsockopt(&ours, sockopt::SndBufForce, &(1 << 20)).unwrap();
+    setsockopt(&theirs, sockopt::SndBufForce, &(1 << 20)).unwrap();
+    let pump = match kind {
+        SockType::Stream => PumpKind::Socket,
+        SockType::SeqPacket => PumpKind::SeqPacket,
+        _ => PumpKind::Datagram,
+    };
+    (ours, theirs.into(), pump)
+}
 
 /// Answers OPEN with one end of a socket pair and gives the test the other; ENOENT for the request `missing`.
 struct Far(mpsc::Sender<UnixStream>);
@@ -21,8 +36,10 @@ impl Handler for Far {
         if incoming.request == b"missing" {
             return incoming.stream.refuse(Errno::ENOENT);
         }
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        incoming.stream.attach(Pump { fd: ours.into(), kind: PumpKind::Socket });
+        let kinds = [SockType::Stream, SockType::SeqPacket, SockType::Datagram];
+        let kind = kinds.into_iter().find(|kind| incoming.request == format!("{kind:?}").as_bytes());
+        let (fd, theirs, kind) = pair_of(kind.unwrap_or(SockType::Stream));
+        incoming.stream.attach(Pump { fd, kind });
         self.0.send(theirs).unwrap();
     }
 }
@@ -35,7 +52,7 @@ impl Handler for Nobody {
     }
 }
 
-struct World {
+pub(super) struct World {
     near: Node,
     far: Node,
     opened: mpsc::Receiver<UnixStream>,
@@ -46,7 +63,7 @@ fn soon() -> Instant {
 }
 
 impl World {
-    fn new(workers: usize) -> Self {
+    pub(super) fn new(workers: usize) -> Self {
         let (tell, opened) = mpsc::channel();
         let far =
             Node::start(NodeOptions { workers, handler: Arc::new(Far(tell)), files: None, reopen: None }).unwrap();
@@ -63,10 +80,14 @@ impl World {
     }
 
     /// A connected pair of sockets: one on each machine.
-    fn connect(&self) -> (UnixStream, UnixStream) {
-        let stream = self.near.open(service::UDS, b"path".to_vec(), soon()).unwrap();
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        stream.attach(Pump { fd: ours.into(), kind: PumpKind::Socket });
+    pub(super) fn connect(&self) -> (UnixStream, UnixStream) {
+        self.connect_as(SockType::Stream)
+    }
+
+    pub(super) fn connect_as(&self, kind: SockType) -> (UnixStream, UnixStream) {
+        let stream = self.near.open(service::UDS, format!("{kind:?}").into_bytes(), soon()).unwrap();
+        let (fd, theirs, kind) = pair_of(kind);
+        stream.attach(Pump { fd, kind });
         let far = self.opened.recv_timeout(Duration::from_secs(10)).unwrap();
         for end in [&theirs, &far] {
             end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -82,7 +103,7 @@ impl Drop for World {
     }
 }
 
-fn pattern(len: usize, seed: usize) -> Vec<u8> {
+pub(super) fn pattern(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from((i * 31 + i / 251 + seed) % 256).unwrap()).collect()
 }
 
