@@ -58,6 +58,11 @@ pub(super) enum Cmd {
         port: (usize, Key),
         result: OsResult<Vec<Rebuilt>>,
     },
+    /// A helper has done what it could to make the fd's close a reset for its program.
+    Planted {
+        pair: u64,
+        port: (usize, Key),
+    },
     /// The command has ended: its pipes give what is in them, and then their end.
     FinishChildren {
         pair: u64,

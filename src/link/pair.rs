@@ -237,7 +237,7 @@ impl Pair {
             Event::Data { key, payload, record_end, recipes, overhead } => {
                 let Some(at) = self.port_of(key) else { return self.refuse(recipes.into_iter().collect()) };
                 if self.ports[at].sink_closed {
-                    self.mux.on_sink_gone(key);
+                    self.mux.on_sink_gone(key, false);
                     return self.refuse(recipes.into_iter().collect());
                 }
                 match self.ports[at].take_in(payload, record_end, recipes, overhead) {
@@ -250,14 +250,9 @@ impl Pair {
                 self.ports[at].fin = true;
                 self.close_sink(at, hands);
             }
-            Event::ReadClosed { key } => {
+            Event::ReadClosed { key, unread } => {
                 let Some(at) = self.port_of(key) else { return };
-                if let Some(op) = self.ports[at].source_op {
-                    hands.engine.cancel(op);
-                }
-                self.ports[at].stop_source();
-                self.drop_unheard(at, hands);
-                self.bury(at, hands);
+                self.on_unheard(at, unread, shared, hands);
             }
             Event::Reset { key, errno } => {
                 let Some(at) = self.port_of(key) else { return };

@@ -82,7 +82,20 @@ pub(super) struct Port {
     /// The front item's recipes are with a helper.
     pub(super) rebuilding: bool,
     pub(super) fin: bool,
+    pub(super) plant: Plant,
     pub(super) sink_closed: bool,
+}
+
+/// The peer's program closed with something unread, so that this fd's close must be a reset (`sys::unread`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Plant {
+    No,
+    /// The read in flight must end first: it would take the byte.
+    Wanted,
+    /// A helper is at it.
+    Working,
+    /// The fd is closed next; a shutdown before it would be seen first, as an orderly end.
+    Done,
 }
 
 /// What a worker lends a port for one step.
@@ -135,6 +148,7 @@ impl Port {
             in_flight: 0,
             rebuilding: false,
             fin: false,
+            plant: Plant::No,
             sink_closed: false,
         }
     }
@@ -308,6 +322,14 @@ impl Port {
             let _ = shutdown(fd.as_raw_fd(), Shutdown::Read);
         }
         self.end_source();
+    }
+
+    /// Reads no more, and keeps the fd as it is for the helper who is to plant.
+    pub(super) fn want_plant(&mut self) {
+        self.source = SourceState::Ended;
+        self.filling = None;
+        self.held = None;
+        self.plant = Plant::Wanted;
     }
 
     /// Both directions end at once. Operations in flight are cancelled; the fd is closed with the last of them.

@@ -7,15 +7,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::inbox::{Cmd, Found};
 use super::pair::{Pair, Shared, window_of};
-use super::port::{Hands, Port, Read, SourceState};
+use super::port::{Hands, Plant, Port, Read, SourceState};
 use super::sink::Wrote;
 use super::token::What;
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{self, Mode, PumpKind};
 use crate::limits::{INITIAL_WINDOW, RECORD_MAX};
-use crate::mux::Recipes;
+use crate::mux::{Key, Recipes};
 use crate::ring::Done;
-use crate::sys::{fd_edge, readable};
+use crate::sys::{fd_edge, readable, unread};
 use crate::wire::recipe::{Recipe, decode_all};
 use crate::wire::service;
 
@@ -33,6 +33,9 @@ impl Pair {
             let token = self.token(What::PortSource, at);
             let read = self.ports[at].on_source_done(done, hands, token);
             self.on_source(at, read, shared, hands, now_us);
+            if self.ports.get(at).is_some_and(|p| p.plant == Plant::Wanted) {
+                self.plant(at, shared);
+            }
         } else {
             let token = self.token(What::PortSink, at);
             let key = self.ports[at].key;
@@ -54,8 +57,60 @@ impl Pair {
             // Its other socket is gone, which the sender hears by its own socket's end alone.
             return self.reset(key, errno, hands);
         }
-        self.mux.on_sink_gone(key);
+        let reading = self.ports[at].source_op.is_some() && self.ports[at].source != SourceState::Ended;
+        if reading && self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(fd)) {
+            // Gone altogether: the read in flight is about to tell how, and so what the peer must hear.
+            self.drop_sink(at);
+            return;
+        }
+        self.mux.on_sink_gone(key, false);
         self.drop_sink(at);
+    }
+
+    /// The peer's program does not read what this source gives. If it closed with something unread, this program's next
+    /// read must say ECONNRESET, as a local socket's would.
+    pub(super) fn on_unheard(&mut self, at: usize, unread: bool, shared: &Shared, hands: &mut Hands) {
+        if let Some(op) = self.ports[at].source_op {
+            hands.engine.cancel(op);
+        }
+        self.drop_unheard(at, hands);
+        if unread && self.ports[at].is_socket() && self.ports[at].source != SourceState::Ended {
+            self.ports[at].want_plant();
+            return self.plant(at, shared);
+        }
+        self.ports[at].stop_source();
+        self.bury(at, hands);
+    }
+
+    /// Starts the helper, once no read is in flight.
+    fn plant(&mut self, at: usize, shared: &Shared) {
+        let port = &mut self.ports[at];
+        let Some(fd) = port.fd.as_ref().filter(|_| port.plant == Plant::Wanted && port.source_op.is_none()) else {
+            return;
+        };
+        // Without an fd to spare the end is an orderly one.
+        let fd = fd.as_fd().try_clone_to_owned();
+        port.plant = Plant::Working;
+        let (inbox, pair, port) = (Arc::clone(&shared.inbox), self.id, (at, port.key));
+        shared.helpers.run(move || {
+            // What is unread here already does as well.
+            if let Ok(fd) = fd
+                && readable::bytes(&fd) == 0
+                && let Err(e) = unread::plant(fd.as_fd())
+            {
+                tracing::debug!("an orderly end in place of a reset: {e}");
+            }
+            inbox.push(Cmd::Planted { pair, port });
+        });
+    }
+
+    pub(super) fn on_planted(&mut self, (at, key): (usize, Key), hands: &mut Hands) {
+        if self.ports.get(at).is_some_and(|p| p.key == key && p.plant == Plant::Working) {
+            self.ports[at].plant = Plant::Done;
+            self.ports[at].stop_source();
+            self.close_sink(at, hands);
+            self.bury(at, hands);
+        }
     }
 
     fn on_source(&mut self, at: usize, read: Read, shared: &Shared, hands: &mut Hands, now_us: u64) {
@@ -94,7 +149,7 @@ impl Pair {
             }
             Read::Eof => self.end_source(at, false, hands),
             // Its peer closed with something unread. What came before is still on its way, so the end is an ordered one.
-            Read::Failed(Errno::ECONNRESET) => self.end_source(at, true, hands),
+            Read::Failed(Errno::ECONNRESET) if self.ports[at].is_socket() => self.end_source(at, true, hands),
             Read::Failed(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ECONNABORTED)
                 if self.ports[at].is_listener() =>
             {
@@ -169,13 +224,13 @@ impl Pair {
     }
 
     /// The source has ended: the peer hears it, and also whether the program reads on.
-    fn end_source(&mut self, at: usize, gone: bool, hands: &mut Hands) {
+    fn end_source(&mut self, at: usize, unread: bool, hands: &mut Hands) {
         let key = self.ports[at].key;
         let hung_up =
-            gone || (self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(fd)));
+            unread || (self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(fd)));
         self.mux.on_eof(key);
         if hung_up || (self.ports[at].finishing && self.ports[at].is_socket()) {
-            self.mux.on_sink_gone(key);
+            self.mux.on_sink_gone(key, unread);
             if let Some(op) = self.ports[at].sink_op {
                 hands.engine.cancel(op);
             }

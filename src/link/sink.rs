@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::port::{Hands, Port, SourceState};
+use super::port::{Hands, Plant, Port, SourceState};
 use crate::errno::Errno;
 use crate::limits::{FRAGMENTS_MAX, GATHER_MAX, MERGE_MAX, RECORD_MAX};
 use crate::mux::{Payload, Recipes};
@@ -214,10 +214,11 @@ impl Port {
     /// After FIN, when all is written: the program sees the end. Returns whether that has just happened.
     pub(super) fn close_sink_if_done(&mut self) -> bool {
         let idle = self.queue.is_empty() && self.sink_op.is_none();
-        if !self.fin || self.sink_closed || !idle || self.fd.is_none() {
+        let planting = matches!(self.plant, Plant::Wanted | Plant::Working);
+        if !self.fin || self.sink_closed || !idle || planting || self.fd.is_none() {
             return false;
         }
-        if let (true, Some(fd)) = (self.is_socket(), &self.fd) {
+        if let (true, Plant::No, Some(fd)) = (self.is_socket(), self.plant, &self.fd) {
             // ENOTCONN: its peer has gone already.
             let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
         }

@@ -415,3 +415,27 @@ fn an_address_that_unencrypted_links_may_not_have_is_refused_by_name() {
     assert!(said.text.contains("192.168.10.0/24 only"), "{said}");
     node.leave(Duration::ZERO);
 }
+
+#[test]
+fn an_end_with_something_unread_is_a_reset_for_the_other_program() {
+    let world = World::new(1);
+    for kind in [SockType::Stream, SockType::SeqPacket] {
+        for turned in [false, true] {
+            let (a, b) = world.connect_as(kind);
+            let (mut stays, mut goes) = if turned { (b, a) } else { (a, b) };
+            goes.write_all(b"last words").unwrap();
+            stays.write_all(b"never read").unwrap();
+            while crate::sys::readable::bytes(&goes) == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            drop(goes);
+            let mut got = [0; 10];
+            stays.read_exact(&mut got).unwrap();
+            assert_eq!(&got, b"last words");
+            let said = stays.read(&mut got).map_err(|e| e.raw_os_error());
+            assert_eq!(said, Err(Some(libc::ECONNRESET)), "{kind:?}");
+            assert_eq!(stays.read(&mut got).unwrap(), 0);
+            assert_eq!(stays.write(b"x").unwrap_err().raw_os_error(), Some(libc::EPIPE));
+        }
+    }
+}

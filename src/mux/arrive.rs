@@ -127,7 +127,8 @@ impl<P: Payload> Mux<P> {
             if !stream.send.is_done() {
                 stream.send.stop();
                 let key = Key { slot, id: stream.id };
-                self.events.push_back(Event::ReadClosed { key });
+                let unread = header.flags & flags::UNREAD != 0;
+                self.events.push_back(Event::ReadClosed { key, unread });
             }
             self.bury_if_done(slot);
         }

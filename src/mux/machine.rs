@@ -255,8 +255,9 @@ impl<P: Payload> Mux<P> {
         }
     }
 
-    /// The sink takes no more: the peer's program gets EPIPE.
-    pub fn on_sink_gone(&mut self, key: Key) {
+    /// The sink takes no more: the peer's program gets EPIPE. `unread`: its program left something unread, so that the
+    /// peer's gets ECONNRESET too, as from a local socket.
+    pub fn on_sink_gone(&mut self, key: Key, unread: bool) {
         let Some(stream) = self.stream(key) else { return };
         if stream.recv.state != recv::State::Open {
             return;
@@ -264,7 +265,8 @@ impl<P: Payload> Mux<P> {
         stream.recv.state = recv::State::Closed;
         let early = stream.recv.drop_early();
         let credit = stream.recv.granted();
-        let header = Header { flags: flags::READ_CLOSED, credit, ..Header::new(FrameType::Credit, key.id) };
+        let flags = flags::READ_CLOSED | if unread { flags::UNREAD } else { 0 };
+        let header = Header { flags, credit, ..Header::new(FrameType::Credit, key.id) };
         self.recipes_pending -= early;
         self.queue_control(header, None);
         self.bury_if_done(key.slot);
