@@ -31,6 +31,8 @@ pub const PEEKS_FIRST: u32 = 32;
 pub const RECORD_COST: u32 = 64;
 /// Charged against the window for each fd recipe.
 pub const RECIPE_COST: u32 = 256;
+/// A memfd that crosses is copied, and its copy is the receiver's memory: keymaps and small images, not a guest's RAM.
+pub const MEMFD_MAX: u64 = 16 << 20;
 /// fds in one SCM_RIGHTS message: SCM_MAX_FD, include/net/scm.h.
 pub const FDS_MAX: usize = 253;
 /// A direction moves to BULK after so many bytes without a pause.

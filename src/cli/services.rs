@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::daemon;
+use crate::config::{Pass, PassedDevice};
 use crate::errno::{Errno, OsResult};
-use crate::fdpass::{Pump, PumpKind};
+use crate::fdpass::{Maker, Pump, PumpKind};
 use crate::limits::CONNECT_DEADLINE_MS;
 use crate::link::conn::Conn;
 use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Pending, keep_session};
@@ -34,6 +35,16 @@ pub(super) struct Plan {
     /// Both directions of the unix-socket service; `None`: neither.
     pub(super) uds: Option<near::Options>,
     pub(super) exports: Option<Exports>,
+    /// What passed fds of the peer's may stand for here.
+    pub(super) pass: Pass,
+}
+
+impl From<Pass> for Maker {
+    fn from(pass: Pass) -> Self {
+        let has = |device| pass.devices.contains(&device);
+        let (kvm, vhost_net, vfio) = (has(PassedDevice::Kvm), has(PassedDevice::VhostNet), has(PassedDevice::Vfio));
+        Self { files: None, kvm, vhost_net, vfio, taps: pass.taps || pass.bridge.is_some(), bridge: pass.bridge }
+    }
 }
 
 struct Services {
@@ -121,12 +132,12 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     let taken = daemon::take_signals()?;
     let exports = plan.exports.map(Arc::new);
     let files = exports.clone().map(|e| Arc::new(Files(e)) as Arc<dyn FileServer>);
-    let reopen = exports.map(|e| e as Arc<dyn crate::fdpass::Files>);
+    let fds = Maker { files: exports.map(|e| e as Arc<dyn crate::fdpass::Files>), ..plan.pass.into() };
     let services = Services {
         exec: plan.exec.then(rexec::Server::default),
         uds: plan.uds.is_some().then(|| Far::new(Policy::open())).transpose()?,
     };
-    let node = Node::start(NodeOptions { workers: plan.workers, handler: Arc::new(services), files, reopen })?;
+    let node = Node::start(NodeOptions { workers: plan.workers, handler: Arc::new(services), files, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
     let local = plan.uds.map(|options| near::Server::bind(options, Arc::new(OnNode(node.clone())))).transpose()?;
     tracing::info!("serving on {:?}", door.addresses());

@@ -13,42 +13,101 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Whence, lseek, pipe2};
 
-use super::{Files, Pump, PumpKind, Rebuilt, socket_pump};
+use super::{Maker, Pump, PumpKind, Rebuilt, memfd, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::RECORD_MAX;
 use crate::sys::nonblock::set_nonblocking;
 use crate::sys::tempdir::PrivateDir;
-use crate::wire::recipe::{Access, Device, Recipe, SocketKind};
+use crate::sys::{tap, terminal};
+use crate::wire::recipe::{Access, Device, FileId, Recipe, SocketKind, Tap, TerminalState};
 
-/// Makes all fds of one message. On an error nothing is left behind.
-///
-/// # Errors
-/// The first step that failed; the message must not be delivered.
-pub fn rebuild(recipes: &[Recipe], files: Option<&dyn Files>) -> OsResult<Vec<Rebuilt>> {
-    let mut done: Vec<Rebuilt> = Vec::with_capacity(recipes.len());
-    for recipe in recipes {
-        let made = match recipe {
-            Recipe::Pipe { stream, access } => pipe(*stream, *access)?,
-            Recipe::Socket { stream, kind, nonblock } => socket_pair(*stream, *kind, *nonblock)?,
-            Recipe::Listener { stream, kind, backlog, nonblock } => listener(*stream, *kind, *backlog, *nonblock)?,
-            Recipe::Device { device, access } => Rebuilt { fd: open_device(*device, *access)?, pump: None },
-            Recipe::Same { index } => {
-                let twin = &done[usize::from(*index)];
-                Rebuilt { fd: twin.fd.try_clone().step("dup")?, pump: None }
-            }
-            Recipe::File { file, access, offset } => {
-                let Some(files) = files else {
-                    return Err(OsError::on("carry", "a file: this node serves none", Errno::EOPNOTSUPP));
-                };
-                let fd = files.reopen(file, *access)?;
-                let offset = i64::try_from(*offset).map_err(|_| OsError::new("lseek", Errno::EINVAL))?;
-                lseek(&fd, offset, Whence::SeekSet).step("lseek")?;
-                Rebuilt { fd, pump: None }
-            }
-        };
-        done.push(made);
+impl Maker {
+    /// Makes all fds of one message. On an error nothing is left behind.
+    ///
+    /// # Errors
+    /// The first step that failed; the message must not be delivered.
+    pub fn rebuild(&self, recipes: &[Recipe]) -> OsResult<Vec<Rebuilt>> {
+        let mut done: Vec<Rebuilt> = Vec::with_capacity(recipes.len());
+        for recipe in recipes {
+            let made = match recipe {
+                Recipe::Same { index } => plain(done[usize::from(*index)].fd.try_clone().step("dup")?),
+                other => self.make(other)?,
+            };
+            done.push(made);
+        }
+        Ok(done)
     }
-    Ok(done)
+
+    fn make(&self, recipe: &Recipe) -> OsResult<Rebuilt> {
+        match recipe {
+            Recipe::Pipe { stream, access } => pipe(*stream, *access),
+            Recipe::Socket { stream, kind, nonblock } => socket_pair(*stream, *kind, *nonblock),
+            Recipe::Listener { stream, kind, backlog, nonblock } => listener(*stream, *kind, *backlog, *nonblock),
+            Recipe::Device { device, access } => self.device(*device, *access).map(plain),
+            Recipe::File { file, access, offset } => self.file(file, *access, *offset).map(plain),
+            Recipe::Terminal { stream, access, state } => terminal(*stream, *access, state),
+            Recipe::Memfd { stream, access, len, offset, seals } => {
+                memfd::rebuild(*stream, *access, *len, *offset, *seals)
+            }
+            Recipe::Tap(tap) => self.tap(tap).map(plain),
+            Recipe::Same { .. } => unreachable!("the caller has the earlier ones"),
+        }
+    }
+
+    fn file(&self, file: &FileId, access: Access, offset: u64) -> OsResult<OwnedFd> {
+        let Some(files) = &self.files else {
+            return Err(OsError::on("carry", "a file: this node serves none", Errno::EOPNOTSUPP));
+        };
+        let fd = files.reopen(file, access)?;
+        let offset = i64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EINVAL))?;
+        lseek(&fd, offset, Whence::SeekSet).step("lseek")?;
+        Ok(fd)
+    }
+
+    fn device(&self, device: Device, access: Access) -> OsResult<OwnedFd> {
+        let allowed = match device {
+            Device::Null | Device::Zero | Device::Full | Device::Random | Device::Urandom => true,
+            Device::Kvm => self.kvm,
+            Device::VhostNet => self.vhost_net,
+            Device::Vfio | Device::VfioGroup(_) => self.vfio,
+        };
+        let path = device.path();
+        if !allowed {
+            return Err(OsError::on("carry", format!("{path}: not in [pass] of this node's node.toml"), Errno::EPERM));
+        }
+        let flags = if access.nonblock { OFlag::O_NONBLOCK.bits() } else { 0 };
+        let mut options = OpenOptions::new();
+        options.read(access.read || !access.write).write(access.write).custom_flags(flags | OFlag::O_NOCTTY.bits());
+        options.open(&path).map(OwnedFd::from).step_on("open", path)
+    }
+
+    fn tap(&self, tap: &Tap) -> OsResult<OwnedFd> {
+        if !self.taps {
+            let what = format!("interface {}: taps are not in [pass] of this node's node.toml", tap.name);
+            return Err(OsError::on("carry", what, Errno::EPERM));
+        }
+        let flag = |on: bool, bit: i32| if on { bit } else { 0 };
+        let flags = if tap.ethernet { libc::IFF_TAP } else { libc::IFF_TUN }
+            | flag(tap.no_packet_info, libc::IFF_NO_PI)
+            | flag(tap.vnet_header, libc::IFF_VNET_HDR)
+            | flag(tap.multi_queue, libc::IFF_MULTI_QUEUE);
+        let queue = tap::Queue { name: tap.name.clone(), flags, vnet_header_len: tap.vnet_header_len };
+        let bridge = self.bridge.as_deref().filter(|_| tap.ethernet);
+        tap::open(&queue, bridge, tap.nonblock)
+    }
+}
+
+/// An fd that no stream belongs to.
+fn plain(fd: OwnedFd) -> Rebuilt {
+    Rebuilt { fd, pump: None }
+}
+
+/// The slave is the program's.
+fn terminal(stream: u32, access: Access, state: &TerminalState) -> OsResult<Rebuilt> {
+    let TerminalState { modes, characters, rows, columns } = *state;
+    let (master, slave) = terminal::open(&terminal::State { modes, characters, rows, columns })?;
+    set_nonblocking(&slave, access.nonblock)?;
+    Ok(Rebuilt { fd: slave, pump: Some((stream, Pump { fd: master, kind: PumpKind::Master })) })
 }
 
 fn pipe(stream: u32, access: Access) -> OsResult<Rebuilt> {
@@ -142,11 +201,4 @@ impl Address {
         make_room(&fd, self.kind);
         Ok(Pump { fd, kind: socket_pump(self.kind) })
     }
-}
-
-fn open_device(device: Device, access: Access) -> OsResult<OwnedFd> {
-    let flags = if access.nonblock { OFlag::O_NONBLOCK.bits() } else { 0 };
-    let mut options = OpenOptions::new();
-    options.read(access.read || !access.write).write(access.write).custom_flags(flags | OFlag::O_NOCTTY.bits());
-    options.open(device.path()).map(OwnedFd::from).step_on("open", device.path())
 }

@@ -9,14 +9,18 @@
 //! not run on a lie. Blocking calls may happen here, so a helper thread runs it, never a worker.
 
 mod far;
+mod memfd;
 mod near;
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use crate::errno::OsResult;
+use crate::sys::terminal::Raw;
 use crate::wire::recipe::{Access, FileId, Recipe, SocketKind};
 
-pub use far::{Address, Home, rebuild};
+pub use far::{Address, Home};
+pub use memfd::Fill;
 pub use near::{Mode, describe};
 
 /// Opens files of this machine by what its file server calls them.
@@ -26,6 +30,26 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// ESTALE: the mount or the node is not known here (any more). EROFS: it is exported read-only.
     fn reopen(&self, file: &FileId, access: Access) -> OsResult<OwnedFd>;
+}
+
+/// What this node makes for its peer, besides what everybody may have.
+#[derive(Clone, Default)]
+pub struct Maker {
+    /// Opens the peer's files below this node's exports.
+    pub files: Option<Arc<dyn Files>>,
+    pub kvm: bool,
+    pub vhost_net: bool,
+    pub vfio: bool,
+    /// Queues of tun and tap interfaces.
+    pub taps: bool,
+    /// The bridge that a tap interface is put on.
+    pub bridge: Option<String>,
+}
+
+impl std::fmt::Debug for Maker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Maker")
+    }
 }
 
 /// This node's end of an fd that crossed: what the worker moves bytes with.
@@ -47,6 +71,12 @@ pub enum PumpKind {
     Source,
     /// Bytes go into it.
     Sink,
+    /// A terminal: both ways, and back as it was when it ends.
+    Terminal(Raw),
+    /// The master of a pseudo-terminal that was made here.
+    Master,
+    /// Bytes go into it, and when they have ended it is whole: `Fill` says what is done then.
+    Fill(Fill),
     /// A listening socket of a near program: each client becomes a stream.
     Listener(SocketKind),
     /// A listening socket made here for a far program, and where to connect to it.

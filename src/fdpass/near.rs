@@ -7,10 +7,11 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::sys::stat::{FileStat, SFlag, fstat, major, minor};
 use nix::unistd::{Whence, lseek};
 
-use super::{Described, Pump, PumpKind, socket_pump};
+use super::{Described, Pump, PumpKind, memfd, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::sys::{mount_ioctl, same_file};
-use crate::wire::recipe::{Access, Device, FileId, Recipe, SocketKind};
+use crate::sys::terminal::Raw;
+use crate::sys::{mount_ioctl, same_file, tap, terminal};
+use crate::wire::recipe::{Access, Device, FileId, Recipe, SocketKind, Tap, TerminalState};
 
 /// What an fd is for, where the kind alone does not say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,9 @@ fn describe_one(fd: OwnedFd, mode: Mode) -> OsResult<Described> {
         SFlag::S_IFREG | SFlag::S_IFDIR if matches!(mode, Mode::Inherited | Mode::Passed) && is_of_peer(fd.as_fd()) => {
             file_of_peer(fd.as_fd(), access)
         }
+        SFlag::S_IFREG if matches!(mode, Mode::Inherited | Mode::Passed) && memfd::is_one(&fd) => {
+            memfd::describe(&fd, access)
+        }
         SFlag::S_IFREG => match mode {
             Mode::Stdin => Ok(pipe(fd, access, true)),
             Mode::Output => Ok(pipe(fd, access, false)),
@@ -68,7 +72,7 @@ fn describe_one(fd: OwnedFd, mode: Mode) -> OsResult<Described> {
             Mode::Inherited | Mode::Passed => Err(refused("a regular file", fd.as_fd())),
         },
         SFlag::S_IFDIR => Err(refused("a directory", fd.as_fd())),
-        _ => Err(refused("an fd of a kind that cannot be made again (eventfd, timerfd, epoll, ...)", fd.as_fd())),
+        _ => Err(refused("something that is this machine's own", fd.as_fd())),
     }
 }
 
@@ -93,16 +97,15 @@ fn pipe(fd: OwnedFd, access: Access, reads: bool) -> Described {
 }
 
 fn socket(fd: OwnedFd, nonblock: bool) -> OsResult<Described> {
-    let kind = match getsockopt(&fd, sockopt::SockType).step("SO_TYPE")? {
-        SockType::Stream => SocketKind::Stream,
-        SockType::SeqPacket if !same_file::is_inet(fd.as_fd()) => SocketKind::SeqPacket,
+    let kind = match (same_file::is_unix(fd.as_fd()), getsockopt(&fd, sockopt::SockType).step("SO_TYPE")?) {
+        (true, SockType::Stream) => SocketKind::Stream,
+        (true, SockType::SeqPacket) => SocketKind::SeqPacket,
         // Its peer may change with every datagram, and its end is never seen.
-        _ => return Err(refused("a datagram socket", fd.as_fd())),
+        (true, _) => return Err(refused("a unix datagram socket", fd.as_fd())),
+        (false, SockType::Stream) => return Err(refused("a TCP socket, or another network's", fd.as_fd())),
+        (false, _) => return Err(refused("a network socket", fd.as_fd())),
     };
     if getsockopt(&fd, sockopt::AcceptConn).step("SO_ACCEPTCONN")? {
-        if same_file::is_inet(fd.as_fd()) {
-            return Err(refused("a listening network socket", fd.as_fd()));
-        }
         // The kernel does not tell a listener's backlog; libvirt's is 1, and a queue that is longer here only waits.
         let recipe = Recipe::Listener { stream: 0, kind, backlog: LISTENER_BACKLOG, nonblock };
         return Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Listener(kind) }) });
@@ -115,17 +118,56 @@ fn socket(fd: OwnedFd, nonblock: bool) -> OsResult<Described> {
 const LISTENER_BACKLOG: u32 = 16;
 
 fn device(fd: OwnedFd, stat: &FileStat, access: Access, mode: Mode) -> OsResult<Described> {
-    let number = stat.st_rdev;
-    if major(number) == 1
-        && let Some(device) = Device::ALL.into_iter().find(|d| d.minor() == minor(number))
-    {
+    let number = (major(stat.st_rdev), minor(stat.st_rdev));
+    if let Some((device, ..)) = Device::NUMBERED.into_iter().find(|(_, major, minor)| (*major, *minor) == number) {
         return Ok(Described { recipe: Recipe::Device { device, access }, pump: None });
     }
     match mode {
-        Mode::Stdin => Ok(pipe(fd, access, true)),
-        Mode::Output => Ok(pipe(fd, access, false)),
-        Mode::Inherited | Mode::Passed => Err(refused("a character device", fd.as_fd())),
+        Mode::Stdin => return Ok(pipe(fd, access, true)),
+        Mode::Output => return Ok(pipe(fd, access, false)),
+        Mode::Inherited | Mode::Passed => {}
     }
+    if number == TUN {
+        return tap(&fd, access.nonblock);
+    }
+    if let Some(group) = vfio_group(fd.as_fd()) {
+        return Ok(Described { recipe: Recipe::Device { device: Device::VfioGroup(group), access }, pump: None });
+    }
+    if terminal::is_master(&fd) {
+        return Err(refused("a pseudo-terminal's master", fd.as_fd()));
+    }
+    if !terminal::is_terminal(&fd) {
+        return Err(refused("a character device", fd.as_fd()));
+    }
+    let terminal::State { modes, characters, rows, columns } = terminal::state(&fd)?;
+    let state = TerminalState { modes, characters, rows, columns };
+    let raw = Raw::new(&fd)?;
+    let recipe = Recipe::Terminal { stream: 0, access, state };
+    Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Terminal(raw) }) })
+}
+
+/// /dev/net/tun: Documentation/admin-guide/devices.txt.
+const TUN: (u64, u64) = (10, 200);
+
+fn tap(fd: &OwnedFd, nonblock: bool) -> OsResult<Described> {
+    let Some(queue) = tap::of(fd)? else { return Err(refused("a tun device without an interface", fd.as_fd())) };
+    let has = |flag: i32| queue.flags & flag != 0;
+    let recipe = Recipe::Tap(Tap {
+        ethernet: has(libc::IFF_TAP),
+        no_packet_info: has(libc::IFF_NO_PI),
+        vnet_header: has(libc::IFF_VNET_HDR),
+        multi_queue: has(libc::IFF_MULTI_QUEUE),
+        vnet_header_len: queue.vnet_header_len,
+        name: queue.name,
+        nonblock,
+    });
+    Ok(Described { recipe, pump: None })
+}
+
+/// VFIO's groups have no fixed number. The name alone decides, because the other machine opens its own.
+fn vfio_group(fd: BorrowedFd<'_>) -> Option<u32> {
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
+    path.to_str()?.strip_prefix("/dev/vfio/")?.parse().ok()
 }
 
 fn access_of(fd: BorrowedFd<'_>) -> OsResult<Access> {
@@ -141,6 +183,12 @@ fn access_of(fd: BorrowedFd<'_>) -> OsResult<Access> {
 
 fn refused(what: &str, fd: BorrowedFd<'_>) -> OsError {
     let shown = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    let name = shown.map_or_else(|_| String::new(), |p| format!(" ({})", p.display()));
+    let name = shown.map_or_else(
+        |_| String::new(),
+        |p| match p.to_string_lossy().strip_prefix("anon_inode:") {
+            Some(kind) => format!(", {}", kind.trim_matches(['[', ']'])),
+            None => format!(" ({})", p.display()),
+        },
+    );
     OsError::on("carry", format!("{what}{name}"), Errno::EOPNOTSUPP)
 }

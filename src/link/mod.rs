@@ -7,6 +7,8 @@
 pub mod conn;
 mod dialer;
 mod door;
+#[cfg(test)]
+mod fd_tests;
 mod helpers;
 mod inbox;
 mod lane;

@@ -32,7 +32,7 @@ pub(super) struct Shared {
     pub(super) inbox: Arc<Inbox>,
     pub(super) helpers: Helpers,
     pub(super) handler: Arc<dyn Handler>,
-    pub(super) reopen: Option<Arc<dyn fdpass::Files>>,
+    pub(super) maker: fdpass::Maker,
 }
 
 pub(super) struct Pair {
@@ -248,7 +248,7 @@ impl Pair {
             Event::Fin { key } => {
                 let Some(at) = self.port_of(key) else { return };
                 self.ports[at].fin = true;
-                self.close_sink(at, hands);
+                self.close_sink(at, shared, hands);
             }
             Event::ReadClosed { key, unread } => {
                 let Some(at) = self.port_of(key) else { return };
@@ -333,14 +333,14 @@ impl Pair {
     pub(super) fn start(&mut self, at: usize, pump: Pump, shared: &Shared, hands: &mut Hands) {
         let key = self.ports[at].key;
         match pump.kind {
-            PumpKind::Sink | PumpKind::Listening(_) => self.mux.on_eof(key),
+            PumpKind::Sink | PumpKind::Fill(_) | PumpKind::Listening(_) => self.mux.on_eof(key),
             _ => {}
         }
         self.mux.widen(key, window_of(&pump.kind));
         self.ports[at].attach(pump.fd, pump.kind);
         self.pump(at, hands);
         self.write(at, shared, hands);
-        self.close_sink(at, hands);
+        self.close_sink(at, shared, hands);
         self.bury(at, hands);
     }
 

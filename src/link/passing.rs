@@ -43,6 +43,7 @@ impl Pair {
                 fd.recipe.set_stream(key.id());
                 let at = self.add_port(key);
                 self.ports[at].parent = owns.then_some(carrier);
+                self.ports[at].shared = true;
                 if matches!(pump.kind, PumpKind::Sink) {
                     self.mux.on_eof(key);
                 }
@@ -128,6 +129,10 @@ impl Pair {
             let child = self.add_port(adopted);
             self.ports[child].parent = self.ports[at].owns_children.then_some(key);
             children.push(adopted);
+            if matches!(pump.kind, PumpKind::Fill(_)) {
+                self.ports[child].fills_for = Some(key);
+                self.ports[at].fills += 1;
+            }
             self.mux.accept(adopted, INITIAL_WINDOW);
             self.start(child, pump, shared, hands);
         }

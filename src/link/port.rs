@@ -51,6 +51,8 @@ pub(super) struct Port {
     pub(super) kind: Option<PumpKind>,
     /// The stream whose message announced this one, when they end together (a command's stdio).
     pub(super) parent: Option<Key>,
+    /// A program of this machine may hold the same socket: its end here is a close, and not a shutdown.
+    pub(super) shared: bool,
     /// Streams announced here end with this one: it is a command's.
     pub(super) owns_children: bool,
     /// Who waits for the peer's verdict.
@@ -79,6 +81,10 @@ pub(super) struct Port {
     pub(super) stalled: Option<Op>,
     /// Charges of what is in flight.
     pub(super) in_flight: u32,
+    /// Memory that must be filled before the front message may leave.
+    pub(super) fills: u32,
+    /// This stream fills memory for a message of that one.
+    pub(super) fills_for: Option<Key>,
     /// The front item's recipes are with a helper.
     pub(super) rebuilding: bool,
     pub(super) fin: bool,
@@ -129,6 +135,7 @@ impl Port {
             fd: None,
             kind: None,
             parent: None,
+            shared: false,
             owns_children: false,
             verdict: None,
             source: SourceState::Off,
@@ -146,6 +153,8 @@ impl Port {
             sink_op: None,
             stalled: None,
             in_flight: 0,
+            fills: 0,
+            fills_for: None,
             rebuilding: false,
             fin: false,
             plant: Plant::No,
@@ -157,10 +166,8 @@ impl Port {
         // The peer may have stopped reading before there was an fd to tell.
         let stopped = self.source == SourceState::Ended;
         self.source = match kind {
-            PumpKind::Socket | PumpKind::SeqPacket | PumpKind::Datagram | PumpKind::Source | PumpKind::Listener(_) => {
-                SourceState::Idle
-            }
-            PumpKind::Sink | PumpKind::Listening(_) => SourceState::Ended,
+            PumpKind::Sink | PumpKind::Fill(_) | PumpKind::Listening(_) => SourceState::Ended,
+            _ => SourceState::Idle,
         };
         self.sink_closed = matches!(kind, PumpKind::Source | PumpKind::Listener(_) | PumpKind::Listening(_));
         self.fd = Some(Rc::new(fd));
@@ -317,7 +324,7 @@ impl Port {
 
     /// The program's writes get EPIPE from now on.
     pub(super) fn stop_source(&mut self) {
-        if let (true, Some(fd)) = (self.is_socket(), &self.fd) {
+        if let (true, false, Some(fd)) = (self.is_socket(), self.shared, &self.fd) {
             // ENOTCONN: its peer has gone already.
             let _ = shutdown(fd.as_raw_fd(), Shutdown::Read);
         }

@@ -45,7 +45,7 @@ impl Pair {
                 Wrote::Gone(errno) => self.on_gone(at, errno, hands),
             }
             self.write(at, shared, hands);
-            self.close_sink(at, hands);
+            self.close_sink(at, shared, hands);
         }
         self.bury(at, hands);
     }
@@ -53,8 +53,8 @@ impl Pair {
     fn on_gone(&mut self, at: usize, errno: Errno, hands: &mut Hands) {
         let key = self.ports[at].key;
         tracing::debug!(peer = %self.peer, "stream {}: nobody reads: {}", key.id(), errno.desc());
-        if matches!(self.ports[at].kind, Some(PumpKind::Datagram)) {
-            // Its other socket is gone, which the sender hears by its own socket's end alone.
+        if matches!(self.ports[at].kind, Some(PumpKind::Datagram | PumpKind::Fill(_))) {
+            // A datagram's sender hears by its own socket's end alone; memory that can't be filled is nothing at all.
             return self.reset(key, errno, hands);
         }
         let reading = self.ports[at].source_op.is_some() && self.ports[at].source != SourceState::Ended;
@@ -74,7 +74,8 @@ impl Pair {
             hands.engine.cancel(op);
         }
         self.drop_unheard(at, hands);
-        if unread && self.ports[at].is_socket() && self.ports[at].source != SourceState::Ended {
+        let ours = self.ports[at].is_socket() && !self.ports[at].shared;
+        if unread && ours && self.ports[at].source != SourceState::Ended {
             self.ports[at].want_plant();
             return self.plant(at, shared);
         }
@@ -104,11 +105,11 @@ impl Pair {
         });
     }
 
-    pub(super) fn on_planted(&mut self, (at, key): (usize, Key), hands: &mut Hands) {
+    pub(super) fn on_planted(&mut self, (at, key): (usize, Key), shared: &Shared, hands: &mut Hands) {
         if self.ports.get(at).is_some_and(|p| p.key == key && p.plant == Plant::Working) {
             self.ports[at].plant = Plant::Done;
             self.ports[at].stop_source();
-            self.close_sink(at, hands);
+            self.close_sink(at, shared, hands);
             self.bury(at, hands);
         }
     }
@@ -226,8 +227,10 @@ impl Pair {
     /// The source has ended: the peer hears it, and also whether the program reads on.
     fn end_source(&mut self, at: usize, unread: bool, hands: &mut Hands) {
         let key = self.ports[at].key;
-        let hung_up =
-            unread || (self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(fd)));
+        // A master reads its end when nobody has the slave open: nothing can be written to it either.
+        let hung_up = matches!(self.ports[at].kind, Some(PumpKind::Master))
+            || unread
+            || (self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(fd)));
         self.mux.on_eof(key);
         if hung_up || (self.ports[at].finishing && self.ports[at].is_socket()) {
             self.mux.on_sink_gone(key, unread);
@@ -244,10 +247,10 @@ impl Pair {
         let token = self.token(What::PortSink, at);
         let Some(recipes) = self.ports[at].write_sink(hands, token) else { return };
         let (inbox, pair, key) = (Arc::clone(&shared.inbox), self.id, self.ports[at].key);
-        let files = shared.reopen.clone();
+        let maker = shared.maker.clone();
         shared.helpers.run(move || {
             let result = match decode_all(recipes.bytes(), recipes.count()) {
-                Ok(recipes) => fdpass::rebuild(&recipes, files.as_deref()),
+                Ok(recipes) => maker.rebuild(&recipes),
                 Err(e) => {
                     tracing::error!("{e}");
                     Err(crate::errno::OsError::new("decode recipes", Errno::EPROTO))
@@ -257,9 +260,28 @@ impl Pair {
         });
     }
 
-    pub(super) fn close_sink(&mut self, at: usize, hands: &mut Hands) {
+    pub(super) fn close_sink(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
+        let filled = self.ports[at].finish_fill();
         if self.ports[at].close_sink_if_done() {
             self.bury(at, hands);
+        }
+        if let Some((carrier, result)) = filled {
+            self.on_filled(carrier, result, shared, hands);
+        }
+    }
+
+    /// Memory that a message waits for is whole, or never will be.
+    fn on_filled(&mut self, carrier: Key, result: OsResult<()>, shared: &Shared, hands: &mut Hands) {
+        let Some(at) = self.port_of(carrier) else { return };
+        match result {
+            Ok(()) => {
+                self.ports[at].fills -= 1;
+                self.write(at, shared, hands);
+            }
+            Err(e) => {
+                tracing::warn!(peer = %self.peer, "stream {} ends: {e}", carrier.id());
+                self.reset(carrier, e.errno, hands);
+            }
         }
     }
 
@@ -270,7 +292,11 @@ impl Pair {
         let undelivered = self.ports[at].abort(hands.engine);
         self.refuse(undelivered);
         let children = std::mem::take(&mut self.ports[at].children);
+        let fills_for = self.ports[at].fills_for.take();
         self.bury(at, hands);
+        if let Some(carrier) = fills_for {
+            self.reset(carrier, Errno::EIO, hands);
+        }
         for child in children {
             let owned = self.port_of(child).is_some_and(|at| self.ports[at].parent == Some(key));
             if owned || self.mux.waits_for_peer(child) {

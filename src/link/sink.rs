@@ -12,9 +12,10 @@ use std::rc::Rc;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::port::{Hands, Plant, Port, SourceState};
-use crate::errno::Errno;
+use crate::errno::{Errno, OsResult};
+use crate::fdpass::PumpKind;
 use crate::limits::{FRAGMENTS_MAX, GATHER_MAX, MERGE_MAX, RECORD_MAX};
-use crate::mux::{Payload, Recipes};
+use crate::mux::{Key, Payload, Recipes};
 use crate::ring::{Chunk, Done, Message, Op};
 
 /// A piece on its way to the fd, and what it is charged besides its bytes.
@@ -129,7 +130,7 @@ impl Port {
 
     /// Starts the next write, if one can start. Returns recipes that a helper must follow first.
     pub(super) fn write_sink(&mut self, hands: &mut Hands, token: u64) -> Option<Recipes> {
-        if self.sink_op.is_some() || self.rebuilding || self.sink_closed {
+        if self.sink_op.is_some() || self.rebuilding || self.fills > 0 || self.sink_closed {
             return None;
         }
         let fd = Rc::clone(self.fd.as_ref()?);
@@ -211,6 +212,13 @@ impl Port {
         }
     }
 
+    /// After FIN, when all is written: memory that was being filled is made whole, for that stream's message.
+    pub(super) fn finish_fill(&mut self) -> Option<(Key, OsResult<()>)> {
+        let (Some(PumpKind::Fill(fill)), Some(fd)) = (&self.kind, &self.fd) else { return None };
+        let done = self.fin && !self.sink_closed && self.queue.is_empty() && self.sink_op.is_none();
+        if done { self.fills_for.take().map(|carrier| (carrier, fill.finish(&**fd))) } else { None }
+    }
+
     /// After FIN, when all is written: the program sees the end. Returns whether that has just happened.
     pub(super) fn close_sink_if_done(&mut self) -> bool {
         let idle = self.queue.is_empty() && self.sink_op.is_none();
@@ -218,7 +226,9 @@ impl Port {
         if !self.fin || self.sink_closed || !idle || planting || self.fd.is_none() {
             return false;
         }
-        if let (true, Plant::No, Some(fd)) = (self.is_socket(), self.plant, &self.fd) {
+        // When both directions have ended over there, it was a close: other holders of a shared socket must not feel it.
+        let closes = self.plant == Plant::Done || (self.shared && self.source == SourceState::Ended);
+        if let (true, false, Some(fd)) = (self.is_socket(), closes, &self.fd) {
             // ENOTCONN: its peer has gone already.
             let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
         }

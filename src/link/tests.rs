@@ -11,12 +11,12 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair
 
 use super::*;
 use crate::errno::Errno;
-use crate::fdpass::{Mode, Pump, PumpKind, describe};
+use crate::fdpass::{Maker, Mode, Pump, PumpKind, describe};
 use crate::sys::scm;
 use crate::wire::service;
 
 /// A pair of sockets, and how this node's end is pumped.
-fn pair_of(kind: SockType) -> (OwnedFd, UnixStream, PumpKind) {
+pub(super) fn pair_of(kind: SockType) -> (OwnedFd, UnixStream, PumpKind) {
     let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
     setsockopt(&ours, sockopt::SndBufForce, &(1 << 20)).unwrap();
     setsockopt(&theirs, sockopt::SndBufForce, &(1 << 20)).unwrap();
@@ -66,12 +66,14 @@ impl World {
     pub(super) fn new(workers: usize) -> Self {
         let (tell, opened) = mpsc::channel();
         let far =
-            Node::start(NodeOptions { workers, handler: Arc::new(Far(tell)), files: None, reopen: None }).unwrap();
+            Node::start(NodeOptions { workers, handler: Arc::new(Far(tell)), files: None, fds: Maker::default() })
+                .unwrap();
         let door = Door::bind("127.0.0.1:0", far.clone()).unwrap();
         let addr = door.addresses()[0].to_string();
         door.open().unwrap();
         let near =
-            Node::start(NodeOptions { workers: 1, handler: Arc::new(Nobody), files: None, reopen: None }).unwrap();
+            Node::start(NodeOptions { workers: 1, handler: Arc::new(Nobody), files: None, fds: Maker::default() })
+                .unwrap();
         keep_session(&near, addr).unwrap();
         while !near.has_session(None) {
             std::thread::sleep(Duration::from_millis(5));
@@ -380,7 +382,8 @@ fn when_the_far_node_dies_every_stream_ends_and_a_new_session_comes() {
 fn two_nodes_that_dial_each_other_at_once_keep_one_session() {
     for _ in 0..20 {
         let start = || {
-            let node = Node::start(NodeOptions { workers: 2, handler: Arc::new(Nobody), files: None, reopen: None });
+            let node =
+                Node::start(NodeOptions { workers: 2, handler: Arc::new(Nobody), files: None, fds: Maker::default() });
             let node = node.unwrap();
             let door = Door::bind("127.0.0.1:0", node.clone()).unwrap();
             let addr = door.addresses()[0].to_string();
@@ -407,7 +410,7 @@ fn two_nodes_that_dial_each_other_at_once_keep_one_session() {
 #[test]
 fn an_address_that_unencrypted_links_may_not_have_is_refused_by_name() {
     let handler = Arc::new(Nobody);
-    let node = Node::start(NodeOptions { workers: 1, handler, files: None, reopen: None }).unwrap();
+    let node = Node::start(NodeOptions { workers: 1, handler, files: None, fds: Maker::default() }).unwrap();
     let said = Door::bind("10.1.2.3:1", node.clone()).unwrap_err();
     assert!(said.errno == Errno::EACCES && said.to_string().contains("10.1.2.3:1"), "{said}");
     let hello = node.hello(crate::wire::hello::Role::Peer, crate::wire::hello::Lane::Lat, 1, 0);

@@ -154,7 +154,7 @@ impl Worker {
             Cmd::Reset { key, errno, .. } => pair.reset(key, errno, &mut hands),
             Cmd::Described { port, result, .. } => pair.on_described(port, result, &mut hands, now_us),
             Cmd::Rebuilt { port, result, .. } => pair.on_rebuilt(port, result, shared, &mut hands),
-            Cmd::Planted { port, .. } => pair.on_planted(port, &mut hands),
+            Cmd::Planted { port, .. } => pair.on_planted(port, shared, &mut hands),
             Cmd::FinishChildren { key, .. } => pair.finish_children(key, &mut hands),
             Cmd::WhenChildrenDone { key, then, .. } => pair.when_children_done(key, then),
             Cmd::Leave { .. } => pair.leave(),
