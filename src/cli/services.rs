@@ -18,6 +18,7 @@ use crate::link::conn::Conn;
 use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Pending, keep_session};
 use crate::qtfs::far::{Exports, serve};
 use crate::rexec;
+use crate::sys::nofile;
 use crate::sys::unix::SocketKind;
 use crate::udsproxyd::far::{Cancel, Far};
 use crate::udsproxyd::near::{self, FarSide, FarStream};
@@ -130,6 +131,9 @@ impl FileServer for Files {
 /// One line: an address that is taken, a local socket that another daemon has, no io_uring.
 pub(super) fn run(plan: Plan) -> OsResult<()> {
     let taken = daemon::take_signals()?;
+    if let Err(e) = nofile::raise() {
+        tracing::warn!("the limit of open files stays as it is: {e}");
+    }
     let exports = plan.exports.map(Arc::new);
     let files = exports.clone().map(|e| Arc::new(Files(e)) as Arc<dyn FileServer>);
     let fds = Maker { files: exports.map(|e| e as Arc<dyn crate::fdpass::Files>), ..plan.pass.into() };

@@ -13,6 +13,7 @@ pub mod kick;
 pub mod mount_id;
 pub mod mount_ioctl;
 pub mod mountns;
+pub mod nofile;
 pub mod nonblock;
 pub mod peer;
 pub mod pidfd;
