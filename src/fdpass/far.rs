@@ -161,7 +161,7 @@ fn listener(stream: u32, kind: SocketKind, backlog: u32, nonblock: bool) -> OsRe
     let ours = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir.path());
     let ours = OwnedFd::from(ours.step_on("open", dir.path().display())?);
     let home = Home { dir, kind };
-    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Listening(home) })) })
+    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Listening(Box::new(home)) })) })
 }
 
 const LISTENER_NAME: &str = "s";

@@ -72,15 +72,15 @@ pub enum PumpKind {
     /// Bytes go into it.
     Sink,
     /// A terminal: both ways, and back as it was when it ends.
-    Terminal(Raw),
+    Terminal(Box<Raw>),
     /// The master of a pseudo-terminal that was made here.
     Master,
     /// Bytes go into it, and when they have ended it is whole: `Fill` says what is done then.
-    Fill(Fill),
+    Fill(Box<Fill>),
     /// A listening socket of a near program: each client becomes a stream.
     Listener(SocketKind),
     /// A listening socket made here for a far program, and where to connect to it.
-    Listening(Home),
+    Listening(Box<Home>),
 }
 
 /// How a connected unix socket of this kind is pumped.

@@ -143,7 +143,7 @@ fn device(fd: OwnedFd, stat: &FileStat, access: Access, mode: Mode) -> OsResult<
     let state = TerminalState { modes, characters, rows, columns };
     let raw = Raw::new(&fd)?;
     let recipe = Recipe::Terminal { stream: 0, access, state };
-    Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Terminal(raw) }) })
+    Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Terminal(Box::new(raw)) }) })
 }
 
 /// /dev/net/tun: Documentation/admin-guide/devices.txt.

@@ -75,10 +75,11 @@ pub(super) struct Port {
     /// Streams that this one's messages announced, here or there; some may have ended since.
     pub(super) children: Vec<Key>,
     pub(super) queue: VecDeque<Item>,
-    pub(super) assembly: Assembly,
+    /// The record that is coming in; there is none on a byte stream, and 9,000 idle ones should cost little.
+    pub(super) assembly: Option<Box<Assembly>>,
     pub(super) sink_op: Option<OpId>,
     /// What waits for room in a socket that does not block.
-    pub(super) stalled: Option<Op>,
+    pub(super) stalled: Option<Box<Op>>,
     /// Charges of what is in flight.
     pub(super) in_flight: u32,
     /// Memory that must be filled before the front message may leave.
@@ -149,7 +150,7 @@ impl Port {
             measured: None,
             children: Vec::new(),
             queue: VecDeque::new(),
-            assembly: Assembly::default(),
+            assembly: None,
             sink_op: None,
             stalled: None,
             in_flight: 0,

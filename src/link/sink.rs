@@ -101,10 +101,10 @@ impl Port {
         overhead: u32,
     ) -> Result<(), Errno> {
         if self.keeps_records() {
-            self.assembly.add(chunk, recipes, overhead)?;
+            let assembly = self.assembly.get_or_insert_default();
+            assembly.add(chunk, recipes, overhead)?;
             if record_end {
-                let record = self.assembly.take();
-                self.queue.push_back(record);
+                self.queue.push_back(assembly.take());
             }
             return Ok(());
         }
@@ -189,14 +189,14 @@ impl Port {
         let count = match (done.op, done.result) {
             // There is room again, or an error that the next try tells.
             (Op::Poll { .. }, _) => {
-                let op = self.stalled.take().expect("what waited for room");
+                let op = *self.stalled.take().expect("what waited for room");
                 self.sink_op = Some(hands.engine.submit(op, token));
                 return Wrote::Again;
             }
             // The fd was made non-blocking by its program: wait for room, then go on with what is left.
             (op, Err(Errno::EAGAIN | Errno::EINTR)) => {
                 let fd = Rc::clone(self.fd.as_ref().expect("the sink is open"));
-                self.stalled = Some(op);
+                self.stalled = Some(Box::new(op));
                 self.sink_op = Some(hands.engine.submit(Op::Poll { fd, events: libc::POLLOUT }, token));
                 return Wrote::Again;
             }
@@ -241,7 +241,7 @@ impl Port {
     pub(super) fn drop_sink(&mut self) -> Vec<Recipes> {
         self.sink_closed = true;
         self.stalled = None;
-        let partial = std::mem::take(&mut self.assembly).recipes;
+        let partial = self.assembly.take().and_then(|assembly| assembly.recipes);
         let queue: VecDeque<Item> = std::mem::take(&mut self.queue);
         if self.source == SourceState::Ended {
             self.fd = None;
