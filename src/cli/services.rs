@@ -17,6 +17,7 @@ use crate::limits::CONNECT_DEADLINE_MS;
 use crate::link::conn::Conn;
 use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Pending, keep_session};
 use crate::qtfs::far::{Exports, serve};
+use crate::qtfs::near::SeenMounts;
 use crate::rexec;
 use crate::sys::nofile;
 use crate::sys::unix::SocketKind;
@@ -44,7 +45,15 @@ impl From<Pass> for Maker {
     fn from(pass: Pass) -> Self {
         let has = |device| pass.devices.contains(&device);
         let (kvm, vhost_net, vfio) = (has(PassedDevice::Kvm), has(PassedDevice::VhostNet), has(PassedDevice::Vfio));
-        Self { files: None, kvm, vhost_net, vfio, taps: pass.taps || pass.bridge.is_some(), bridge: pass.bridge }
+        Self {
+            files: None,
+            mounted: None,
+            kvm,
+            vhost_net,
+            vfio,
+            taps: pass.taps || pass.bridge.is_some(),
+            bridge: pass.bridge,
+        }
     }
 }
 
@@ -136,7 +145,8 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     }
     let exports = plan.exports.map(Arc::new);
     let files = exports.clone().map(|e| Arc::new(Files(e)) as Arc<dyn FileServer>);
-    let fds = Maker { files: exports.map(|e| e as Arc<dyn crate::fdpass::Files>), ..plan.pass.into() };
+    let files_again = exports.map(|e| e as Arc<dyn crate::fdpass::Files>);
+    let fds = Maker { files: files_again, mounted: Some(Arc::new(SeenMounts)), ..plan.pass.into() };
     let services = Services {
         exec: plan.exec.then(rexec::Server::default),
         uds: plan.uds.is_some().then(|| Far::new(Policy::open())).transpose()?,

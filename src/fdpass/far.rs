@@ -45,6 +45,7 @@ impl Maker {
             Recipe::Listener { stream, kind, backlog, nonblock } => listener(*stream, *kind, *backlog, *nonblock),
             Recipe::Device { device, access } => self.device(*device, *access).map(plain),
             Recipe::File { file, access, offset } => self.file(file, *access, *offset).map(plain),
+            Recipe::HostFile { path, access, offset } => self.host_file(path, *access, *offset).map(plain),
             Recipe::Terminal { stream, access, state } => terminal(*stream, *access, state),
             Recipe::Memfd { stream, access, len, offset, seals } => {
                 memfd::rebuild(*stream, *access, *len, *offset, *seals)
@@ -58,10 +59,15 @@ impl Maker {
         let Some(files) = &self.files else {
             return Err(OsError::on("carry", "a file: this node serves none", Errno::EOPNOTSUPP));
         };
-        let fd = files.reopen(file, access)?;
-        let offset = i64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EINVAL))?;
-        lseek(&fd, offset, Whence::SeekSet).step("lseek")?;
-        Ok(fd)
+        at_offset(files.reopen(file, access)?, offset)
+    }
+
+    fn host_file(&self, path: &[u8], access: Access, offset: u64) -> OsResult<OwnedFd> {
+        let Some(mounted) = &self.mounted else {
+            let what = format!("{}: this node looks at no mounts", path.escape_ascii());
+            return Err(OsError::on("carry", what, Errno::EOPNOTSUPP));
+        };
+        at_offset(mounted.open(path, access)?, offset)
     }
 
     fn device(&self, device: Device, access: Access) -> OsResult<OwnedFd> {
@@ -95,6 +101,12 @@ impl Maker {
         let bridge = self.bridge.as_deref().filter(|_| tap.ethernet);
         tap::open(&queue, bridge, tap.nonblock)
     }
+}
+
+fn at_offset(fd: OwnedFd, offset: u64) -> OsResult<OwnedFd> {
+    let offset = i64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EINVAL))?;
+    lseek(&fd, offset, Whence::SeekSet).step("lseek")?;
+    Ok(fd)
 }
 
 /// An fd that no stream belongs to.

@@ -12,8 +12,10 @@ mod far;
 mod memfd;
 mod near;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+
+use nix::fcntl::OFlag;
 
 use crate::errno::OsResult;
 use crate::sys::terminal::Raw;
@@ -21,7 +23,7 @@ use crate::wire::recipe::{Access, FileId, Recipe, SocketKind};
 
 pub use far::{Address, Home};
 pub use memfd::Fill;
-pub use near::{Mode, describe};
+pub use near::Mode;
 
 /// Opens files of this machine by what its file server calls them.
 pub trait Files: Send + Sync {
@@ -30,6 +32,28 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// ESTALE: the mount or the node is not known here (any more). EROFS: it is exported read-only.
     fn reopen(&self, file: &FileId, access: Access) -> OsResult<OwnedFd>;
+
+    /// The path by which the peer may ask for this file or directory; `None` when it lies below no export.
+    fn exported_path(&self, fd: BorrowedFd<'_>) -> Option<Vec<u8>>;
+}
+
+/// Opens files of the peer's machine where this one has mounted them.
+pub trait Mounted: Send + Sync {
+    /// # Errors
+    /// EOPNOTSUPP when the peer's path is mounted nowhere here; what open(2) says of it.
+    fn open(&self, host_path: &[u8], access: Access) -> OsResult<OwnedFd>;
+}
+
+/// open(2)'s flags for a file that is opened again.
+pub fn open_flags(access: Access) -> OFlag {
+    let mut flags = match (access.read, access.write) {
+        (true, true) => OFlag::O_RDWR,
+        (false, true) => OFlag::O_WRONLY,
+        _ => OFlag::O_RDONLY,
+    };
+    flags.set(OFlag::O_APPEND, access.append);
+    flags.set(OFlag::O_NONBLOCK, access.nonblock);
+    flags
 }
 
 /// What this node makes for its peer, besides what everybody may have.
@@ -37,6 +61,7 @@ pub trait Files: Send + Sync {
 pub struct Maker {
     /// Opens the peer's files below this node's exports.
     pub files: Option<Arc<dyn Files>>,
+    pub mounted: Option<Arc<dyn Mounted>>,
     pub kvm: bool,
     pub vhost_net: bool,
     pub vfio: bool,

@@ -7,7 +7,7 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::sys::stat::{FileStat, SFlag, fstat, major, minor};
 use nix::unistd::{Whence, lseek};
 
-use super::{Described, Pump, PumpKind, memfd, socket_pump};
+use super::{Described, Maker, Pump, PumpKind, memfd, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::sys::terminal::Raw;
 use crate::sys::{mount_ioctl, same_file, tap, terminal};
@@ -26,54 +26,70 @@ pub enum Mode {
     Output,
 }
 
-/// Describes all fds of one message, in order.
-///
-/// # Errors
-/// EOPNOTSUPP names the first one that cannot be made again; the message must not be delivered.
-pub fn describe(fds: Vec<(OwnedFd, Mode)>) -> OsResult<Vec<Described>> {
-    let mut done: Vec<Described> = Vec::with_capacity(fds.len());
-    // Which earlier fd a later one may be the same file as: the program's shared offset and order depend on it.
-    let kept: Vec<(OwnedFd, Mode)> =
-        fds.iter().map(|(fd, mode)| Ok((fd.try_clone().step("dup")?, *mode))).collect::<OsResult<_>>()?;
-    for (at, (fd, mode)) in fds.into_iter().enumerate() {
-        let twin = (0..at).find(|&i| kept[i].1 == mode && same_file::same_open_file(&kept[i].0, &fd));
-        done.push(match twin {
-            Some(index) => {
-                let index = u16::try_from(index).expect("at most 253 fds");
-                Described { recipe: Recipe::Same { index }, pump: None }
-            }
-            None => describe_one(fd, mode)?,
-        });
+impl Maker {
+    /// Describes all fds of one message, in order.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP names the first one that cannot be made again; the message must not be delivered.
+    pub fn describe(&self, fds: Vec<(OwnedFd, Mode)>) -> OsResult<Vec<Described>> {
+        let mut done: Vec<Described> = Vec::with_capacity(fds.len());
+        // Which earlier fd a later one may be the same file as: the program's shared offset and order depend on it.
+        let kept: Vec<(OwnedFd, Mode)> =
+            fds.iter().map(|(fd, mode)| Ok((fd.try_clone().step("dup")?, *mode))).collect::<OsResult<_>>()?;
+        for (at, (fd, mode)) in fds.into_iter().enumerate() {
+            let twin = (0..at).find(|&i| kept[i].1 == mode && same_file::same_open_file(&kept[i].0, &fd));
+            done.push(match twin {
+                Some(index) => {
+                    let index = u16::try_from(index).expect("at most 253 fds");
+                    Described { recipe: Recipe::Same { index }, pump: None }
+                }
+                None => self.describe_one(fd, mode)?,
+            });
+        }
+        Ok(done)
     }
-    Ok(done)
+
+    fn describe_one(&self, fd: OwnedFd, mode: Mode) -> OsResult<Described> {
+        let stat = fstat(&fd).step("fstat")?;
+        let access = access_of(fd.as_fd())?;
+        let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+        match kind {
+            SFlag::S_IFIFO => Ok(pipe(fd, access, access.read && !access.write)),
+            // One direction each: stdin and stdout may be one socket, and others may go on using it after the command.
+            SFlag::S_IFSOCK if mode == Mode::Stdin => Ok(pipe(fd, access, true)),
+            SFlag::S_IFSOCK if mode == Mode::Output => Ok(pipe(fd, access, false)),
+            SFlag::S_IFSOCK => socket(fd, access.nonblock),
+            SFlag::S_IFCHR => device(fd, &stat, access, mode),
+            SFlag::S_IFREG | SFlag::S_IFDIR => self.describe_file(fd, kind, access, mode),
+            _ => Err(refused("something that is this machine's own", fd.as_fd())),
+        }
+    }
+
+    fn describe_file(&self, fd: OwnedFd, kind: SFlag, access: Access, mode: Mode) -> OsResult<Described> {
+        match mode {
+            Mode::Stdin if kind == SFlag::S_IFREG => return Ok(pipe(fd, access, true)),
+            Mode::Output if kind == SFlag::S_IFREG => return Ok(pipe(fd, access, false)),
+            _ => {}
+        }
+        if is_of_peer(fd.as_fd()) {
+            return file_of_peer(fd.as_fd(), access);
+        }
+        if let Some(path) = self.files.as_ref().and_then(|files| files.exported_path(fd.as_fd())) {
+            let recipe = Recipe::HostFile { path, access, offset: offset_of(fd.as_fd())? };
+            return Ok(Described { recipe, pump: None });
+        }
+        match kind {
+            SFlag::S_IFREG if memfd::is_one(&fd) => memfd::describe(&fd, access),
+            SFlag::S_IFREG if mode == Mode::Inherited && access.read && !access.write => Ok(pipe(fd, access, true)),
+            SFlag::S_IFREG => Err(refused("a regular file", fd.as_fd())),
+            _ => Err(refused("a directory", fd.as_fd())),
+        }
+    }
 }
 
-fn describe_one(fd: OwnedFd, mode: Mode) -> OsResult<Described> {
-    let stat = fstat(&fd).step("fstat")?;
-    let access = access_of(fd.as_fd())?;
-    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-    match kind {
-        SFlag::S_IFIFO => Ok(pipe(fd, access, access.read && !access.write)),
-        // One direction each: stdin and stdout may be one socket, and others may go on using it after the command.
-        SFlag::S_IFSOCK if mode == Mode::Stdin => Ok(pipe(fd, access, true)),
-        SFlag::S_IFSOCK if mode == Mode::Output => Ok(pipe(fd, access, false)),
-        SFlag::S_IFSOCK => socket(fd, access.nonblock),
-        SFlag::S_IFCHR => device(fd, &stat, access, mode),
-        SFlag::S_IFREG | SFlag::S_IFDIR if matches!(mode, Mode::Inherited | Mode::Passed) && is_of_peer(fd.as_fd()) => {
-            file_of_peer(fd.as_fd(), access)
-        }
-        SFlag::S_IFREG if matches!(mode, Mode::Inherited | Mode::Passed) && memfd::is_one(&fd) => {
-            memfd::describe(&fd, access)
-        }
-        SFlag::S_IFREG => match mode {
-            Mode::Stdin => Ok(pipe(fd, access, true)),
-            Mode::Output => Ok(pipe(fd, access, false)),
-            Mode::Inherited if access.read && !access.write => Ok(pipe(fd, access, true)),
-            Mode::Inherited | Mode::Passed => Err(refused("a regular file", fd.as_fd())),
-        },
-        SFlag::S_IFDIR => Err(refused("a directory", fd.as_fd())),
-        _ => Err(refused("something that is this machine's own", fd.as_fd())),
-    }
+fn offset_of(fd: BorrowedFd<'_>) -> OsResult<u64> {
+    let offset = lseek(fd, 0, Whence::SeekCur).step("lseek")?;
+    u64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EOVERFLOW))
 }
 
 fn is_of_peer(fd: BorrowedFd<'_>) -> bool {
@@ -83,9 +99,7 @@ fn is_of_peer(fd: BorrowedFd<'_>) -> bool {
 /// A file below one of our mounts: the machine that has it opens it there.
 fn file_of_peer(fd: BorrowedFd<'_>, access: Access) -> OsResult<Described> {
     let Some((mount, node)) = mount_ioctl::identify(fd) else { return Err(refused("a file whose mount is gone", fd)) };
-    let offset = lseek(fd, 0, Whence::SeekCur).step("lseek")?;
-    let offset = u64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EOVERFLOW))?;
-    let recipe = Recipe::File { file: FileId { mount, node }, access, offset };
+    let recipe = Recipe::File { file: FileId { mount, node }, access, offset: offset_of(fd)? };
     Ok(Described { recipe, pump: None })
 }
 

@@ -173,10 +173,11 @@ impl Pair {
     ) {
         self.ports[at].source = SourceState::Describing;
         let (inbox, pair, port) = (Arc::clone(&shared.inbox), self.id, (at, self.ports[at].key));
+        let maker = shared.maker.clone();
         shared.helpers.run(move || {
             let result = take().and_then(|(found, fds)| {
                 let fds = fds.into_iter().map(|fd| (fd, Mode::Passed)).collect();
-                Ok(Found { fds: fdpass::describe(fds)?, ..found })
+                Ok(Found { fds: maker.describe(fds)?, ..found })
             });
             inbox.push(Cmd::Described { pair, port, result });
         });

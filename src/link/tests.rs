@@ -11,7 +11,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair
 
 use super::*;
 use crate::errno::Errno;
-use crate::fdpass::{Maker, Mode, Pump, PumpKind, describe};
+use crate::fdpass::{Maker, Mode, Pump, PumpKind};
 use crate::sys::scm;
 use crate::wire::service;
 
@@ -252,7 +252,7 @@ fn pass(world: &World, fds: Vec<(OwnedFd, Mode)>) -> (Attached, UnixStream, Unix
     let count = fds.len();
     let stream = world.near.open(service::EXEC, Vec::new(), soon()).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let first = First { bytes: b"request".to_vec(), fds: describe(fds).unwrap() };
+    let first = First { bytes: b"request".to_vec(), fds: Maker::default().describe(fds).unwrap() };
     let attached = stream.attach_sending(Pump { fd: ours.into(), kind: PumpKind::Socket }, first);
     let far = world.opened.recv_timeout(Duration::from_secs(10)).unwrap();
     far.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

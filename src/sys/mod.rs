@@ -12,6 +12,7 @@ pub mod inherited;
 pub mod kick;
 pub mod mount_id;
 pub mod mount_ioctl;
+pub mod mountinfo;
 pub mod mountns;
 pub mod nofile;
 pub mod nonblock;

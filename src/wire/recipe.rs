@@ -5,7 +5,7 @@
 
 use super::codec::{Decoder, Encoder};
 use super::{WireResult, bad};
-use crate::limits::{FDS_MAX, MEMFD_MAX};
+use crate::limits::{FDS_MAX, MEMFD_MAX, PATH_MAX};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketKind {
@@ -163,6 +163,8 @@ pub enum Recipe {
     Same { index: u16 },
     /// A file or directory of a mount of the receiver's own: it opens its node again, at the same offset.
     File { file: FileId, access: Access, offset: u64 },
+    /// A file or directory of the sender's machine, by its path there: the receiver opens it on its mount of that path.
+    HostFile { path: Vec<u8>, access: Access, offset: u64 },
     /// One end of a new pseudo-terminal, in this state.
     Terminal { stream: u32, access: Access, state: TerminalState },
     /// A new memfd: its bytes come on the stream, then it is sealed, and only then the message is delivered.
@@ -213,7 +215,7 @@ impl Recipe {
             | Self::Listener { stream, .. }
             | Self::Terminal { stream, .. }
             | Self::Memfd { stream, .. } => Some(*stream),
-            Self::Device { .. } | Self::Same { .. } | Self::File { .. } | Self::Tap(_) => None,
+            Self::Device { .. } | Self::Same { .. } | Self::File { .. } | Self::HostFile { .. } | Self::Tap(_) => None,
         }
     }
 
@@ -224,7 +226,7 @@ impl Recipe {
             | Self::Listener { stream, .. }
             | Self::Terminal { stream, .. }
             | Self::Memfd { stream, .. } => *stream = id,
-            Self::Device { .. } | Self::Same { .. } | Self::File { .. } | Self::Tap(_) => {}
+            Self::Device { .. } | Self::Same { .. } | Self::File { .. } | Self::HostFile { .. } | Self::Tap(_) => {}
         }
     }
 
@@ -243,6 +245,7 @@ impl Recipe {
             Self::File { file, access, offset } => {
                 e.u8(6).raw(&file.mount).u64(file.node).u8(access.encode()).u64(*offset)
             }
+            Self::HostFile { path, access, offset } => e.u8(10).bytes(path).u8(access.encode()).u64(*offset),
             Self::Terminal { stream, access, state } => {
                 let e = e.u8(7).u32(*stream).u8(access.encode());
                 let e = state.modes.iter().fold(e, |e, mode| e.u32(*mode));
@@ -296,6 +299,15 @@ impl Recipe {
                 Self::Memfd { stream, access, len, offset, seals: Seals::decode(d.u8()?)? }
             }
             9 => Self::Tap(tap(d)?),
+            10 => {
+                let path = d.bytes(PATH_MAX)?.to_vec();
+                let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b"..";
+                let absolute = path.strip_prefix(b"/").is_some_and(|rest| rest.split(|b| *b == b'/').all(plain));
+                if !absolute || path.contains(&0) {
+                    bad!("a file at {}", path.escape_ascii());
+                }
+                Self::HostFile { path, access: Access::decode(d.u8()?)?, offset: d.u64()? }
+            }
             n => bad!("a recipe of kind {n}"),
         })
     }
@@ -387,6 +399,7 @@ mod tests {
                 offset: 3,
                 seals: Seals { seal: true, write: true, ..Seals::default() },
             },
+            Recipe::HostFile { path: b"/var/lib/x".to_vec(), access: RW, offset: 1 << 40 },
             Recipe::Tap(Tap {
                 name: "vnet0".into(),
                 ethernet: true,

@@ -13,7 +13,6 @@ mod abstract_name;
 mod ask;
 mod binder;
 mod control;
-mod mountinfo;
 mod mounts;
 mod path;
 mod private;
