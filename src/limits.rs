@@ -35,6 +35,9 @@ pub const RECIPE_COST: u32 = 256;
 pub const MEMFD_MAX: u64 = 16 << 20;
 /// fds in one SCM_RIGHTS message: SCM_MAX_FD, include/net/scm.h.
 pub const FDS_MAX: usize = 253;
+/// A security label that comes with a message (SO_PASSSEC): Smack's longest, and several times a usual SELinux context.
+/// A longer one is lost control data, and so ends its stream.
+pub const SECURITY_LABEL_MAX: usize = 256;
 /// A direction moves to BULK after so many bytes without a pause.
 pub const MOVE_AFTER_BYTES: u64 = 256 << 10;
 /// What counts as a pause in the rule above.
