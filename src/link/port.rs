@@ -78,6 +78,8 @@ pub(super) struct Port {
     /// The record that is coming in; there is none on a byte stream, and 9,000 idle ones should cost little.
     pub(super) assembly: Option<Box<Assembly>>,
     pub(super) sink_op: Option<OpId>,
+    /// Waits for the end of a program that has ended its half.
+    pub(super) hangup: Option<OpId>,
     /// What waits for room in a socket that does not block.
     pub(super) stalled: Option<Box<Op>>,
     /// Charges of what is in flight.
@@ -152,6 +154,7 @@ impl Port {
             queue: VecDeque::new(),
             assembly: None,
             sink_op: None,
+            hangup: None,
             stalled: None,
             in_flight: 0,
             fills: 0,
@@ -197,6 +200,7 @@ impl Port {
             && self.sink_closed
             && self.source_op.is_none()
             && self.sink_op.is_none()
+            && self.hangup.is_none()
             && !(lifetime && self.fd.is_some())
     }
 
@@ -338,6 +342,14 @@ impl Port {
         self.filling = None;
         self.held = None;
         self.plant = Plant::Wanted;
+    }
+
+    /// Its program has ended its half, and may go without another word.
+    pub(super) fn watch_hangup(&mut self, hands: &mut Hands, token: u64) {
+        let waits = self.is_socket() && !self.sink_closed && self.hangup.is_none();
+        if let (true, Some(fd)) = (waits, &self.fd) {
+            self.hangup = Some(hands.engine.submit(Op::Hangup { fd: Rc::clone(fd) }, token));
+        }
     }
 
     /// Both directions end at once. Operations in flight are cancelled; the fd is closed with the last of them.

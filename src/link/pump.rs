@@ -1,13 +1,14 @@
 //! A pair's ports at work: what a completion brings, and what is asked of the kernel next.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv};
 
 use super::inbox::{Cmd, Found};
 use super::pair::{Pair, Shared, window_of};
-use super::port::{Hands, Plant, Port, Read, SourceState};
+use super::port::{Hands, Plant, Read, SourceState};
 use super::sink::Wrote;
 use super::token::What;
 use crate::errno::{Errno, OsError, OsResult, Step};
@@ -29,7 +30,9 @@ impl Pair {
         hands: &mut Hands,
         now_us: u64,
     ) {
-        if what == What::PortSource {
+        if what == What::PortHangup {
+            self.on_hangup(at, &done, hands);
+        } else if what == What::PortSource {
             let token = self.token(What::PortSource, at);
             let read = self.ports[at].on_source_done(done, hands, token);
             self.on_source(at, read, shared, hands, now_us);
@@ -241,7 +244,23 @@ impl Pair {
             self.drop_sink(at);
         }
         self.ports[at].end_source();
+        let token = self.token(What::PortHangup, at);
+        self.ports[at].watch_hangup(hands, token);
         self.bury(at, hands);
+    }
+
+    /// A program that had ended its half has gone: nobody reads any more.
+    fn on_hangup(&mut self, at: usize, done: &Done, hands: &mut Hands) {
+        let port = &mut self.ports[at];
+        port.hangup = None;
+        let (Ok(_), false, Some(fd)) = (done.result, port.sink_closed, &port.fd) else { return };
+        let unread = matches!(recv(fd.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT), Err(Errno::ECONNRESET));
+        if let Some(op) = port.sink_op {
+            hands.engine.cancel(op);
+        }
+        let key = port.key;
+        self.mux.on_sink_gone(key, unread);
+        self.drop_sink(at);
     }
 
     pub(super) fn write(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
@@ -332,8 +351,12 @@ impl Pair {
         }
     }
 
-    pub(super) fn bury(&mut self, at: usize, _hands: &mut Hands) {
-        if !self.ports.get(at).is_some_and(Port::is_over) {
+    pub(super) fn bury(&mut self, at: usize, hands: &mut Hands) {
+        let Some(port) = self.ports.get(at) else { return };
+        if let (Some(op), true) = (port.hangup, port.sink_closed) {
+            hands.engine.cancel(op);
+        }
+        if !port.is_over() {
             return;
         }
         let port = self.ports.remove(at);

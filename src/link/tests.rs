@@ -442,3 +442,30 @@ fn an_end_with_something_unread_is_a_reset_for_the_other_program() {
         }
     }
 }
+
+#[test]
+fn a_program_that_ended_its_half_and_then_goes_is_missed_at_once() {
+    let world = World::new(1);
+    for kind in [SockType::Stream, SockType::SeqPacket] {
+        let (near, far) = world.connect_as(kind);
+        near.shutdown(Shutdown::Write).unwrap();
+        assert_eq!((&far).read(&mut [0]).unwrap(), 0);
+        (&far).write_all(b"answer").unwrap();
+        let mut got = [0; 6];
+        (&near).read_exact(&mut got).unwrap();
+        assert!(!hung_up(&far), "only half of it has ended");
+        drop(near);
+        let gone = Instant::now();
+        // Nothing is written meanwhile: only the kernel's word tells.
+        while !hung_up(&far) {
+            assert!(gone.elapsed() < Duration::from_secs(2), "nobody heard that the program has gone");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn hung_up(fd: &UnixStream) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
+}
