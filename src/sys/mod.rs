@@ -25,3 +25,4 @@ pub mod stand_in;
 pub mod tempdir;
 pub mod thread_identity;
 pub mod unix;
+pub mod unix_diag;
