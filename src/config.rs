@@ -23,8 +23,32 @@ pub struct NodeConfig {
     /// The directories that the peer may mount.
     #[serde(default, rename = "export")]
     pub exports: Vec<Export>,
+    /// What an fd that the peer passes may stand for on this machine, besides pipes, sockets, exported files and the
+    /// devices that everybody may open.
+    #[serde(default)]
+    pub pass: Pass,
     /// What `farside dpu up` builds; only on the DPU.
     pub offload: Option<Offload>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Pass {
+    #[serde(default)]
+    pub devices: Vec<PassedDevice>,
+    /// Queues of tun and tap interfaces: an interface of the same name is opened here, and made if it is not there.
+    #[serde(default)]
+    pub taps: bool,
+    /// The bridge that such a tap interface is put on; implies `taps`.
+    pub bridge: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum PassedDevice {
+    Kvm,
+    VhostNet,
+    Vfio,
 }
 
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]

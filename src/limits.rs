@@ -16,12 +16,28 @@ pub const WINDOW_MAX: u32 = 8 << 20;
 pub const SESSION_GROWTH_MAX: u64 = 64 << 20;
 /// The largest record of a SEQPACKET or DGRAM stream (EMSGSIZE above); Linux passes about 200 KB by default.
 pub const RECORD_MAX: u32 = 1 << 20;
+/// Record streams get this window: credit comes back when half of it is used, and the sender then needs room for a whole
+/// record still.
+#[expect(clippy::cast_possible_truncation, reason = "253 fds")]
+pub const RECORD_WINDOW: u32 = 2 * (RECORD_MAX + RECORD_COST + FDS_MAX as u32 * RECIPE_COST);
+/// Fragments of a record that are kept as they came: RECORD_MAX in LAT frames is 64, each perhaps cut by a read.
+pub const FRAGMENTS_MAX: usize = 128;
+/// Pieces behind a slow reader are copied together up to this size: below it a piece costs as much as its bytes.
+pub const MERGE_MAX: usize = 512;
+/// A stream socket's first reads are preceded by a peek for passed fds: programs that pass any do so early on, and the
+/// others pay for it no longer than that.
+pub const PEEKS_FIRST: u32 = 32;
 /// Charged against the window for each record, so that empty records are bounded too.
 pub const RECORD_COST: u32 = 64;
 /// Charged against the window for each fd recipe.
 pub const RECIPE_COST: u32 = 256;
+/// A memfd that crosses is copied, and its copy is the receiver's memory: keymaps and small images, not a guest's RAM.
+pub const MEMFD_MAX: u64 = 16 << 20;
 /// fds in one SCM_RIGHTS message: SCM_MAX_FD, include/net/scm.h.
 pub const FDS_MAX: usize = 253;
+/// A security label that comes with a message (SO_PASSSEC): Smack's longest, and several times a usual SELinux context.
+/// A longer one is lost control data, and so ends its stream.
+pub const SECURITY_LABEL_MAX: usize = 256;
 /// A direction moves to BULK after so many bytes without a pause.
 pub const MOVE_AFTER_BYTES: u64 = 256 << 10;
 /// What counts as a pause in the rule above.
@@ -113,6 +129,19 @@ pub const ASK_IDLE_MS: u64 = 5_000;
 pub const ASK_STACK_BYTES: usize = 256 << 10;
 /// Private listeners kept for the next ask of the same name: a burst of this many finds its listeners again.
 pub const KEPT_LISTENERS_MAX: usize = 64;
+/// Datagram sockets that stand for far ones, at once: three fds each, and two questions to the kernel a sweep, which
+/// cost up to 0.1 ms each with thousands of sockets on the machine. Above it the longest unused makes room, or ENOBUFS.
+pub const OUTLETS_MAX: usize = 1024;
+/// How often they are asked whether their caller is still there.
+pub const OUTLET_SWEEP_MS: u64 = 2_000;
+/// Sweeps that must find a caller gone: what it sent last is on its way meanwhile.
+pub const OUTLET_GONE_SWEEPS: u32 = 2;
+/// Sweeps after which a stream ends though something that its caller sent has not left this machine.
+pub const OUTLET_LINGER_SWEEPS: u32 = 5;
+/// One that sendto() made for a caller that can't be answered ends after so long without a datagram.
+pub const OUTLET_IDLE_MS: u64 = 60_000;
+/// One of sendto()'s that was used within this time is not taken away: its datagram may still be in it.
+pub const OUTLET_FRESH_MS: u64 = 1_000;
 /// Directories in the binder's private tree; above it the tree is made anew.
 pub const PRIVATE_DIRS_MAX: usize = 512;
 /// Threads that assume callers' identities and stay; they never wait for a backlog.

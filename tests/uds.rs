@@ -185,7 +185,6 @@ fn two_threads_keep_the_same_promises() {
 }
 
 #[test]
-#[ignore = "fds come with the first byte of what was read together with them, so a message that is read by read(2) eats them"]
 fn an_fd_comes_with_the_byte_it_was_sent_with() {
     Proxied::up().keeps("an_fd_comes_with_the_byte_it_was_sent_with", &[]);
 }

@@ -150,9 +150,12 @@ pub(crate) fn receive(fd: c_int, into: &mut [u8]) -> (usize, Option<Fd>) {
     let head = &rights.head;
     let brought = (head.cmsg_level, head.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS);
     let [first, _] = rights.fds;
-    let brought = if got >= 0 && brought && head.cmsg_len as usize == RIGHTS_LEN { Some(Fd(first)) } else { None };
+    let brought = if got >= 0 && brought && head.cmsg_len == RIGHTS_LEN as _ { Some(Fd(first)) } else { None };
     (usize::try_from(got).unwrap_or(0), brought)
 }
+
+#[expect(clippy::cast_possible_truncation, reason = "110")]
+const ADDRESS_LEN: socklen_t = size_of::<sockaddr_un>() as socklen_t;
 
 /// `sendto(2)` of the caller's own bytes to another address.
 ///
@@ -160,7 +163,7 @@ pub(crate) fn receive(fd: c_int, into: &mut [u8]) -> (usize, Option<Fd>) {
 /// As for `sendto(2)`; the kernel checks the buffer itself.
 pub(crate) unsafe fn send_to(fd: c_int, bytes: *const c_void, len: size_t, flags: c_int, to: &sockaddr_un) -> ssize_t {
     // SAFETY: `to` is a whole address; the rest is the caller's.
-    size(unsafe { libc::syscall(libc::SYS_sendto, fd, bytes, len, flags, &raw const *to, size_of::<sockaddr_un>()) })
+    size(unsafe { libc::syscall(libc::SYS_sendto, fd, bytes, len, flags, &raw const *to, ADDRESS_LEN) })
 }
 
 /// `sendmsg(2)` of the caller's own message to another address.
@@ -172,7 +175,7 @@ pub(crate) unsafe fn send_message(fd: c_int, message: *const libc::msghdr, flags
     // readable.
     let (mut copy, theirs): (libc::msghdr, &libc::msghdr) = unsafe { (mem::zeroed(), &*message) };
     copy.msg_name = (&raw const *to).cast_mut().cast();
-    copy.msg_namelen = size_of::<sockaddr_un>() as _;
+    copy.msg_namelen = ADDRESS_LEN;
     copy.msg_iov = theirs.msg_iov;
     copy.msg_iovlen = theirs.msg_iovlen;
     copy.msg_control = theirs.msg_control;

@@ -62,6 +62,7 @@ pub fn main() -> Result<(), String> {
         exec: false,
         uds: Some(args.uds.options()),
         exports: Some(exports),
+        pass: config.pass,
     };
     services::run(plan).map_err(|e| format!("engine: {e}"))
 }

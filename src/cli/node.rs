@@ -45,6 +45,7 @@ fn run(args: HostArgs) -> Result<(), String> {
         exec: true,
         uds: Some(args.uds.options()),
         exports: Some(Exports::new(config.exports, None)),
+        pass: config.pass,
     };
     services::run(plan).map_err(|e| format!("farside host: {e}"))
 }

@@ -4,6 +4,7 @@ use clap::Parser;
 
 use super::services::{self, Plan};
 use super::{address, daemon};
+use crate::config::{NodeConfig, config_dir};
 
 /// Runs commands for rexec on other machines, as if they ran there.
 ///
@@ -29,7 +30,8 @@ pub fn main() -> Result<(), String> {
     let listen =
         address::from_env()?.ok_or("rexec_server: CMD_NET_ADDR is not set; say where to serve, tcp://ADDR:PORT")?;
     daemon::plaintext_gate("rexec_server", args.insecure_plaintext)?;
+    let config = NodeConfig::load(&config_dir()).map_err(|e| format!("rexec_server: {e}"))?;
     let workers = args.workers.unwrap_or_else(daemon::default_workers);
-    let plan = Plan { workers, listen, peer: None, exec: true, uds: None, exports: None };
+    let plan = Plan { workers, listen, peer: None, exec: true, uds: None, exports: None, pass: config.pass };
     services::run(plan).map_err(|e| format!("rexec_server: {e}"))
 }

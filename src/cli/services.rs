@@ -5,21 +5,25 @@
 //!   local asks ──▶ udsproxyd::near::Server ──▶ OnNode ──▶ Node::open
 //! ```
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::daemon;
+use crate::config::{Pass, PassedDevice};
 use crate::errno::{Errno, OsResult};
-use crate::fdpass::{Pump, PumpKind};
-use crate::limits::CONNECT_DEADLINE_MS;
+use crate::fdpass::{Maker, Pump, PumpKind};
+use crate::limits::{CONNECT_DEADLINE_MS, RECORD_MAX};
 use crate::link::conn::Conn;
 use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Pending, keep_session};
 use crate::qtfs::far::{Exports, serve};
+use crate::qtfs::near::SeenMounts;
 use crate::rexec;
-use crate::sys::unix::SocketKind;
+use crate::sys::nofile;
+use crate::sys::unix::{self, SocketKind};
 use crate::udsproxyd::far::{Cancel, Far};
-use crate::udsproxyd::near::{self, FarSide, FarStream};
+use crate::udsproxyd::near::{self, End, FarSide, FarStream};
 use crate::udsproxyd::policy::{Policy, Rule};
 use crate::udsproxyd::wire::{ConnectRequest, printable};
 use crate::wire::service;
@@ -34,6 +38,24 @@ pub(super) struct Plan {
     /// Both directions of the unix-socket service; `None`: neither.
     pub(super) uds: Option<near::Options>,
     pub(super) exports: Option<Exports>,
+    /// What passed fds of the peer's may stand for here.
+    pub(super) pass: Pass,
+}
+
+impl From<Pass> for Maker {
+    fn from(pass: Pass) -> Self {
+        let has = |device| pass.devices.contains(&device);
+        let (kvm, vhost_net, vfio) = (has(PassedDevice::Kvm), has(PassedDevice::VhostNet), has(PassedDevice::Vfio));
+        Self {
+            files: None,
+            mounted: None,
+            kvm,
+            vhost_net,
+            vfio,
+            taps: pass.taps || pass.bridge.is_some(),
+            bridge: pass.bridge,
+        }
+    }
 }
 
 struct Services {
@@ -65,21 +87,31 @@ fn connect(uds: &Far, incoming: Incoming) {
         }
     };
     let (uid, name) = (request.caller.uid, printable(&request.name));
-    if request.kind != SocketKind::Stream {
-        tracing::warn!(%peer, uid, "connect {name}: refused: only stream sockets cross in this release");
-        return stream.refuse(Errno::EPROTONOSUPPORT);
-    }
+    let kind = request.kind;
     let deadline = Instant::now() + Duration::from_millis(CONNECT_DEADLINE_MS);
     uds.start(request, deadline, Cancel::default(), move |result| match result {
         Ok(fd) => {
             tracing::info!(%peer, uid, "connect {name}");
-            stream.attach(Pump { fd, kind: PumpKind::Socket });
+            stream.attach(pump(fd, kind));
         }
         Err(errno) => {
             tracing::info!(%peer, uid, "connect {name}: {}", errno.desc());
             stream.refuse(errno);
         }
     });
+}
+
+fn pump(fd: OwnedFd, kind: SocketKind) -> Pump {
+    let kind = match kind {
+        SocketKind::Stream => PumpKind::Socket,
+        SocketKind::SeqPacket => PumpKind::SeqPacket,
+        SocketKind::Datagram => PumpKind::Datagram,
+    };
+    if !matches!(kind, PumpKind::Socket) {
+        // A record that the other kernel took from its sender must be one that this kernel takes from us.
+        unix::raise_send_buffer(fd.as_fd(), RECORD_MAX);
+    }
+    Pump { fd, kind }
 }
 
 /// The far side of the local socket's asks: this node's peer.
@@ -95,9 +127,9 @@ impl FarSide for OnNode {
 struct Connected(Pending);
 
 impl FarStream for Connected {
-    fn attach(self: Box<Self>, local: std::os::fd::OwnedFd, _kind: SocketKind) -> OsResult<()> {
-        self.0.attach(Pump { fd: local, kind: PumpKind::Socket });
-        Ok(())
+    fn attach(self: Box<Self>, local: OwnedFd, kind: SocketKind) -> OsResult<End> {
+        let attached = self.0.attach(pump(local, kind));
+        Ok(Box::new(move |errno| attached.reset(errno)))
     }
 }
 
@@ -119,14 +151,18 @@ impl FileServer for Files {
 /// One line: an address that is taken, a local socket that another daemon has, no io_uring.
 pub(super) fn run(plan: Plan) -> OsResult<()> {
     let taken = daemon::take_signals()?;
+    if let Err(e) = nofile::raise() {
+        tracing::warn!("the limit of open files stays as it is: {e}");
+    }
     let exports = plan.exports.map(Arc::new);
     let files = exports.clone().map(|e| Arc::new(Files(e)) as Arc<dyn FileServer>);
-    let reopen = exports.map(|e| e as Arc<dyn crate::fdpass::Files>);
+    let files_again = exports.map(|e| e as Arc<dyn crate::fdpass::Files>);
+    let fds = Maker { files: files_again, mounted: Some(Arc::new(SeenMounts)), ..plan.pass.into() };
     let services = Services {
         exec: plan.exec.then(rexec::Server::default),
         uds: plan.uds.is_some().then(|| Far::new(Policy::open())).transpose()?,
     };
-    let node = Node::start(NodeOptions { workers: plan.workers, handler: Arc::new(services), files, reopen })?;
+    let node = Node::start(NodeOptions { workers: plan.workers, handler: Arc::new(services), files, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
     let local = plan.uds.map(|options| near::Server::bind(options, Arc::new(OnNode(node.clone())))).transpose()?;
     tracing::info!("serving on {:?}", door.addresses());

@@ -4,6 +4,7 @@ use clap::Parser;
 
 use super::daemon;
 use super::services::{self, Plan, UdsArgs};
+use crate::config::{NodeConfig, config_dir};
 
 /// Lets programs here (under LD_PRELOAD=libudsproxy.so) connect to the other machine's unix sockets, and its programs
 /// to the ones here.
@@ -38,6 +39,7 @@ pub fn main() -> Result<(), String> {
     if args.threads == 0 {
         return Err("udsproxyd: 0 threads; say 1 or more".into());
     }
+    let config = NodeConfig::load(&config_dir()).map_err(|e| format!("udsproxyd: {e}"))?;
     let plan = Plan {
         workers: args.threads,
         listen: join(&args.addr, args.port),
@@ -45,6 +47,7 @@ pub fn main() -> Result<(), String> {
         exec: false,
         uds: Some(args.uds.options()),
         exports: None,
+        pass: config.pass,
     };
     services::run(plan).map_err(|e| format!("udsproxyd: {e}"))
 }

@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
 use nix::sys::socket::{
@@ -12,41 +13,113 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Whence, lseek, pipe2};
 
-use super::{Files, Pump, PumpKind, Rebuilt};
+use super::{Maker, Pump, PumpKind, Rebuilt, memfd, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
+use crate::limits::RECORD_MAX;
 use crate::sys::nonblock::set_nonblocking;
 use crate::sys::tempdir::PrivateDir;
-use crate::wire::recipe::{Access, Device, Recipe, SocketKind};
+use crate::sys::{tap, terminal};
+use crate::wire::recipe::{Access, Device, FileId, Recipe, SocketKind, Tap, TerminalState};
 
-/// Makes all fds of one message. On an error nothing is left behind.
-///
-/// # Errors
-/// The first step that failed; the message must not be delivered.
-pub fn rebuild(recipes: &[Recipe], files: Option<&dyn Files>) -> OsResult<Vec<Rebuilt>> {
-    let mut done: Vec<Rebuilt> = Vec::with_capacity(recipes.len());
-    for recipe in recipes {
-        let made = match recipe {
-            Recipe::Pipe { stream, access } => pipe(*stream, *access)?,
-            Recipe::Socket { stream, kind, nonblock } => socket_pair(*stream, *kind, *nonblock)?,
-            Recipe::Listener { stream, kind, backlog, nonblock } => listener(*stream, *kind, *backlog, *nonblock)?,
-            Recipe::Device { device, access } => Rebuilt { fd: open_device(*device, *access)?, pump: None },
-            Recipe::Same { index } => {
-                let twin = &done[usize::from(*index)];
-                Rebuilt { fd: twin.fd.try_clone().step("dup")?, pump: None }
-            }
-            Recipe::File { file, access, offset } => {
-                let Some(files) = files else {
-                    return Err(OsError::on("carry", "a file: this node serves none", Errno::EOPNOTSUPP));
-                };
-                let fd = files.reopen(file, *access)?;
-                let offset = i64::try_from(*offset).map_err(|_| OsError::new("lseek", Errno::EINVAL))?;
-                lseek(&fd, offset, Whence::SeekSet).step("lseek")?;
-                Rebuilt { fd, pump: None }
-            }
-        };
-        done.push(made);
+impl Maker {
+    /// Makes all fds of one message. On an error nothing is left behind.
+    ///
+    /// # Errors
+    /// The first step that failed; the message must not be delivered.
+    pub fn rebuild(&self, recipes: &[Recipe]) -> OsResult<Vec<Rebuilt>> {
+        let mut done: Vec<Rebuilt> = Vec::with_capacity(recipes.len());
+        for recipe in recipes {
+            let made = match recipe {
+                Recipe::Same { index } => plain(done[usize::from(*index)].fd.try_clone().step("dup")?),
+                other => self.make(other)?,
+            };
+            done.push(made);
+        }
+        Ok(done)
     }
-    Ok(done)
+
+    fn make(&self, recipe: &Recipe) -> OsResult<Rebuilt> {
+        match recipe {
+            Recipe::Pipe { stream, access } => pipe(*stream, *access),
+            Recipe::Socket { stream, kind, nonblock } => socket_pair(*stream, *kind, *nonblock),
+            Recipe::Listener { stream, kind, backlog, nonblock } => listener(*stream, *kind, *backlog, *nonblock),
+            Recipe::Device { device, access } => self.device(*device, *access).map(plain),
+            Recipe::File { file, access, offset } => self.file(file, *access, *offset).map(plain),
+            Recipe::HostFile { path, access, offset } => self.host_file(path, *access, *offset).map(plain),
+            Recipe::Terminal { stream, access, state } => terminal(*stream, *access, state),
+            Recipe::Memfd { stream, access, len, offset, seals } => {
+                memfd::rebuild(*stream, *access, *len, *offset, *seals)
+            }
+            Recipe::Tap(tap) => self.tap(tap).map(plain),
+            Recipe::Same { .. } => unreachable!("the caller has the earlier ones"),
+        }
+    }
+
+    fn file(&self, file: &FileId, access: Access, offset: u64) -> OsResult<OwnedFd> {
+        let Some(files) = &self.files else {
+            return Err(OsError::on("carry", "a file: this node serves none", Errno::EOPNOTSUPP));
+        };
+        at_offset(files.reopen(file, access)?, offset)
+    }
+
+    fn host_file(&self, path: &[u8], access: Access, offset: u64) -> OsResult<OwnedFd> {
+        let Some(mounted) = &self.mounted else {
+            let what = format!("{}: this node looks at no mounts", path.escape_ascii());
+            return Err(OsError::on("carry", what, Errno::EOPNOTSUPP));
+        };
+        at_offset(mounted.open(path, access)?, offset)
+    }
+
+    fn device(&self, device: Device, access: Access) -> OsResult<OwnedFd> {
+        let allowed = match device {
+            Device::Null | Device::Zero | Device::Full | Device::Random | Device::Urandom => true,
+            Device::Kvm => self.kvm,
+            Device::VhostNet => self.vhost_net,
+            Device::Vfio | Device::VfioGroup(_) => self.vfio,
+        };
+        let path = device.path();
+        if !allowed {
+            return Err(OsError::on("carry", format!("{path}: not in [pass] of this node's node.toml"), Errno::EPERM));
+        }
+        let flags = if access.nonblock { OFlag::O_NONBLOCK.bits() } else { 0 };
+        let mut options = OpenOptions::new();
+        options.read(access.read || !access.write).write(access.write).custom_flags(flags | OFlag::O_NOCTTY.bits());
+        options.open(&path).map(OwnedFd::from).step_on("open", path)
+    }
+
+    fn tap(&self, tap: &Tap) -> OsResult<OwnedFd> {
+        if !self.taps {
+            let what = format!("interface {}: taps are not in [pass] of this node's node.toml", tap.name);
+            return Err(OsError::on("carry", what, Errno::EPERM));
+        }
+        let flag = |on: bool, bit: i32| if on { bit } else { 0 };
+        let flags = if tap.ethernet { libc::IFF_TAP } else { libc::IFF_TUN }
+            | flag(tap.no_packet_info, libc::IFF_NO_PI)
+            | flag(tap.vnet_header, libc::IFF_VNET_HDR)
+            | flag(tap.multi_queue, libc::IFF_MULTI_QUEUE);
+        let queue = tap::Queue { name: tap.name.clone(), flags, vnet_header_len: tap.vnet_header_len };
+        let bridge = self.bridge.as_deref().filter(|_| tap.ethernet);
+        tap::open(&queue, bridge, tap.nonblock)
+    }
+}
+
+fn at_offset(fd: OwnedFd, offset: u64) -> OsResult<OwnedFd> {
+    let offset = i64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EINVAL))?;
+    lseek(&fd, offset, Whence::SeekSet).step("lseek")?;
+    Ok(fd)
+}
+
+/// An fd that no stream belongs to.
+fn plain(fd: OwnedFd) -> Rebuilt {
+    Rebuilt { fd, pump: None }
+}
+
+/// The slave is the program's.
+fn terminal(stream: u32, access: Access, state: &TerminalState) -> OsResult<Rebuilt> {
+    let TerminalState { modes, characters, rows, columns } = *state;
+    let (master, slave) = terminal::open(&terminal::State { modes, characters, rows, columns })?;
+    set_nonblocking(&slave, access.nonblock)?;
+    Ok(Rebuilt { fd: slave, pump: Some((stream, Pump { fd: master, kind: PumpKind::Master })) })
 }
 
 fn pipe(stream: u32, access: Access) -> OsResult<Rebuilt> {
@@ -63,9 +136,8 @@ fn pipe(stream: u32, access: Access) -> OsResult<Rebuilt> {
 fn sock_type(kind: SocketKind) -> OsResult<SockType> {
     match kind {
         SocketKind::Stream => Ok(SockType::Stream),
-        SocketKind::SeqPacket | SocketKind::Datagram => {
-            Err(OsError::on("carry", "a datagram or seqpacket socket", Errno::EOPNOTSUPP))
-        }
+        SocketKind::SeqPacket => Ok(SockType::SeqPacket),
+        SocketKind::Datagram => Err(OsError::on("carry", "a datagram socket", Errno::EOPNOTSUPP)),
     }
 }
 
@@ -73,8 +145,20 @@ fn socket_pair(stream: u32, kind: SocketKind, nonblock: bool) -> OsResult<Rebuil
     let (fd, ours) =
         socketpair(AddressFamily::Unix, sock_type(kind)?, None, SockFlag::SOCK_CLOEXEC).step("socketpair")?;
     set_nonblocking(&fd, nonblock)?;
-    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Socket })) })
+    make_room(&ours, kind);
+    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: socket_pump(kind) })) })
 }
+
+/// A record that was sent over there fits here: the kernel measures it by the sender's buffer.
+fn make_room(fd: &OwnedFd, kind: SocketKind) {
+    if kind != SocketKind::Stream && setsockopt(fd, sockopt::SndBufForce, &RECORD_BUFFER).is_err() {
+        // Without the right to exceed net.core.wmem_max that is what there is; a larger record is EMSGSIZE.
+        let _ = setsockopt(fd, sockopt::SndBuf, &RECORD_BUFFER);
+    }
+}
+
+/// The kernel doubles it, and counts its own overhead with the bytes.
+const RECORD_BUFFER: usize = RECORD_MAX as usize;
 
 /// A listener at a private path: the program only sees the fd. The path goes with the pump.
 fn listener(stream: u32, kind: SocketKind, backlog: u32, nonblock: bool) -> OsResult<Rebuilt> {
@@ -88,28 +172,45 @@ fn listener(stream: u32, kind: SocketKind, backlog: u32, nonblock: bool) -> OsRe
     // Not the socket itself: when the program closes it, a connect must be refused.
     let ours = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir.path());
     let ours = OwnedFd::from(ours.step_on("open", dir.path().display())?);
-    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Listening(dir) })) })
+    let home = Home { dir, kind };
+    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Listening(Box::new(home)) })) })
 }
 
 const LISTENER_NAME: &str = "s";
 
-/// One more client of a listener that was made here. Waits a little while its queue is full, as connect(2) does; not for
-/// ever, because the thread is not its own.
-///
-/// # Errors
-/// ECONNREFUSED when the program has closed its listening socket, EAGAIN when its queue stays full.
-pub fn connect_listener(dir: &std::path::Path) -> OsResult<OwnedFd> {
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).step("socket")?;
-    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(1)).step("SO_SNDTIMEO")?;
-    let address = UnixAddr::new(&dir.join(LISTENER_NAME)).step("socket address")?;
-    connect(fd.as_raw_fd(), &address).step_on("connect", dir.display())?;
-    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(0)).step("SO_SNDTIMEO")?;
-    Ok(fd)
+/// Where a listener that was made here is reached. Dropping it removes the place.
+#[derive(Debug)]
+pub struct Home {
+    dir: PrivateDir,
+    kind: SocketKind,
 }
 
-fn open_device(device: Device, access: Access) -> OsResult<OwnedFd> {
-    let flags = if access.nonblock { OFlag::O_NONBLOCK.bits() } else { 0 };
-    let mut options = OpenOptions::new();
-    options.read(access.read || !access.write).write(access.write).custom_flags(flags | OFlag::O_NOCTTY.bits());
-    options.open(device.path()).map(OwnedFd::from).step_on("open", device.path())
+impl Home {
+    pub fn address(&self) -> Address {
+        Address { dir: self.dir.path().to_owned(), kind: self.kind }
+    }
+}
+
+/// A listener's address, for a thread that connects to it.
+#[derive(Debug)]
+pub struct Address {
+    dir: PathBuf,
+    kind: SocketKind,
+}
+
+impl Address {
+    /// One more client. Waits a little while the queue is full, as connect(2) does; not for ever, because the thread is
+    /// not its own.
+    ///
+    /// # Errors
+    /// ECONNREFUSED when the program has closed its listening socket, EAGAIN when its queue stays full.
+    pub fn connect(&self) -> OsResult<Pump> {
+        let fd = socket(AddressFamily::Unix, sock_type(self.kind)?, SockFlag::SOCK_CLOEXEC, None).step("socket")?;
+        setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(1)).step("SO_SNDTIMEO")?;
+        let address = UnixAddr::new(&self.dir.join(LISTENER_NAME)).step("socket address")?;
+        connect(fd.as_raw_fd(), &address).step_on("connect", self.dir.display())?;
+        setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(0)).step("SO_SNDTIMEO")?;
+        make_room(&fd, self.kind);
+        Ok(Pump { fd, kind: socket_pump(self.kind) })
+    }
 }

@@ -9,16 +9,21 @@
 //! not run on a lie. Blocking calls may happen here, so a helper thread runs it, never a worker.
 
 mod far;
+mod memfd;
 mod near;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::fcntl::OFlag;
 
 use crate::errno::OsResult;
-use crate::sys::tempdir::PrivateDir;
-use crate::wire::recipe::{Access, FileId, Recipe};
+use crate::sys::terminal::Raw;
+use crate::wire::recipe::{Access, FileId, Recipe, SocketKind};
 
-pub use far::{connect_listener, rebuild};
-pub use near::{Mode, describe};
+pub use far::{Address, Home};
+pub use memfd::Fill;
+pub use near::Mode;
 
 /// Opens files of this machine by what its file server calls them.
 pub trait Files: Send + Sync {
@@ -27,6 +32,49 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// ESTALE: the mount or the node is not known here (any more). EROFS: it is exported read-only.
     fn reopen(&self, file: &FileId, access: Access) -> OsResult<OwnedFd>;
+
+    /// The path by which the peer may ask for this file or directory; `None` when it lies below no export.
+    fn exported_path(&self, fd: BorrowedFd<'_>) -> Option<Vec<u8>>;
+}
+
+/// Opens files of the peer's machine where this one has mounted them.
+pub trait Mounted: Send + Sync {
+    /// # Errors
+    /// EOPNOTSUPP when the peer's path is mounted nowhere here; what open(2) says of it.
+    fn open(&self, host_path: &[u8], access: Access) -> OsResult<OwnedFd>;
+}
+
+/// open(2)'s flags for a file that is opened again.
+pub fn open_flags(access: Access) -> OFlag {
+    let mut flags = match (access.read, access.write) {
+        (true, true) => OFlag::O_RDWR,
+        (false, true) => OFlag::O_WRONLY,
+        _ => OFlag::O_RDONLY,
+    };
+    flags.set(OFlag::O_APPEND, access.append);
+    flags.set(OFlag::O_NONBLOCK, access.nonblock);
+    flags
+}
+
+/// What this node makes for its peer, besides what everybody may have.
+#[derive(Clone, Default)]
+pub struct Maker {
+    /// Opens the peer's files below this node's exports.
+    pub files: Option<Arc<dyn Files>>,
+    pub mounted: Option<Arc<dyn Mounted>>,
+    pub kvm: bool,
+    pub vhost_net: bool,
+    pub vfio: bool,
+    /// Queues of tun and tap interfaces.
+    pub taps: bool,
+    /// The bridge that a tap interface is put on.
+    pub bridge: Option<String>,
+}
+
+impl std::fmt::Debug for Maker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Maker")
+    }
 }
 
 /// This node's end of an fd that crossed: what the worker moves bytes with.
@@ -48,10 +96,25 @@ pub enum PumpKind {
     Source,
     /// Bytes go into it.
     Sink,
+    /// A terminal: both ways, and back as it was when it ends.
+    Terminal(Box<Raw>),
+    /// The master of a pseudo-terminal that was made here.
+    Master,
+    /// Bytes go into it, and when they have ended it is whole: `Fill` says what is done then.
+    Fill(Box<Fill>),
     /// A listening socket of a near program: each client becomes a stream.
-    Listener,
+    Listener(SocketKind),
     /// A listening socket made here for a far program, and where to connect to it.
-    Listening(PrivateDir),
+    Listening(Box<Home>),
+}
+
+/// How a connected unix socket of this kind is pumped.
+pub fn socket_pump(kind: SocketKind) -> PumpKind {
+    match kind {
+        SocketKind::Stream => PumpKind::Socket,
+        SocketKind::SeqPacket => PumpKind::SeqPacket,
+        SocketKind::Datagram => PumpKind::Datagram,
+    }
 }
 
 /// An fd on its way to the other machine.

@@ -7,10 +7,11 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::sys::stat::{FileStat, SFlag, fstat, major, minor};
 use nix::unistd::{Whence, lseek};
 
-use super::{Described, Pump, PumpKind};
+use super::{Described, Maker, Pump, PumpKind, memfd, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::sys::{mount_ioctl, same_file};
-use crate::wire::recipe::{Access, Device, FileId, Recipe, SocketKind};
+use crate::sys::terminal::Raw;
+use crate::sys::{mount_ioctl, same_file, tap, terminal};
+use crate::wire::recipe::{Access, Device, FileId, Recipe, SocketKind, Tap, TerminalState};
 
 /// What an fd is for, where the kind alone does not say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,51 +26,70 @@ pub enum Mode {
     Output,
 }
 
-/// Describes all fds of one message, in order.
-///
-/// # Errors
-/// EOPNOTSUPP names the first one that cannot be made again; the message must not be delivered.
-pub fn describe(fds: Vec<(OwnedFd, Mode)>) -> OsResult<Vec<Described>> {
-    let mut done: Vec<Described> = Vec::with_capacity(fds.len());
-    // Which earlier fd a later one may be the same file as: the program's shared offset and order depend on it.
-    let kept: Vec<(OwnedFd, Mode)> =
-        fds.iter().map(|(fd, mode)| Ok((fd.try_clone().step("dup")?, *mode))).collect::<OsResult<_>>()?;
-    for (at, (fd, mode)) in fds.into_iter().enumerate() {
-        let twin = (0..at).find(|&i| kept[i].1 == mode && same_file::same_open_file(&kept[i].0, &fd));
-        done.push(match twin {
-            Some(index) => {
-                let index = u16::try_from(index).expect("at most 253 fds");
-                Described { recipe: Recipe::Same { index }, pump: None }
-            }
-            None => describe_one(fd, mode)?,
-        });
+impl Maker {
+    /// Describes all fds of one message, in order.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP names the first one that cannot be made again; the message must not be delivered.
+    pub fn describe(&self, fds: Vec<(OwnedFd, Mode)>) -> OsResult<Vec<Described>> {
+        let mut done: Vec<Described> = Vec::with_capacity(fds.len());
+        // Which earlier fd a later one may be the same file as: the program's shared offset and order depend on it.
+        let kept: Vec<(OwnedFd, Mode)> =
+            fds.iter().map(|(fd, mode)| Ok((fd.try_clone().step("dup")?, *mode))).collect::<OsResult<_>>()?;
+        for (at, (fd, mode)) in fds.into_iter().enumerate() {
+            let twin = (0..at).find(|&i| kept[i].1 == mode && same_file::same_open_file(&kept[i].0, &fd));
+            done.push(match twin {
+                Some(index) => {
+                    let index = u16::try_from(index).expect("at most 253 fds");
+                    Described { recipe: Recipe::Same { index }, pump: None }
+                }
+                None => self.describe_one(fd, mode)?,
+            });
+        }
+        Ok(done)
     }
-    Ok(done)
+
+    fn describe_one(&self, fd: OwnedFd, mode: Mode) -> OsResult<Described> {
+        let stat = fstat(&fd).step("fstat")?;
+        let access = access_of(fd.as_fd())?;
+        let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+        match kind {
+            SFlag::S_IFIFO => Ok(pipe(fd, access, access.read && !access.write)),
+            // One direction each: stdin and stdout may be one socket, and others may go on using it after the command.
+            SFlag::S_IFSOCK if mode == Mode::Stdin => Ok(pipe(fd, access, true)),
+            SFlag::S_IFSOCK if mode == Mode::Output => Ok(pipe(fd, access, false)),
+            SFlag::S_IFSOCK => socket(fd, access.nonblock),
+            SFlag::S_IFCHR => device(fd, &stat, access, mode),
+            SFlag::S_IFREG | SFlag::S_IFDIR => self.describe_file(fd, kind, access, mode),
+            _ => Err(refused("something that is this machine's own", fd.as_fd())),
+        }
+    }
+
+    fn describe_file(&self, fd: OwnedFd, kind: SFlag, access: Access, mode: Mode) -> OsResult<Described> {
+        match mode {
+            Mode::Stdin if kind == SFlag::S_IFREG => return Ok(pipe(fd, access, true)),
+            Mode::Output if kind == SFlag::S_IFREG => return Ok(pipe(fd, access, false)),
+            _ => {}
+        }
+        if is_of_peer(fd.as_fd()) {
+            return file_of_peer(fd.as_fd(), access);
+        }
+        if let Some(path) = self.files.as_ref().and_then(|files| files.exported_path(fd.as_fd())) {
+            let recipe = Recipe::HostFile { path, access, offset: offset_of(fd.as_fd())? };
+            return Ok(Described { recipe, pump: None });
+        }
+        match kind {
+            SFlag::S_IFREG if memfd::is_one(&fd) => memfd::describe(&fd, access),
+            SFlag::S_IFREG if mode == Mode::Inherited && access.read && !access.write => Ok(pipe(fd, access, true)),
+            SFlag::S_IFREG => Err(refused("a regular file", fd.as_fd())),
+            _ => Err(refused("a directory", fd.as_fd())),
+        }
+    }
 }
 
-fn describe_one(fd: OwnedFd, mode: Mode) -> OsResult<Described> {
-    let stat = fstat(&fd).step("fstat")?;
-    let access = access_of(fd.as_fd())?;
-    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-    match kind {
-        SFlag::S_IFIFO => Ok(pipe(fd, access, access.read && !access.write)),
-        // One direction each: stdin and stdout may be one socket, and others may go on using it after the command.
-        SFlag::S_IFSOCK if mode == Mode::Stdin => Ok(pipe(fd, access, true)),
-        SFlag::S_IFSOCK if mode == Mode::Output => Ok(pipe(fd, access, false)),
-        SFlag::S_IFSOCK => socket(fd, access.nonblock),
-        SFlag::S_IFCHR => device(fd, &stat, access, mode),
-        SFlag::S_IFREG | SFlag::S_IFDIR if matches!(mode, Mode::Inherited | Mode::Passed) && is_of_peer(fd.as_fd()) => {
-            file_of_peer(fd.as_fd(), access)
-        }
-        SFlag::S_IFREG => match mode {
-            Mode::Stdin => Ok(pipe(fd, access, true)),
-            Mode::Output => Ok(pipe(fd, access, false)),
-            Mode::Inherited if access.read && !access.write => Ok(pipe(fd, access, true)),
-            Mode::Inherited | Mode::Passed => Err(refused("a regular file", fd.as_fd())),
-        },
-        SFlag::S_IFDIR => Err(refused("a directory", fd.as_fd())),
-        _ => Err(refused("an fd of a kind that cannot be made again (eventfd, timerfd, epoll, ...)", fd.as_fd())),
-    }
+fn offset_of(fd: BorrowedFd<'_>) -> OsResult<u64> {
+    let offset = lseek(fd, 0, Whence::SeekCur).step("lseek")?;
+    u64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EOVERFLOW))
 }
 
 fn is_of_peer(fd: BorrowedFd<'_>) -> bool {
@@ -79,9 +99,7 @@ fn is_of_peer(fd: BorrowedFd<'_>) -> bool {
 /// A file below one of our mounts: the machine that has it opens it there.
 fn file_of_peer(fd: BorrowedFd<'_>, access: Access) -> OsResult<Described> {
     let Some((mount, node)) = mount_ioctl::identify(fd) else { return Err(refused("a file whose mount is gone", fd)) };
-    let offset = lseek(fd, 0, Whence::SeekCur).step("lseek")?;
-    let offset = u64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EOVERFLOW))?;
-    let recipe = Recipe::File { file: FileId { mount, node }, access, offset };
+    let recipe = Recipe::File { file: FileId { mount, node }, access, offset: offset_of(fd)? };
     Ok(Described { recipe, pump: None })
 }
 
@@ -93,38 +111,77 @@ fn pipe(fd: OwnedFd, access: Access, reads: bool) -> Described {
 }
 
 fn socket(fd: OwnedFd, nonblock: bool) -> OsResult<Described> {
-    let kind = match getsockopt(&fd, sockopt::SockType).step("SO_TYPE")? {
-        SockType::Stream => SocketKind::Stream,
-        // Record types come with the record pump.
-        _ => return Err(refused("a datagram or seqpacket socket", fd.as_fd())),
+    let kind = match (same_file::is_unix(fd.as_fd()), getsockopt(&fd, sockopt::SockType).step("SO_TYPE")?) {
+        (true, SockType::Stream) => SocketKind::Stream,
+        (true, SockType::SeqPacket) => SocketKind::SeqPacket,
+        // Its peer may change with every datagram, and its end is never seen.
+        (true, _) => return Err(refused("a unix datagram socket", fd.as_fd())),
+        (false, SockType::Stream) => return Err(refused("a TCP socket, or another network's", fd.as_fd())),
+        (false, _) => return Err(refused("a network socket", fd.as_fd())),
     };
     if getsockopt(&fd, sockopt::AcceptConn).step("SO_ACCEPTCONN")? {
-        if same_file::is_inet(fd.as_fd()) {
-            return Err(refused("a listening network socket", fd.as_fd()));
-        }
         // The kernel does not tell a listener's backlog; libvirt's is 1, and a queue that is longer here only waits.
         let recipe = Recipe::Listener { stream: 0, kind, backlog: LISTENER_BACKLOG, nonblock };
-        return Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Listener }) });
+        return Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Listener(kind) }) });
     }
     let recipe = Recipe::Socket { stream: 0, kind, nonblock };
-    Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Socket }) })
+    Ok(Described { recipe, pump: Some(Pump { fd, kind: socket_pump(kind) }) })
 }
 
 /// Clients that may wait in the far listener's queue; the near listener's own queue comes before it.
 const LISTENER_BACKLOG: u32 = 16;
 
 fn device(fd: OwnedFd, stat: &FileStat, access: Access, mode: Mode) -> OsResult<Described> {
-    let number = stat.st_rdev;
-    if major(number) == 1
-        && let Some(device) = Device::ALL.into_iter().find(|d| d.minor() == minor(number))
-    {
+    let number = (major(stat.st_rdev), minor(stat.st_rdev));
+    if let Some((device, ..)) = Device::NUMBERED.into_iter().find(|(_, major, minor)| (*major, *minor) == number) {
         return Ok(Described { recipe: Recipe::Device { device, access }, pump: None });
     }
     match mode {
-        Mode::Stdin => Ok(pipe(fd, access, true)),
-        Mode::Output => Ok(pipe(fd, access, false)),
-        Mode::Inherited | Mode::Passed => Err(refused("a character device", fd.as_fd())),
+        Mode::Stdin => return Ok(pipe(fd, access, true)),
+        Mode::Output => return Ok(pipe(fd, access, false)),
+        Mode::Inherited | Mode::Passed => {}
     }
+    if number == TUN {
+        return tap(&fd, access.nonblock);
+    }
+    if let Some(group) = vfio_group(fd.as_fd()) {
+        return Ok(Described { recipe: Recipe::Device { device: Device::VfioGroup(group), access }, pump: None });
+    }
+    if terminal::is_master(&fd) {
+        return Err(refused("a pseudo-terminal's master", fd.as_fd()));
+    }
+    if !terminal::is_terminal(&fd) {
+        return Err(refused("a character device", fd.as_fd()));
+    }
+    let terminal::State { modes, characters, rows, columns } = terminal::state(&fd)?;
+    let state = TerminalState { modes, characters, rows, columns };
+    let raw = Raw::new(&fd)?;
+    let recipe = Recipe::Terminal { stream: 0, access, state };
+    Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Terminal(Box::new(raw)) }) })
+}
+
+/// /dev/net/tun: Documentation/admin-guide/devices.txt.
+const TUN: (u64, u64) = (10, 200);
+
+fn tap(fd: &OwnedFd, nonblock: bool) -> OsResult<Described> {
+    let Some(queue) = tap::of(fd)? else { return Err(refused("a tun device without an interface", fd.as_fd())) };
+    let has = |flag: i32| queue.flags & flag != 0;
+    let recipe = Recipe::Tap(Tap {
+        ethernet: has(libc::IFF_TAP),
+        no_packet_info: has(libc::IFF_NO_PI),
+        vnet_header: has(libc::IFF_VNET_HDR),
+        multi_queue: has(libc::IFF_MULTI_QUEUE),
+        vnet_header_len: queue.vnet_header_len,
+        name: queue.name,
+        nonblock,
+    });
+    Ok(Described { recipe, pump: None })
+}
+
+/// VFIO's groups have no fixed number. The name alone decides, because the other machine opens its own.
+fn vfio_group(fd: BorrowedFd<'_>) -> Option<u32> {
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
+    path.to_str()?.strip_prefix("/dev/vfio/")?.parse().ok()
 }
 
 fn access_of(fd: BorrowedFd<'_>) -> OsResult<Access> {
@@ -140,6 +197,12 @@ fn access_of(fd: BorrowedFd<'_>) -> OsResult<Access> {
 
 fn refused(what: &str, fd: BorrowedFd<'_>) -> OsError {
     let shown = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    let name = shown.map_or_else(|_| String::new(), |p| format!(" ({})", p.display()));
+    let name = shown.map_or_else(
+        |_| String::new(),
+        |p| match p.to_string_lossy().strip_prefix("anon_inode:") {
+            Some(kind) => format!(", {}", kind.trim_matches(['[', ']'])),
+            None => format!(" ({})", p.display()),
+        },
+    );
     OsError::on("carry", format!("{what}{name}"), Errno::EOPNOTSUPP)
 }

@@ -50,13 +50,18 @@ pub(super) enum Cmd {
     Described {
         pair: u64,
         port: (usize, Key),
-        result: OsResult<Vec<Described>>,
+        result: OsResult<Found>,
     },
     /// A helper has made the fds of a message that is to be written.
     Rebuilt {
         pair: u64,
         port: (usize, Key),
         result: OsResult<Vec<Rebuilt>>,
+    },
+    /// A helper has done what it could to make the fd's close a reset for its program.
+    Planted {
+        pair: u64,
+        port: (usize, Key),
     },
     /// The command has ended: its pipes give what is in them, and then their end.
     FinishChildren {
@@ -80,6 +85,16 @@ pub(super) enum Cmd {
     },
     /// The worker ends when its pairs have.
     Stop,
+}
+
+/// A message with fds, as a helper found it.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Bytes in front of it.
+    pub(super) before: Vec<u8>,
+    /// Its own, if the helper has read them.
+    pub(super) bytes: Option<Vec<u8>>,
+    pub(super) fds: Vec<Described>,
 }
 
 /// A message that opens a stream's traffic: bytes, and fds that cross with them.
@@ -184,6 +199,11 @@ impl Attached {
     /// The command behind this stream has ended: what its pipes still hold goes out, then their end.
     pub fn finish_children(&self) {
         self.at.inbox.push(Cmd::FinishChildren { pair: self.at.pair, key: self.key });
+    }
+
+    /// The stream ends now, both ways: the peer's program sees its socket end.
+    pub fn reset(&self, errno: Errno) {
+        self.at.inbox.push(Cmd::Reset { pair: self.at.pair, key: self.key, errno });
     }
 
     /// `then` runs when all that the fds sent with this stream were to receive has been written.

@@ -7,6 +7,8 @@
 pub mod conn;
 mod dialer;
 mod door;
+#[cfg(test)]
+mod fd_tests;
 mod helpers;
 mod inbox;
 mod lane;
@@ -14,6 +16,10 @@ mod node;
 mod pair;
 mod passing;
 mod port;
+mod pump;
+#[cfg(test)]
+mod record_tests;
+mod sink;
 #[cfg(test)]
 mod tests;
 mod token;

@@ -23,7 +23,7 @@ use super::pair::DRAINED;
 use super::pair::Shared;
 use super::worker::{self, News, Worker};
 use crate::errno::{Errno, OsError, OsResult};
-use crate::fdpass::Files;
+use crate::fdpass::Maker;
 use crate::limits::{INITIAL_WINDOW, LINKS_MAX, RECORD_MAX, REOPEN_MS};
 use crate::mux::Options;
 use crate::wire::hello::{Hello, Lane, Role, Verdict};
@@ -67,8 +67,8 @@ pub struct NodeOptions {
     pub workers: usize,
     pub handler: Arc<dyn Handler>,
     pub files: Option<Arc<dyn FileServer>>,
-    /// Opens files of this machine that a peer has passed as fds of its mount.
-    pub reopen: Option<Arc<dyn Files>>,
+    /// What this node makes when fds cross.
+    pub fds: Maker,
 }
 
 struct Session {
@@ -149,17 +149,17 @@ impl Node {
         // While threads can be had: one helper is always there from now on.
         node.0.helpers.run(|| ());
         for index in 0..workers {
-            node.start_worker(index, Arc::clone(&options.handler), options.reopen.clone())?;
+            node.start_worker(index, Arc::clone(&options.handler), options.fds.clone())?;
         }
         Ok(node)
     }
 
-    fn start_worker(&self, index: usize, handler: Arc<dyn Handler>, reopen: Option<Arc<dyn Files>>) -> OsResult<()> {
+    fn start_worker(&self, index: usize, handler: Arc<dyn Handler>, maker: Maker) -> OsResult<()> {
         let inbox = Arc::clone(&self.0.inboxes[index]);
         let (helpers, node) = (self.0.helpers.clone(), self.clone());
         let (ready, told) = mpsc::channel();
         let run = move || {
-            let shared = Shared { inbox, helpers, handler, reopen };
+            let shared = Shared { inbox, helpers, handler, maker };
             let on_news = Box::new(move |pair, news: News<'_>| match news {
                 News::Leaving => node.on_peer_leaving(pair),
                 News::Ended(reason) => node.on_pair_end(pair, reason),

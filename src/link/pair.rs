@@ -8,26 +8,23 @@
 //! `advance` runs after every turn's completions: first all events, then what leaves. A pair whose link fails ends as a
 //! whole: every stream is reset, every fd closed.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use slab::Slab;
 
 use super::helpers::Helpers;
-use super::inbox::{Cmd, First, Inbox, Notice, PairRef, Pending, Verdict};
+use super::inbox::{First, Inbox, Notice, PairRef, Pending, Verdict};
 use super::lane::LaneEnd;
 use super::node::{Handler, Incoming, Peer};
-use super::port::{Hands, Item, Port, Read, SourceState, Wrote};
+use super::port::{Hands, Port, SourceState};
 use super::token::{Token, What};
 use crate::errno::Errno;
-use crate::fdpass::{self, Mode, Pump, PumpKind};
-use crate::limits::{HELLO_DEADLINE_MS, INITIAL_WINDOW};
+use crate::fdpass::{self, Pump, PumpKind};
+use crate::limits::{HELLO_DEADLINE_MS, INITIAL_WINDOW, RECORD_WINDOW};
 use crate::mux::{Event, Key, Mux, Options};
 use crate::ring::{Chunk, Done};
-use crate::sys::readable;
 use crate::wire::hello::Lane;
-use crate::wire::recipe::decode_all;
 use crate::wire::service;
 
 /// What all pairs of a worker share.
@@ -35,7 +32,7 @@ pub(super) struct Shared {
     pub(super) inbox: Arc<Inbox>,
     pub(super) helpers: Helpers,
     pub(super) handler: Arc<dyn Handler>,
-    pub(super) reopen: Option<Arc<dyn fdpass::Files>>,
+    pub(super) maker: fdpass::Maker,
 }
 
 pub(super) struct Pair {
@@ -47,14 +44,24 @@ pub(super) struct Pair {
     lanes: [Option<LaneEnd>; 2],
     pub(super) ports: Slab<Port>,
     /// The port of each of the mux's stream slots.
-    by_stream: Vec<Option<usize>>,
+    pub(super) by_stream: Vec<Option<usize>>,
     watches: Vec<(Key, Notice)>,
     pub(super) ended: Option<String>,
+    /// In the worker's list of pairs to advance.
+    pub(super) touched: bool,
     news: bool,
     told: bool,
     /// Drained: our directions of the links are shut, the peer's are still to end.
     closing: bool,
     born_us: u64,
+}
+
+/// What the peer may send on a stream of this kind. A record must be whole before it can be written.
+pub(super) fn window_of(kind: &PumpKind) -> u32 {
+    match kind {
+        PumpKind::SeqPacket | PumpKind::Datagram => RECORD_WINDOW,
+        _ => INITIAL_WINDOW,
+    }
 }
 
 /// Why a pair ended that both sides had left.
@@ -72,6 +79,7 @@ impl Pair {
             by_stream: Vec::new(),
             watches: Vec::new(),
             ended: None,
+            touched: false,
             news: false,
             told: false,
             closing: false,
@@ -79,7 +87,7 @@ impl Pair {
         }
     }
 
-    fn token(&self, what: What, index: usize) -> u64 {
+    pub(super) fn token(&self, what: What, index: usize) -> u64 {
         Token { what, pair: self.slot, index }.pack()
     }
 
@@ -226,30 +234,25 @@ impl Pair {
                 }
                 self.pump(at, hands);
             }
-            Event::Data { key, payload, recipes, overhead, .. } => {
-                let Some(at) = self.port_of(key) else { return };
+            Event::Data { key, payload, record_end, recipes, overhead } => {
+                let Some(at) = self.port_of(key) else { return self.refuse(recipes.into_iter().collect()) };
                 if self.ports[at].sink_closed {
-                    self.mux.on_sink_gone(key);
-                    return;
+                    self.mux.on_sink_gone(key, false);
+                    return self.refuse(recipes.into_iter().collect());
                 }
-                self.ports[at].queue.push_back(match recipes {
-                    Some(recipes) => Item::Recipes { recipes, chunk: payload, overhead },
-                    None => Item::Bytes { chunk: payload, overhead },
-                });
-                self.write(at, shared, hands);
+                match self.ports[at].take_in(payload, record_end, recipes, overhead) {
+                    Ok(()) => self.write(at, shared, hands),
+                    Err(errno) => self.reset(key, errno, hands),
+                }
             }
             Event::Fin { key } => {
                 let Some(at) = self.port_of(key) else { return };
                 self.ports[at].fin = true;
-                self.close_sink(at, hands);
+                self.close_sink(at, shared, hands);
             }
-            Event::ReadClosed { key } => {
+            Event::ReadClosed { key, unread } => {
                 let Some(at) = self.port_of(key) else { return };
-                if let Some(op) = self.ports[at].source_op {
-                    hands.engine.cancel(op);
-                }
-                self.ports[at].stop_source();
-                self.bury(at, hands);
+                self.on_unheard(at, unread, shared, hands);
             }
             Event::Reset { key, errno } => {
                 let Some(at) = self.port_of(key) else { return };
@@ -330,13 +333,14 @@ impl Pair {
     pub(super) fn start(&mut self, at: usize, pump: Pump, shared: &Shared, hands: &mut Hands) {
         let key = self.ports[at].key;
         match pump.kind {
-            PumpKind::Sink | PumpKind::Listening(_) => self.mux.on_eof(key),
+            PumpKind::Sink | PumpKind::Fill(_) | PumpKind::Listening(_) => self.mux.on_eof(key),
             _ => {}
         }
+        self.mux.widen(key, window_of(&pump.kind));
         self.ports[at].attach(pump.fd, pump.kind);
         self.pump(at, hands);
         self.write(at, shared, hands);
-        self.close_sink(at, hands);
+        self.close_sink(at, shared, hands);
         self.bury(at, hands);
     }
 
@@ -352,7 +356,7 @@ impl Pair {
         self.look_at_watches();
     }
 
-    fn look_at_watches(&mut self) {
+    pub(super) fn look_at_watches(&mut self) {
         for at in (0..self.watches.len()).rev() {
             let parent = Some(self.watches[at].0);
             let busy = |p: &Port| p.parent == parent && !p.sink_closed;
@@ -389,183 +393,4 @@ impl Pair {
             self.ports.remove(at);
         }
     }
-
-    pub(super) fn on_port_done(
-        &mut self,
-        what: What,
-        at: usize,
-        done: Done,
-        shared: &Shared,
-        hands: &mut Hands,
-        now_us: u64,
-    ) {
-        if what == What::PortSource {
-            let read = self.ports[at].on_source_done(done);
-            self.on_source(at, read, shared, hands, now_us);
-        } else {
-            let token = self.token(What::PortSink, at);
-            let key = self.ports[at].key;
-            match self.ports[at].on_sink_done(done, hands, token) {
-                Wrote::Consumed(count) => self.mux.on_consumed(key, count, now_us),
-                Wrote::Again => {}
-                Wrote::Gone(errno) => {
-                    tracing::debug!(peer = %self.peer, "stream {}: nobody reads: {}", key.id(), errno.desc());
-                    self.mux.on_sink_gone(key);
-                    self.ports[at].drop_sink();
-                }
-            }
-            self.write(at, shared, hands);
-            self.close_sink(at, hands);
-        }
-        self.bury(at, hands);
-    }
-
-    fn on_source(&mut self, at: usize, read: Read, shared: &Shared, hands: &mut Hands, now_us: u64) {
-        let key = self.ports[at].key;
-        if self.ports[at].source == SourceState::Ended {
-            return;
-        }
-        match read {
-            Read::Bytes(chunk) => {
-                self.mux.on_read(key, chunk, false, None, now_us);
-                self.pump(at, hands);
-            }
-            Read::WithFds(chunk, fds) => {
-                self.ports[at].source = SourceState::Describing;
-                self.ports[at].held = Some(chunk);
-                let (inbox, pair) = (Arc::clone(&shared.inbox), self.id);
-                let fds = fds.into_iter().map(|fd| (fd, Mode::Passed)).collect();
-                shared
-                    .helpers
-                    .run(move || inbox.push(Cmd::Described { pair, port: (at, key), result: fdpass::describe(fds) }));
-            }
-            Read::Accepted(fd) => {
-                self.on_client(key, fd, hands);
-                self.pump(at, hands);
-            }
-            Read::Ready => self.read(at, hands),
-            Read::Nothing if self.ports[at].finishing => self.pump(at, hands),
-            Read::Nothing => {
-                let token = self.token(What::PortSource, at);
-                self.ports[at].poll_source(hands, token);
-            }
-            Read::Eof => self.end_source(at, false, hands),
-            // Its peer closed with something unread. What came before is still on its way, so the end is an ordered one.
-            Read::Failed(Errno::ECONNRESET) => self.end_source(at, true, hands),
-            Read::Failed(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ECONNABORTED)
-                if self.ports[at].is_listener() =>
-            {
-                // The client stays in the queue; `on_time` tries again.
-                tracing::warn!(peer = %self.peer, "stream {}: accept: no fd to be had", key.id());
-            }
-            Read::Failed(errno) => {
-                tracing::warn!(peer = %self.peer, "stream {}: read: {}", key.id(), errno.desc());
-                self.reset(key, errno, hands);
-            }
-        }
-    }
-
-    /// A near program's listener has a client: it becomes a client of the far one.
-    fn on_client(&mut self, listener: Key, fd: OwnedFd, hands: &mut Hands) {
-        let request = listener.id().to_le_bytes().to_vec();
-        // Refused for want of streams: dropping the fd closes it.
-        let Ok(key) = self.mux.open(service::LISTENER_CLIENT, request, INITIAL_WINDOW) else { return };
-        let at = self.add_port(key);
-        self.ports[at].attach(fd, PumpKind::Socket);
-        self.pump(at, hands);
-    }
-
-    /// The source's next step, when nothing is in flight for it.
-    pub(super) fn pump(&mut self, at: usize, hands: &mut Hands) {
-        let port = &self.ports[at];
-        if port.source != SourceState::Idle || port.source_op.is_some() || port.fd.is_none() {
-            return;
-        }
-        if port.finishing && port.fd.as_ref().is_none_or(|fd| readable::bytes(&**fd) == 0) {
-            return self.end_source(at, false, hands);
-        }
-        self.read(at, hands);
-    }
-
-    fn read(&mut self, at: usize, hands: &mut Hands) {
-        let token = self.token(What::PortSource, at);
-        let port = &mut self.ports[at];
-        let room = if port.is_listener() { u32::from(self.mux.is_open(port.key)) } else { self.mux.room(port.key) };
-        if room == 0 {
-            port.source = SourceState::Starved;
-            self.mux.wait_for_room(port.key);
-            return;
-        }
-        port.read_source(hands, room, token);
-    }
-
-    /// The source has ended: the peer hears it, and also whether the program reads on.
-    fn end_source(&mut self, at: usize, gone: bool, hands: &mut Hands) {
-        let key = self.ports[at].key;
-        let hung_up =
-            gone || (self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(fd)));
-        self.mux.on_eof(key);
-        if hung_up || (self.ports[at].finishing && self.ports[at].is_socket()) {
-            self.mux.on_sink_gone(key);
-            if let Some(op) = self.ports[at].sink_op {
-                hands.engine.cancel(op);
-            }
-            self.ports[at].drop_sink();
-        }
-        self.ports[at].end_source();
-        self.bury(at, hands);
-    }
-
-    pub(super) fn write(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
-        let token = self.token(What::PortSink, at);
-        let Some(recipes) = self.ports[at].write_sink(hands, token) else { return };
-        let (inbox, pair, key) = (Arc::clone(&shared.inbox), self.id, self.ports[at].key);
-        let files = shared.reopen.clone();
-        shared.helpers.run(move || {
-            let result = match decode_all(recipes.bytes(), recipes.count()) {
-                Ok(recipes) => fdpass::rebuild(&recipes, files.as_deref()),
-                Err(e) => {
-                    tracing::error!("{e}");
-                    Err(crate::errno::OsError::new("decode recipes", Errno::EPROTO))
-                }
-            };
-            inbox.push(Cmd::Rebuilt { pair, port: (at, key), result });
-        });
-    }
-
-    fn close_sink(&mut self, at: usize, hands: &mut Hands) {
-        if self.ports[at].close_sink_if_done() {
-            self.bury(at, hands);
-        }
-    }
-
-    /// The stream's end takes what belongs to it along.
-    fn abort_with_children(&mut self, at: usize, hands: &mut Hands) {
-        let key = self.ports[at].key;
-        self.ports[at].abort(hands.engine);
-        self.bury(at, hands);
-        let children: Vec<Key> = self.ports.iter().filter(|(_, p)| p.parent == Some(key)).map(|(_, p)| p.key).collect();
-        for child in children {
-            self.reset(child, Errno::ECONNRESET, hands);
-        }
-    }
-
-    fn bury(&mut self, at: usize, _hands: &mut Hands) {
-        if !self.ports.get(at).is_some_and(Port::is_over) {
-            return;
-        }
-        let port = self.ports.remove(at);
-        let index = port.key.index();
-        if self.by_stream[index] == Some(at) {
-            self.by_stream[index] = None;
-        }
-        self.look_at_watches();
-    }
-}
-
-/// Whether the other end is gone altogether, not only silent: POLLHUP of a unix or TCP socket, poll(2).
-fn is_hung_up(fd: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))
-        && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP))
 }

@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
-use super::inbox::{Cmd, First, Pending};
-use super::pair::{Pair, Shared};
-use super::port::{Hands, Item, SourceState};
+use super::inbox::{Cmd, First, Found, Pending};
+use super::pair::{Pair, Shared, window_of};
+use super::port::{Hands, SourceState};
 use crate::errno::{Errno, OsResult};
-use crate::fdpass::{self, Described, Pump, PumpKind, Rebuilt};
+use crate::fdpass::{Described, PumpKind, Rebuilt};
 use crate::limits::INITIAL_WINDOW;
 use crate::mux::{Key, Payload, Recipes};
 use crate::ring::Chunk;
@@ -19,20 +19,21 @@ use crate::wire::recipe::{Recipe, encode_all};
 
 impl Pair {
     pub(super) fn send_first(&mut self, key: Key, first: First, now_us: u64) -> bool {
-        let Some(recipes) = self.announce(first.fds, Some(key)) else { return false };
+        let Some(recipes) = self.announce(first.fds, key, true) else { return false };
         let chunk = Chunk::from_vec(first.bytes);
         self.mux.on_read(key, chunk, false, recipes, now_us);
         true
     }
 
-    /// Announces a stream for every fd that needs one. `None`: no stream could be had, and nothing is left behind.
-    fn announce(&mut self, fds: Vec<Described>, parent: Option<Key>) -> Option<Option<Recipes>> {
+    /// Announces a stream for every fd that needs one, on the stream `carrier`, whose end is theirs if it `owns` them.
+    /// `None`: no stream could be had, and nothing is left behind.
+    fn announce(&mut self, fds: Vec<Described>, carrier: Key, owns: bool) -> Option<Option<Recipes>> {
         let count = fds.len();
         let mut recipes: Vec<Recipe> = Vec::with_capacity(count);
         let mut made: Vec<Key> = Vec::new();
         for mut fd in fds {
             if let Some(pump) = fd.pump {
-                let Ok(key) = self.mux.announce(INITIAL_WINDOW) else {
+                let Ok(key) = self.mux.announce(window_of(&pump.kind)) else {
                     for key in made {
                         self.forget(key);
                     }
@@ -41,7 +42,8 @@ impl Pair {
                 made.push(key);
                 fd.recipe.set_stream(key.id());
                 let at = self.add_port(key);
-                self.ports[at].parent = parent;
+                self.ports[at].parent = owns.then_some(carrier);
+                self.ports[at].shared = true;
                 if matches!(pump.kind, PumpKind::Sink) {
                     self.mux.on_eof(key);
                 }
@@ -49,30 +51,48 @@ impl Pair {
             }
             recipes.push(fd.recipe);
         }
+        self.note_children(carrier, made);
         Some((count > 0).then(|| Recipes::new(encode_all(&recipes), count)))
+    }
+
+    /// Remembers what a stream has announced, and forgets what has ended since: as many again may pile up first.
+    fn note_children(&mut self, carrier: Key, new: Vec<Key>) {
+        let Some(at) = self.port_of(carrier) else { return };
+        let mut children = std::mem::take(&mut self.ports[at].children);
+        if children.len() + new.len() > children.capacity() {
+            children.retain(|child| self.port_of(*child).is_some());
+        }
+        children.extend(new);
+        self.ports[at].children = children;
     }
 
     /// A helper has described the fds that came with a message.
     pub(super) fn on_described(
         &mut self,
         (at, key): (usize, Key),
-        result: OsResult<Vec<Described>>,
+        result: OsResult<Found>,
         hands: &mut Hands,
         now_us: u64,
     ) {
-        if self.ports.get(at).is_none_or(|p| p.key != key) {
+        if self.ports.get(at).is_none_or(|p| p.key != key || p.source != SourceState::Describing) {
             return;
         }
-        let Some(chunk) = self.ports[at].held.take() else { return };
-        let recipes = match result {
-            Ok(described) => self.announce(described, None),
+        let found = match result {
+            Ok(found) => found,
             Err(e) => {
                 tracing::warn!(peer = %self.peer, "stream {} ends: {e}", key.id());
                 return self.reset(key, e.errno, hands);
             }
         };
-        let Some(recipes) = recipes else { return self.reset(key, Errno::EMFILE, hands) };
-        self.mux.on_read(key, chunk, false, recipes, now_us);
+        if !found.before.is_empty() {
+            self.mux.on_read(key, Chunk::from_vec(found.before), false, None, now_us);
+        }
+        let Some(recipes) = self.announce(found.fds, key, false) else { return self.reset(key, Errno::EMFILE, hands) };
+        let chunk = found.bytes.map(Chunk::from_vec).or(self.ports[at].held.take());
+        if let (Some(chunk), Some(recipes)) = (chunk, recipes) {
+            let record = self.ports[at].keeps_records();
+            self.mux.on_read(key, chunk, record, Some(recipes), now_us);
+        }
         self.ports[at].source = SourceState::Idle;
         self.pump(at, hands);
     }
@@ -98,6 +118,7 @@ impl Pair {
             }
         };
         let mut fds = Vec::with_capacity(made.len());
+        let mut children = Vec::new();
         for Rebuilt { fd, pump } in made {
             fds.push(fd);
             let Some((id, pump)) = pump else { continue };
@@ -107,23 +128,27 @@ impl Pair {
             };
             let child = self.add_port(adopted);
             self.ports[child].parent = self.ports[at].owns_children.then_some(key);
+            children.push(adopted);
+            if matches!(pump.kind, PumpKind::Fill(_)) {
+                self.ports[child].fills_for = Some(key);
+                self.ports[at].fills += 1;
+            }
             self.mux.accept(adopted, INITIAL_WINDOW);
             self.start(child, pump, shared, hands);
         }
-        let Some(Item::Recipes { chunk, overhead, .. }) = self.ports[at].queue.pop_front() else {
-            unreachable!("the recipes stay in front while they are followed");
-        };
-        self.ports[at].queue.push_front(Item::Message { fds, chunk, overhead });
+        self.note_children(key, children);
+        self.ports[at].on_fds(fds);
         self.write(at, shared, hands);
     }
 
     /// The command behind `key` has ended.
     pub(super) fn finish_children(&mut self, key: Key, hands: &mut Hands) {
-        let children: Vec<usize> = self.ports.iter().filter(|(_, p)| p.parent == Some(key)).map(|(at, _)| at).collect();
-        for at in children {
+        let Some(at) = self.port_of(key) else { return };
+        let children = self.ports[at].children.clone();
+        for at in children.into_iter().filter_map(|child| self.port_of(child)).collect::<Vec<_>>() {
             let child = self.ports[at].key;
             match self.ports[at].kind {
-                Some(PumpKind::Source | PumpKind::Socket) => {
+                Some(PumpKind::Source | PumpKind::Socket | PumpKind::SeqPacket | PumpKind::Datagram) => {
                     self.ports[at].finishing = true;
                     if let Some(op) = self.ports[at].source_op {
                         hands.engine.cancel(op);
@@ -139,14 +164,15 @@ impl Pair {
     /// A client of a listener that crossed: connect it to the one that was made here.
     pub(super) fn on_listener_client(&mut self, request: &[u8], stream: Pending, shared: &Shared) {
         let wanted = request.try_into().map(u32::from_le_bytes).ok();
-        let found = self.ports.iter().find_map(|(_, port)| match &port.kind {
-            Some(PumpKind::Listening(dir)) if Some(port.key.id()) == wanted => Some((port.key, dir.path().to_owned())),
+        let listener = wanted.and_then(|id| self.mux.find(id));
+        let found = listener.and_then(|key| match &self.ports[self.port_of(key)?].kind {
+            Some(PumpKind::Listening(home)) => Some((key, home.address())),
             _ => None,
         });
-        let Some((listener, path)) = found else { return stream.refuse(Errno::ECONNREFUSED) };
+        let Some((listener, address)) = found else { return stream.refuse(Errno::ECONNREFUSED) };
         let (inbox, pair) = (Arc::clone(&shared.inbox), self.id);
-        shared.helpers.run(move || match fdpass::connect_listener(&path) {
-            Ok(fd) => drop(stream.attach(Pump { fd, kind: PumpKind::Socket })),
+        shared.helpers.run(move || match address.connect() {
+            Ok(pump) => drop(stream.attach(pump)),
             Err(e) => {
                 stream.refuse(e.errno);
                 // The program has closed its listening socket: the near one has no use any more.

@@ -4,8 +4,11 @@
 //!   source:  Off ─▶ Polling ─readable─▶ Reading ─bytes─▶ Reading ...   (cold: no buffer is held)
 //!                     ▲  └─────────────── no room ─▶ Starved ─MayRead─▶ Reading
 //!                     └── idle for COOL_AFTER_MS ──┘                    EOF, error ─▶ Ended
-//!   sink:    queue ─▶ one operation in flight ─▶ consumed ─▶ ... ─FIN─▶ shut
+//!   sink:    see sink.rs
 //! ```
+//!
+//! A stream socket's first reads are preceded by a peek, and all of them once it has passed an fd: a read that met bytes
+//! and then fds could not tell where the fds belong. A record is measured before it is read.
 //!
 //! An fd in a received message stops the source until a helper has described it; recipes in front of the sink stop it
 //! until a helper has made the fds. A port is removed when both directions have ended and no operation is in flight.
@@ -17,11 +20,13 @@ use std::rc::Rc;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::inbox::Verdict;
+use super::sink::{Assembly, Item};
 use crate::errno::Errno;
 use crate::fdpass::PumpKind;
-use crate::limits::{BULK_FRAME_MAX, GATHER_MAX};
-use crate::mux::{Key, Payload, Recipes};
-use crate::ring::{Chunk, Done, Engine, Fd, Filling, Message, Op, OpId, Pool, Size};
+use crate::limits::{BULK_FRAME_MAX, PEEKS_FIRST};
+use crate::mux::{Key, Recipes};
+use crate::ring::{Chunk, Done, Engine, Fd, Filling, Op, OpId, Pool, Size};
+use crate::sys::record_end;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SourceState {
@@ -40,31 +45,14 @@ pub(super) enum SourceState {
     Ended,
 }
 
-/// A piece on its way to the fd, and what it is charged besides its bytes.
-pub(super) enum Item {
-    Bytes {
-        chunk: Chunk,
-        overhead: u32,
-    },
-    /// fds belong to the first byte; their recipes are still to be followed.
-    Recipes {
-        recipes: Recipes,
-        chunk: Chunk,
-        overhead: u32,
-    },
-    Message {
-        fds: Vec<OwnedFd>,
-        chunk: Chunk,
-        overhead: u32,
-    },
-}
-
 pub(super) struct Port {
     pub(super) key: Key,
     pub(super) fd: Option<Fd>,
     pub(super) kind: Option<PumpKind>,
     /// The stream whose message announced this one, when they end together (a command's stdio).
     pub(super) parent: Option<Key>,
+    /// A program of this machine may hold the same socket: its end here is a close, and not a shutdown.
+    pub(super) shared: bool,
     /// Streams announced here end with this one: it is a command's.
     pub(super) owns_children: bool,
     /// Who waits for the peer's verdict.
@@ -80,14 +68,43 @@ pub(super) struct Port {
     pub(super) cooling: bool,
     /// What was read together with fds, until they are described.
     pub(super) held: Option<Chunk>,
+    /// Reads that a peek still precedes.
+    peeks: u32,
+    /// The length of the record that comes next.
+    measured: Option<u32>,
+    /// Streams that this one's messages announced, here or there; some may have ended since.
+    pub(super) children: Vec<Key>,
     pub(super) queue: VecDeque<Item>,
+    /// The record that is coming in; there is none on a byte stream, and 9,000 idle ones should cost little.
+    pub(super) assembly: Option<Box<Assembly>>,
     pub(super) sink_op: Option<OpId>,
+    /// Waits for the end of a program that has ended its half.
+    pub(super) hangup: Option<OpId>,
+    /// What waits for room in a socket that does not block.
+    pub(super) stalled: Option<Box<Op>>,
     /// Charges of what is in flight.
-    in_flight: u32,
+    pub(super) in_flight: u32,
+    /// Memory that must be filled before the front message may leave.
+    pub(super) fills: u32,
+    /// This stream fills memory for a message of that one.
+    pub(super) fills_for: Option<Key>,
     /// The front item's recipes are with a helper.
     pub(super) rebuilding: bool,
     pub(super) fin: bool,
+    pub(super) plant: Plant,
     pub(super) sink_closed: bool,
+}
+
+/// The peer's program closed with something unread, so that this fd's close must be a reset (`sys::unread`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Plant {
+    No,
+    /// The read in flight must end first: it would take the byte.
+    Wanted,
+    /// A helper is at it.
+    Working,
+    /// The fd is closed next; a shutdown before it would be seen first, as an orderly end.
+    Done,
 }
 
 /// What a worker lends a port for one step.
@@ -99,23 +116,19 @@ pub(super) struct Hands<'a> {
 /// What a completed read brought.
 pub(super) enum Read {
     Bytes(Chunk),
+    /// Bytes or a record, and the fds that belong to the first byte.
     WithFds(Chunk, Vec<OwnedFd>),
+    /// There are fds with the next bytes, of which at most so many are to be taken: a helper finds the place.
+    FdsAhead(usize),
     Accepted(OwnedFd),
-    /// Readiness came: read.
+    /// Readiness came, or the next length is known: read.
     Ready,
+    /// The peek is done, and the read is in flight.
+    Underway,
     /// Nothing was there, or the read was cancelled.
     Nothing,
     Eof,
     Failed(Errno),
-}
-
-/// What a completed write did.
-pub(super) enum Wrote {
-    /// So many bytes and charges left the queue.
-    Consumed(u32),
-    Again,
-    /// Nobody reads.
-    Gone(Errno),
 }
 
 impl Port {
@@ -125,6 +138,7 @@ impl Port {
             fd: None,
             kind: None,
             parent: None,
+            shared: false,
             owns_children: false,
             verdict: None,
             source: SourceState::Off,
@@ -134,11 +148,20 @@ impl Port {
             finishing: false,
             cooling: false,
             held: None,
+            peeks: PEEKS_FIRST,
+            measured: None,
+            children: Vec::new(),
             queue: VecDeque::new(),
+            assembly: None,
             sink_op: None,
+            hangup: None,
+            stalled: None,
             in_flight: 0,
+            fills: 0,
+            fills_for: None,
             rebuilding: false,
             fin: false,
+            plant: Plant::No,
             sink_closed: false,
         }
     }
@@ -147,12 +170,10 @@ impl Port {
         // The peer may have stopped reading before there was an fd to tell.
         let stopped = self.source == SourceState::Ended;
         self.source = match kind {
-            PumpKind::Socket | PumpKind::SeqPacket | PumpKind::Datagram | PumpKind::Source | PumpKind::Listener => {
-                SourceState::Idle
-            }
-            PumpKind::Sink | PumpKind::Listening(_) => SourceState::Ended,
+            PumpKind::Sink | PumpKind::Fill(_) | PumpKind::Listening(_) => SourceState::Ended,
+            _ => SourceState::Idle,
         };
-        self.sink_closed = matches!(kind, PumpKind::Source | PumpKind::Listener | PumpKind::Listening(_));
+        self.sink_closed = matches!(kind, PumpKind::Source | PumpKind::Listener(_) | PumpKind::Listening(_));
         self.fd = Some(Rc::new(fd));
         self.kind = Some(kind);
         if stopped {
@@ -164,8 +185,12 @@ impl Port {
         matches!(self.kind, Some(PumpKind::Socket | PumpKind::SeqPacket | PumpKind::Datagram))
     }
 
+    pub(super) fn keeps_records(&self) -> bool {
+        matches!(self.kind, Some(PumpKind::SeqPacket | PumpKind::Datagram))
+    }
+
     pub(super) fn is_listener(&self) -> bool {
-        matches!(self.kind, Some(PumpKind::Listener))
+        matches!(self.kind, Some(PumpKind::Listener(_)))
     }
 
     /// Both directions are over and the kernel holds nothing of ours.
@@ -175,6 +200,7 @@ impl Port {
             && self.sink_closed
             && self.source_op.is_none()
             && self.sink_op.is_none()
+            && self.hangup.is_none()
             && !(lifetime && self.fd.is_some())
     }
 
@@ -189,31 +215,54 @@ impl Port {
         self.source_op = Some(hands.engine.submit(op, token));
     }
 
+    /// The room that the next read needs.
+    pub(super) fn need(&self) -> u32 {
+        self.measured.unwrap_or(0).max(1)
+    }
+
     /// Reads at most `room` bytes; a listener accepts.
     pub(super) fn read_source(&mut self, hands: &mut Hands, room: u32, token: u64) {
         let Some(fd) = &self.fd else { return };
         let fd = Rc::clone(fd);
         self.source = SourceState::Reading;
         self.cooling = false;
-        if self.is_listener() {
-            self.source_op = Some(hands.engine.submit(Op::Accept { fd }, token));
-            return;
-        }
-        let want = if self.big { Size::Large } else { Size::Small };
-        let into = match self.filling.take() {
-            // What is left of the last buffer, unless a big read wants more than that.
-            Some(f) if f.spare() >= if self.big { LEFT_MIN_BIG } else { LEFT_MIN } => f,
-            _ => hands.pool.take(want),
-        };
-        let max = (room as usize).min(BULK_FRAME_MAX as usize).min(into.spare());
-        let op = match self.kind {
-            Some(PumpKind::Socket | PumpKind::SeqPacket | PumpKind::Datagram) => Op::Recv { fd, into, max, fds: true },
-            _ => Op::Read { fd, into, max },
+        let op = match (&self.kind, self.measured.take()) {
+            (Some(PumpKind::Listener(_)), _) => Op::Accept { fd },
+            (Some(PumpKind::SeqPacket | PumpKind::Datagram), None) => Op::Measure { fd },
+            (Some(PumpKind::SeqPacket | PumpKind::Datagram), Some(len)) => {
+                let max = len as usize;
+                Op::Recv { fd, into: self.room_for(max, hands.pool), max, fds: true }
+            }
+            (kind, _) => {
+                let socket = matches!(kind, Some(PumpKind::Socket));
+                let into = self.filling(hands.pool);
+                let max = (room as usize).min(BULK_FRAME_MAX as usize).min(into.spare());
+                match socket {
+                    true if self.peeks > 0 => Op::Peek { fd, into, max },
+                    true => Op::Recv { fd, into, max, fds: true },
+                    false => Op::Read { fd, into, max },
+                }
+            }
         };
         self.source_op = Some(hands.engine.submit(op, token));
     }
 
-    pub(super) fn on_source_done(&mut self, done: Done) -> Read {
+    /// What is left of the last buffer, unless a big read wants more than that.
+    fn filling(&mut self, pool: &Pool) -> Filling {
+        let (size, least) = if self.big { (Size::Large, LEFT_MIN_BIG) } else { (Size::Small, LEFT_MIN) };
+        self.filling.take().filter(|f| f.spare() >= least).unwrap_or_else(|| pool.take(size))
+    }
+
+    /// A buffer for a whole record.
+    fn room_for(&mut self, len: usize, pool: &Pool) -> Filling {
+        let kept = self.filling.take().filter(|f| f.spare() >= len.max(1));
+        kept.unwrap_or_else(|| match Size::for_bytes(len) {
+            Some(size) => pool.take(size),
+            None => Filling::of_its_own(len),
+        })
+    }
+
+    pub(super) fn on_source_done(&mut self, done: Done, hands: &mut Hands, token: u64) -> Read {
         self.source_op = None;
         let was = self.source;
         if was == SourceState::Ended {
@@ -223,18 +272,29 @@ impl Port {
         match (done.op, done.result) {
             (Op::Poll { .. }, Ok(_)) => Read::Ready,
             (Op::Accept { .. }, Ok(_)) => done.fds.into_iter().next().map_or(Read::Nothing, Read::Accepted),
-            (Op::Recv { mut into, max, .. } | Op::Read { mut into, max, .. }, Ok(count)) => {
-                let count = count as usize;
-                let chunk = into.cut(count);
-                // One full read makes the next ones big, one that is far from full makes them small again.
-                self.big = if self.big { count >= LEFT_MIN_BIG } else { count == max };
-                self.filling = Some(into);
-                match (done.control_lost, count, done.fds.is_empty()) {
-                    (true, ..) => Read::Failed(Errno::EMSGSIZE),
-                    (_, 0, true) => Read::Eof,
-                    (_, _, true) => Read::Bytes(chunk),
-                    (_, _, false) => Read::WithFds(chunk, done.fds),
+            (Op::Peek { into, .. }, Ok(count)) => {
+                let max = count as usize;
+                if max > 0 && done.control_lost {
+                    self.peeks = u32::MAX;
+                    self.filling = Some(into);
+                    return Read::FdsAhead(max);
                 }
+                self.peeks -= u32::from(self.peeks != u32::MAX);
+                self.source = SourceState::Reading;
+                let fd = Rc::clone(self.fd.as_ref().expect("the source is open"));
+                // With 0 bytes ahead, the end: this read says so again.
+                let max = max.max(1);
+                self.source_op = Some(hands.engine.submit(Op::Recv { fd, into, max, fds: true }, token));
+                Read::Underway
+            }
+            (Op::Measure { fd }, Ok(0)) if record_end::has_ended(&*fd) => Read::Eof,
+            (Op::Measure { .. }, Ok(len)) => {
+                self.measured = Some(len);
+                Read::Ready
+            }
+            (Op::Recv { into, max, .. } | Op::Read { into, max, .. }, Ok(count)) => {
+                let lost = done.control_lost || done.record_cut;
+                if lost { Read::Failed(Errno::EMSGSIZE) } else { self.on_bytes(into, max, count as usize, done.fds) }
             }
             (_, Err(Errno::EAGAIN | Errno::EINTR | Errno::ECANCELED)) => Read::Nothing,
             // A terminal whose other end is gone.
@@ -242,6 +302,19 @@ impl Port {
             (_, Err(errno)) => Read::Failed(errno),
             (op, Ok(_)) => unreachable!("a source has no {op:?}"),
         }
+    }
+
+    fn on_bytes(&mut self, mut into: Filling, max: usize, count: usize, fds: Vec<OwnedFd>) -> Read {
+        let chunk = into.cut(count);
+        // One full read makes the next ones big, one that is far from full makes them small again.
+        self.big = if self.big { count >= LEFT_MIN_BIG } else { count == max };
+        self.filling = Some(into);
+        if !fds.is_empty() {
+            self.peeks = u32::MAX;
+            return Read::WithFds(chunk, fds);
+        }
+        // A record was measured: one of no bytes is none the less one.
+        if count == 0 && !self.keeps_records() { Read::Eof } else { Read::Bytes(chunk) }
     }
 
     /// The source gives no more.
@@ -256,162 +329,41 @@ impl Port {
 
     /// The program's writes get EPIPE from now on.
     pub(super) fn stop_source(&mut self) {
-        if let (true, Some(fd)) = (self.is_socket(), &self.fd) {
+        if let (true, false, Some(fd)) = (self.is_socket(), self.shared, &self.fd) {
             // ENOTCONN: its peer has gone already.
             let _ = shutdown(fd.as_raw_fd(), Shutdown::Read);
         }
         self.end_source();
     }
 
-    // ---- sink ----------------------------------------------------------------------------------------------------
-
-    /// Starts the next write, if one can start. Returns recipes that a helper must follow first.
-    pub(super) fn write_sink(&mut self, hands: &mut Hands, token: u64) -> Option<Recipes> {
-        if self.sink_op.is_some() || self.rebuilding || self.sink_closed {
-            return None;
-        }
-        let fd = Rc::clone(self.fd.as_ref()?);
-        let socket = self.is_socket();
-        let op = match self.queue.pop_front()? {
-            Item::Recipes { recipes, chunk, overhead } => {
-                let wanted = recipes.clone();
-                self.queue.push_front(Item::Recipes { recipes, chunk, overhead });
-                self.rebuilding = true;
-                return Some(wanted);
-            }
-            Item::Message { fds, chunk, overhead } => {
-                self.in_flight = overhead;
-                let mut message = Box::new(Message::from(vec![chunk]));
-                message.fds = fds;
-                Op::Send { fd, message }
-            }
-            Item::Bytes { chunk, overhead } => {
-                self.in_flight = overhead;
-                match self.queue.front() {
-                    Some(Item::Bytes { .. }) if socket => Op::Send { fd, message: self.gather(chunk) },
-                    _ if socket => Op::SendChunk { fd, chunk },
-                    _ => Op::Write { fd, chunk },
-                }
-            }
-        };
-        self.sink_op = Some(hands.engine.submit(op, token));
-        None
+    /// Reads no more, and keeps the fd as it is for the helper who is to plant.
+    pub(super) fn want_plant(&mut self) {
+        self.source = SourceState::Ended;
+        self.filling = None;
+        self.held = None;
+        self.plant = Plant::Wanted;
     }
 
-    fn gather(&mut self, first: Chunk) -> Box<Message> {
-        let mut chunks = vec![first];
-        while chunks.len() < GATHER_MAX
-            && let Some(Item::Bytes { .. }) = self.queue.front()
-            && let Some(Item::Bytes { chunk, overhead }) = self.queue.pop_front()
-        {
-            self.in_flight += overhead;
-            chunks.push(chunk);
-        }
-        Box::new(Message::from(chunks))
-    }
-
-    pub(super) fn on_sink_done(&mut self, done: Done, hands: &mut Hands, token: u64) -> Wrote {
-        self.sink_op = None;
-        if self.sink_closed {
-            return Wrote::Again;
-        }
-        let count = match done.result {
-            Ok(count) => count as usize,
-            Err(Errno::EAGAIN | Errno::EINTR) => 0,
-            Err(errno) => return Wrote::Gone(errno),
-        };
-        let rest = match done.op {
-            Op::Poll { .. } => return Wrote::Again,
-            Op::SendChunk { fd, mut chunk } => {
-                chunk.advance(count);
-                (!chunk.is_empty()).then_some(Op::SendChunk { fd, chunk })
-            }
-            Op::Write { fd, mut chunk } => {
-                chunk.advance(count);
-                (!chunk.is_empty()).then_some(Op::Write { fd, chunk })
-            }
-            Op::Send { fd, mut message } => {
-                if count > 0 {
-                    message.advance(count);
-                }
-                (message.left() > 0).then_some(Op::Send { fd, message })
-            }
-            op => unreachable!("a sink has no {op:?}"),
-        };
-        let consumed = u32::try_from(count).expect("one send is small");
-        match rest {
-            None => Wrote::Consumed(consumed + std::mem::take(&mut self.in_flight)),
-            Some(op) if count == 0 => {
-                self.wait_writable(op, hands, token);
-                Wrote::Again
-            }
-            Some(op) => {
-                self.sink_op = Some(hands.engine.submit(op, token));
-                Wrote::Consumed(consumed)
-            }
-        }
-    }
-
-    /// The fd was made non-blocking by its program: wait for room, then go on with what is left.
-    fn wait_writable(&mut self, op: Op, hands: &mut Hands, token: u64) {
-        let mut overhead = std::mem::take(&mut self.in_flight);
-        let fd = match op {
-            Op::SendChunk { fd, chunk } | Op::Write { fd, chunk } => {
-                self.queue.push_front(Item::Bytes { chunk, overhead });
-                fd
-            }
-            Op::Send { fd, mut message } => {
-                let fds = std::mem::take(&mut message.fds);
-                let mut chunks = message.into_chunks();
-                let first = chunks.remove(0);
-                for chunk in chunks.into_iter().rev() {
-                    self.queue.push_front(Item::Bytes { chunk, overhead: std::mem::take(&mut overhead) });
-                }
-                self.queue.push_front(match fds.is_empty() {
-                    true => Item::Bytes { chunk: first, overhead },
-                    false => Item::Message { fds, chunk: first, overhead },
-                });
-                fd
-            }
-            op => unreachable!("a sink has no {op:?}"),
-        };
-        self.sink_op = Some(hands.engine.submit(Op::Poll { fd, events: libc::POLLOUT }, token));
-    }
-
-    /// After FIN, when all is written: the program sees the end. Returns whether that has just happened.
-    pub(super) fn close_sink_if_done(&mut self) -> bool {
-        let idle = self.queue.is_empty() && self.sink_op.is_none();
-        if !self.fin || self.sink_closed || !idle || self.fd.is_none() {
-            return false;
-        }
-        if let (true, Some(fd)) = (self.is_socket(), &self.fd) {
-            // ENOTCONN: its peer has gone already.
-            let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
-        }
-        self.drop_sink();
-        true
-    }
-
-    /// Nothing more is written here.
-    pub(super) fn drop_sink(&mut self) {
-        self.sink_closed = true;
-        self.queue.clear();
-        if self.source == SourceState::Ended {
-            self.fd = None;
+    /// Its program has ended its half, and may go without another word.
+    pub(super) fn watch_hangup(&mut self, hands: &mut Hands, token: u64) {
+        let waits = self.is_socket() && !self.sink_closed && self.hangup.is_none();
+        if let (true, Some(fd)) = (waits, &self.fd) {
+            self.hangup = Some(hands.engine.submit(Op::Hangup { fd: Rc::clone(fd) }, token));
         }
     }
 
     /// Both directions end at once. Operations in flight are cancelled; the fd is closed with the last of them.
-    pub(super) fn abort(&mut self, engine: &mut dyn Engine) {
+    /// Returns the recipes that nobody will follow, as `drop_sink`.
+    pub(super) fn abort(&mut self, engine: &mut dyn Engine) -> Vec<Recipes> {
         for op in [self.source_op, self.sink_op].into_iter().flatten() {
             engine.cancel(op);
         }
         self.source = SourceState::Ended;
         self.filling = None;
         self.held = None;
-        self.sink_closed = true;
-        self.queue.clear();
+        let undelivered = self.drop_sink();
         self.fd = None;
+        undelivered
     }
 }
 

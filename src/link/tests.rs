@@ -7,11 +7,26 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+
 use super::*;
 use crate::errno::Errno;
-use crate::fdpass::{Mode, Pump, PumpKind, describe};
+use crate::fdpass::{Maker, Mode, Pump, PumpKind};
 use crate::sys::scm;
 use crate::wire::service;
+
+/// A pair of sockets, and how this node's end is pumped.
+pub(super) fn pair_of(kind: SockType) -> (OwnedFd, UnixStream, PumpKind) {
+    let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+    setsockopt(&ours, sockopt::SndBufForce, &(1 << 20)).unwrap();
+    setsockopt(&theirs, sockopt::SndBufForce, &(1 << 20)).unwrap();
+    let pump = match kind {
+        SockType::Stream => PumpKind::Socket,
+        SockType::SeqPacket => PumpKind::SeqPacket,
+        _ => PumpKind::Datagram,
+    };
+    (ours, theirs.into(), pump)
+}
 
 /// Answers OPEN with one end of a socket pair and gives the test the other; ENOENT for the request `missing`.
 struct Far(mpsc::Sender<UnixStream>);
@@ -21,8 +36,10 @@ impl Handler for Far {
         if incoming.request == b"missing" {
             return incoming.stream.refuse(Errno::ENOENT);
         }
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        incoming.stream.attach(Pump { fd: ours.into(), kind: PumpKind::Socket });
+        let kinds = [SockType::Stream, SockType::SeqPacket, SockType::Datagram];
+        let kind = kinds.into_iter().find(|kind| incoming.request == format!("{kind:?}").as_bytes());
+        let (fd, theirs, kind) = pair_of(kind.unwrap_or(SockType::Stream));
+        incoming.stream.attach(Pump { fd, kind });
         self.0.send(theirs).unwrap();
     }
 }
@@ -35,7 +52,7 @@ impl Handler for Nobody {
     }
 }
 
-struct World {
+pub(super) struct World {
     near: Node,
     far: Node,
     opened: mpsc::Receiver<UnixStream>,
@@ -46,15 +63,17 @@ fn soon() -> Instant {
 }
 
 impl World {
-    fn new(workers: usize) -> Self {
+    pub(super) fn new(workers: usize) -> Self {
         let (tell, opened) = mpsc::channel();
         let far =
-            Node::start(NodeOptions { workers, handler: Arc::new(Far(tell)), files: None, reopen: None }).unwrap();
+            Node::start(NodeOptions { workers, handler: Arc::new(Far(tell)), files: None, fds: Maker::default() })
+                .unwrap();
         let door = Door::bind("127.0.0.1:0", far.clone()).unwrap();
         let addr = door.addresses()[0].to_string();
         door.open().unwrap();
         let near =
-            Node::start(NodeOptions { workers: 1, handler: Arc::new(Nobody), files: None, reopen: None }).unwrap();
+            Node::start(NodeOptions { workers: 1, handler: Arc::new(Nobody), files: None, fds: Maker::default() })
+                .unwrap();
         keep_session(&near, addr).unwrap();
         while !near.has_session(None) {
             std::thread::sleep(Duration::from_millis(5));
@@ -63,10 +82,14 @@ impl World {
     }
 
     /// A connected pair of sockets: one on each machine.
-    fn connect(&self) -> (UnixStream, UnixStream) {
-        let stream = self.near.open(service::UDS, b"path".to_vec(), soon()).unwrap();
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        stream.attach(Pump { fd: ours.into(), kind: PumpKind::Socket });
+    pub(super) fn connect(&self) -> (UnixStream, UnixStream) {
+        self.connect_as(SockType::Stream)
+    }
+
+    pub(super) fn connect_as(&self, kind: SockType) -> (UnixStream, UnixStream) {
+        let stream = self.near.open(service::UDS, format!("{kind:?}").into_bytes(), soon()).unwrap();
+        let (fd, theirs, kind) = pair_of(kind);
+        stream.attach(Pump { fd, kind });
         let far = self.opened.recv_timeout(Duration::from_secs(10)).unwrap();
         for end in [&theirs, &far] {
             end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -82,7 +105,7 @@ impl Drop for World {
     }
 }
 
-fn pattern(len: usize, seed: usize) -> Vec<u8> {
+pub(super) fn pattern(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from((i * 31 + i / 251 + seed) % 256).unwrap()).collect()
 }
 
@@ -229,7 +252,7 @@ fn pass(world: &World, fds: Vec<(OwnedFd, Mode)>) -> (Attached, UnixStream, Unix
     let count = fds.len();
     let stream = world.near.open(service::EXEC, Vec::new(), soon()).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let first = First { bytes: b"request".to_vec(), fds: describe(fds).unwrap() };
+    let first = First { bytes: b"request".to_vec(), fds: Maker::default().describe(fds).unwrap() };
     let attached = stream.attach_sending(Pump { fd: ours.into(), kind: PumpKind::Socket }, first);
     let far = world.opened.recv_timeout(Duration::from_secs(10)).unwrap();
     far.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -359,7 +382,8 @@ fn when_the_far_node_dies_every_stream_ends_and_a_new_session_comes() {
 fn two_nodes_that_dial_each_other_at_once_keep_one_session() {
     for _ in 0..20 {
         let start = || {
-            let node = Node::start(NodeOptions { workers: 2, handler: Arc::new(Nobody), files: None, reopen: None });
+            let node =
+                Node::start(NodeOptions { workers: 2, handler: Arc::new(Nobody), files: None, fds: Maker::default() });
             let node = node.unwrap();
             let door = Door::bind("127.0.0.1:0", node.clone()).unwrap();
             let addr = door.addresses()[0].to_string();
@@ -386,11 +410,62 @@ fn two_nodes_that_dial_each_other_at_once_keep_one_session() {
 #[test]
 fn an_address_that_unencrypted_links_may_not_have_is_refused_by_name() {
     let handler = Arc::new(Nobody);
-    let node = Node::start(NodeOptions { workers: 1, handler, files: None, reopen: None }).unwrap();
+    let node = Node::start(NodeOptions { workers: 1, handler, files: None, fds: Maker::default() }).unwrap();
     let said = Door::bind("10.1.2.3:1", node.clone()).unwrap_err();
     assert!(said.errno == Errno::EACCES && said.to_string().contains("10.1.2.3:1"), "{said}");
     let hello = node.hello(crate::wire::hello::Role::Peer, crate::wire::hello::Lane::Lat, 1, 0);
     let said = conn::dial("10.1.2.3:1", &hello, Duration::from_millis(100)).unwrap_err();
     assert!(said.text.contains("192.168.10.0/24 only"), "{said}");
     node.leave(Duration::ZERO);
+}
+
+#[test]
+fn an_end_with_something_unread_is_a_reset_for_the_other_program() {
+    let world = World::new(1);
+    for kind in [SockType::Stream, SockType::SeqPacket] {
+        for turned in [false, true] {
+            let (a, b) = world.connect_as(kind);
+            let (mut stays, mut goes) = if turned { (b, a) } else { (a, b) };
+            goes.write_all(b"last words").unwrap();
+            stays.write_all(b"never read").unwrap();
+            while crate::sys::readable::bytes(&goes) == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            drop(goes);
+            let mut got = [0; 10];
+            stays.read_exact(&mut got).unwrap();
+            assert_eq!(&got, b"last words");
+            let said = stays.read(&mut got).map_err(|e| e.raw_os_error());
+            assert_eq!(said, Err(Some(libc::ECONNRESET)), "{kind:?}");
+            assert_eq!(stays.read(&mut got).unwrap(), 0);
+            assert_eq!(stays.write(b"x").unwrap_err().raw_os_error(), Some(libc::EPIPE));
+        }
+    }
+}
+
+#[test]
+fn a_program_that_ended_its_half_and_then_goes_is_missed_at_once() {
+    let world = World::new(1);
+    for kind in [SockType::Stream, SockType::SeqPacket] {
+        let (near, far) = world.connect_as(kind);
+        near.shutdown(Shutdown::Write).unwrap();
+        assert_eq!((&far).read(&mut [0]).unwrap(), 0);
+        (&far).write_all(b"answer").unwrap();
+        let mut got = [0; 6];
+        (&near).read_exact(&mut got).unwrap();
+        assert!(!hung_up(&far), "only half of it has ended");
+        drop(near);
+        let gone = Instant::now();
+        // Nothing is written meanwhile: only the kernel's word tells.
+        while !hung_up(&far) {
+            assert!(gone.elapsed() < Duration::from_secs(2), "nobody heard that the program has gone");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn hung_up(fd: &UnixStream) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
 }

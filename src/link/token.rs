@@ -7,6 +7,7 @@ pub(super) enum What {
     LinkSend,
     PortSource,
     PortSink,
+    PortHangup,
 }
 
 /// `index` is the lane's or the port's.
@@ -30,6 +31,7 @@ impl Token {
             2 => What::LinkSend,
             3 => What::PortSource,
             4 => What::PortSink,
+            5 => What::PortHangup,
             n => unreachable!("no token begins with {n}"),
         };
         let part = |v: u64| usize::try_from(v).expect("64-bit machines");
@@ -43,7 +45,7 @@ mod tests {
 
     #[test]
     fn a_token_is_unpacked_as_it_was_packed() {
-        for what in [What::Wake, What::LinkRecv, What::LinkSend, What::PortSource, What::PortSink] {
+        for what in [What::Wake, What::LinkRecv, What::LinkSend, What::PortSource, What::PortSink, What::PortHangup] {
             let token = Token { what, pair: 0xab_cdef, index: 0xdead_beef };
             assert_eq!(Token::unpack(token.pack()), token);
         }

@@ -126,6 +126,7 @@ impl Worker {
             | Cmd::Reset { pair, .. }
             | Cmd::Described { pair, .. }
             | Cmd::Rebuilt { pair, .. }
+            | Cmd::Planted { pair, .. }
             | Cmd::FinishChildren { pair, .. }
             | Cmd::WhenChildrenDone { pair, .. }
             | Cmd::Leave { pair }
@@ -153,6 +154,7 @@ impl Worker {
             Cmd::Reset { key, errno, .. } => pair.reset(key, errno, &mut hands),
             Cmd::Described { port, result, .. } => pair.on_described(port, result, &mut hands, now_us),
             Cmd::Rebuilt { port, result, .. } => pair.on_rebuilt(port, result, shared, &mut hands),
+            Cmd::Planted { port, .. } => pair.on_planted(port, shared, &mut hands),
             Cmd::FinishChildren { key, .. } => pair.finish_children(key, &mut hands),
             Cmd::WhenChildrenDone { key, then, .. } => pair.when_children_done(key, then),
             Cmd::Leave { .. } => pair.leave(),
@@ -173,7 +175,7 @@ impl Worker {
     }
 
     fn touch(&mut self, slot: usize) {
-        if !self.dirty.contains(&slot) {
+        if !std::mem::replace(&mut self.pairs[slot].touched, true) {
             self.dirty.push(slot);
         }
     }
@@ -184,7 +186,9 @@ impl Worker {
         for (_, pair) in pairs.iter_mut() {
             pair.on_time(&mut hands, now_us);
         }
-        self.dirty = self.pairs.iter().map(|(slot, _)| slot).collect();
+        for slot in self.pairs.iter().map(|(slot, _)| slot).collect::<Vec<_>>() {
+            self.touch(slot);
+        }
     }
 
     fn advance(&mut self) {
@@ -192,6 +196,7 @@ impl Worker {
             let Self { engine, pool, pairs, shared, .. } = self;
             let mut hands = Hands { engine: engine.as_mut(), pool };
             let Some(pair) = pairs.get_mut(slot) else { continue };
+            pair.touched = false;
             pair.advance(shared, &mut hands);
             if pair.take_news() {
                 (self.on_news)(pair.id, News::Leaving);

@@ -103,6 +103,9 @@ impl<P: Payload> Mux<P> {
         }
         stream.send.on_accept();
         let key = Key { slot, id: stream.id };
+        if stream.recv.is_wider_than(self.options.window) && !std::mem::replace(&mut stream.recv.credit_due, true) {
+            self.credit_due.push_back(slot);
+        }
         self.events.push_back(Event::Accepted { key });
         self.note_credit(slot, header.credit);
         self.schedule(slot);
@@ -124,7 +127,8 @@ impl<P: Payload> Mux<P> {
             if !stream.send.is_done() {
                 stream.send.stop();
                 let key = Key { slot, id: stream.id };
-                self.events.push_back(Event::ReadClosed { key });
+                let unread = header.flags & flags::UNREAD != 0;
+                self.events.push_back(Event::ReadClosed { key, unread });
             }
             self.bury_if_done(slot);
         }
@@ -146,6 +150,13 @@ impl<P: Payload> Mux<P> {
         if self.streams[slot].recv.state != recv::State::Open {
             return Ok(());
         }
+        // Counted where it waits: here until the other lane is through, then until its message has come.
+        let recipe = frame.recipe_len();
+        if self.recipes_pending + recipe > RECIPES_PENDING_MAX {
+            self.fail(Key { slot, id: frame.header.stream }, Errno::ENOBUFS);
+            return Ok(());
+        }
+        self.recipes_pending += recipe;
         if !self.streams[slot].recv.in_order(lane) {
             return self.streams[slot].recv.keep(frame);
         }
@@ -163,19 +174,11 @@ impl<P: Payload> Mux<P> {
 
     fn deliver(&mut self, slot: usize, frame: Early<P>) -> WireResult<()> {
         let Early { header, payload, first, last } = frame;
-        let pending = self.recipes_pending;
         let stream = &mut self.streams[slot];
         let key = Key { slot, id: stream.id };
         match header.kind {
             FrameType::Move | FrameType::MoveBack => return stream.recv.on_move(header.kind),
-            FrameType::Recipe => {
-                if pending + payload.len() > RECIPES_PENDING_MAX {
-                    self.fail(key, Errno::ENOBUFS);
-                    return Ok(());
-                }
-                self.recipes_pending += payload.len();
-                return stream.recv.on_recipe(&header, payload.as_ref());
-            }
+            FrameType::Recipe => return stream.recv.on_recipe(&header, payload.as_ref()),
             _ => {}
         }
         let recipes = if first && header.flags & flags::HAS_FDS != 0 {

@@ -165,6 +165,11 @@ impl<P: Payload> Mux<P> {
         !self.is_ours(key.id) && self.streams.get(key.slot).is_some_and(|s| s.id == key.id && !s.accepted)
     }
 
+    /// Whether we wait for the peer's verdict on this stream.
+    pub fn waits_for_peer(&self, key: Key) -> bool {
+        self.is_ours(key.id) && self.streams.get(key.slot).is_some_and(|s| s.id == key.id && !s.accepted)
+    }
+
     /// Whether the verdict has been given or received.
     pub fn is_open(&self, key: Key) -> bool {
         self.streams.get(key.slot).is_some_and(|s| s.id == key.id && s.accepted)
@@ -186,10 +191,35 @@ impl<P: Payload> Mux<P> {
         }
     }
 
-    /// Asks for `MayRead` once there is room.
-    pub fn wait_for_room(&mut self, key: Key) {
+    /// Asks for `MayRead` once there is room for `need` bytes.
+    pub fn wait_for_room(&mut self, key: Key, need: u32) {
         if let Some(s) = self.stream(key) {
-            s.send.wait_for_room();
+            s.send.wait_for_room(need);
+        }
+    }
+
+    /// Lets the peer send more than a new stream's window: what comes here must be whole before it can be consumed.
+    pub fn widen(&mut self, key: Key, window: u32) {
+        let Some(stream) = self.stream(key) else { return };
+        let before = stream.recv.granted();
+        let wider = stream.recv.widen(window) != before;
+        // Before the verdict the peer may not know the stream; ACCEPT, or what follows it, tells it then.
+        if wider && stream.accepted && stream.recv.state == recv::State::Open && !stream.recv.credit_due {
+            stream.recv.credit_due = true;
+            self.credit_due.push_back(key.slot);
+        }
+    }
+
+    /// The stream of this number, if there is one.
+    pub fn find(&self, id: u32) -> Option<Key> {
+        self.by_id.get(&id).map(|&slot| Key { slot, id })
+    }
+
+    /// Says no to a stream that the peer announced by a recipe which nobody will follow.
+    pub fn refuse(&mut self, id: u32, errno: Errno) {
+        if !self.is_ours(id) && !self.by_id.contains_key(&id) {
+            self.saw(id);
+            self.queue_control(reset_frame(id, errno), None);
         }
     }
 
@@ -225,16 +255,19 @@ impl<P: Payload> Mux<P> {
         }
     }
 
-    /// The sink takes no more: the peer's program gets EPIPE.
-    pub fn on_sink_gone(&mut self, key: Key) {
+    /// The sink takes no more: the peer's program gets EPIPE. `unread`: its program left something unread, so that the
+    /// peer's gets ECONNRESET too, as from a local socket.
+    pub fn on_sink_gone(&mut self, key: Key, unread: bool) {
         let Some(stream) = self.stream(key) else { return };
         if stream.recv.state != recv::State::Open {
             return;
         }
         stream.recv.state = recv::State::Closed;
-        stream.recv.early.clear();
+        let early = stream.recv.drop_early();
         let credit = stream.recv.granted();
-        let header = Header { flags: flags::READ_CLOSED, credit, ..Header::new(FrameType::Credit, key.id) };
+        let flags = flags::READ_CLOSED | if unread { flags::UNREAD } else { 0 };
+        let header = Header { flags, credit, ..Header::new(FrameType::Credit, key.id) };
+        self.recipes_pending -= early;
         self.queue_control(header, None);
         self.bury_if_done(key.slot);
     }
@@ -412,7 +445,7 @@ impl<P: Payload> Mux<P> {
         let stream = self.streams.remove(slot);
         self.by_id.remove(&stream.id);
         self.growth -= stream.recv.growth();
-        self.recipes_pending -= stream.recv.recipes.len();
+        self.recipes_pending -= stream.recv.recipes_len();
     }
 }
 

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 use super::send::cost;
-use super::{Recipes, reaches};
+use super::{Payload, Recipes, reaches};
 use crate::limits::{
     BULK_WINDOW, EARLY_CONTROL_MAX, FDS_MAX, RECIPE_COST, RECIPE_MAX, RECIPES_MAX, RECORD_COST, SESSION_GROWTH_MAX,
     WINDOW_MAX,
@@ -41,13 +41,21 @@ pub(super) struct Early<P> {
     pub last: bool,
 }
 
+impl<P: Payload> Early<P> {
+    pub(super) fn recipe_len(&self) -> usize {
+        if self.header.kind == FrameType::Recipe { self.payload.len() } else { 0 }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct RecvHalf<P> {
     pub(super) state: State,
     /// The lane whose frames are in order now.
     lane: Lane,
-    pub(super) early: VecDeque<Early<P>>,
+    early: VecDeque<Early<P>>,
     early_control: usize,
+    /// Bytes of RECIPE frames among them.
+    early_recipes: usize,
     /// Charged by frames that came; modulo 2^32, as `granted` and `consumed`.
     charged: u32,
     granted: u32,
@@ -62,13 +70,14 @@ pub(super) struct RecvHalf<P> {
     pub(super) recipes_whole: bool,
 }
 
-impl<P> RecvHalf<P> {
+impl<P: Payload> RecvHalf<P> {
     pub(super) fn new(window: u32) -> Self {
         Self {
             state: State::Open,
             lane: Lane::Lat,
             early: VecDeque::new(),
             early_control: 0,
+            early_recipes: 0,
             charged: 0,
             granted: window,
             consumed: 0,
@@ -103,7 +112,8 @@ impl<P> RecvHalf<P> {
         self.lane == lane
     }
 
-    /// Keeps a frame for later. DATA is bounded by its charge, all else by number.
+    /// Keeps a frame for later. DATA is bounded by its charge; of all else the number is bounded here, and the bytes by
+    /// the session (`recipes_len`).
     pub(super) fn keep(&mut self, frame: Early<P>) -> WireResult<()> {
         if frame.header.kind != FrameType::Data {
             self.early_control += 1;
@@ -111,6 +121,7 @@ impl<P> RecvHalf<P> {
                 bad!("stream {}: {EARLY_CONTROL_MAX} frames wait for a MOVE that does not come", frame.header.stream);
             }
         }
+        self.early_recipes += frame.recipe_len();
         self.early.push_back(frame);
         Ok(())
     }
@@ -120,7 +131,20 @@ impl<P> RecvHalf<P> {
         if frame.header.kind != FrameType::Data {
             self.early_control -= 1;
         }
+        self.early_recipes -= frame.recipe_len();
         Some(frame)
+    }
+
+    /// Nobody reads here any more. Returns how many bytes of recipes that frees.
+    pub(super) fn drop_early(&mut self) -> usize {
+        self.early.clear();
+        self.early_control = 0;
+        std::mem::take(&mut self.early_recipes)
+    }
+
+    /// Bytes of recipes whose message has not come.
+    pub(super) fn recipes_len(&self) -> usize {
+        self.recipes.len() + self.early_recipes
     }
 
     /// MOVE or MOVE_BACK in its turn: from now on the other lane is in order.
@@ -169,13 +193,18 @@ impl<P> RecvHalf<P> {
         }
     }
 
-    /// The verdict yes may grant more than a new stream's window. Returns the credit to say.
+    /// Grants more than a new stream's window. Returns the credit to say.
     pub(super) fn widen(&mut self, window: u32) -> u32 {
         if window > self.window {
             self.granted = self.granted.wrapping_add(window - self.window);
             self.window = window;
         }
         self.granted
+    }
+
+    /// Whether more was granted than a new stream's window, which the peer may not know yet.
+    pub(super) fn is_wider_than(&self, window: u32) -> bool {
+        self.window > window
     }
 
     /// A part of the recipes of the message to come.

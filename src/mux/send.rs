@@ -73,8 +73,8 @@ pub(super) struct SendHalf<P> {
     pub(super) scheduled: bool,
     /// The source ended before the peer had made its end.
     ended_early: bool,
-    /// The driver wants to hear when there is room again.
-    starved: bool,
+    /// The driver wants to hear when there is room for so much.
+    wanted: Option<u32>,
 }
 
 /// What a piece is charged against the window.
@@ -83,6 +83,10 @@ pub(super) fn cost(len: usize, record_end: bool, fds: usize) -> u32 {
     u32::try_from(len).expect("a piece fits the window")
         + records
         + RECIPE_COST * u32::try_from(fds).expect("at most 253")
+}
+
+fn room(limit: u32, charged: u32) -> u32 {
+    if reaches(limit, charged) { limit.wrapping_sub(charged) } else { 0 }
 }
 
 impl<P: Payload> SendHalf<P> {
@@ -98,25 +102,23 @@ impl<P: Payload> SendHalf<P> {
             last_read_us: 0,
             scheduled: false,
             ended_early: false,
-            starved: false,
+            wanted: None,
         }
     }
 
     /// What may be read from the source now, in bytes of payload.
     pub(super) fn room(&self) -> u32 {
-        match self.state {
-            State::Open if reaches(self.limit, self.charged) => self.limit.wrapping_sub(self.charged),
-            _ => 0,
-        }
+        if self.state == State::Open { room(self.limit, self.charged) } else { 0 }
     }
 
-    /// Asks for `take_starved` to say so once there is room for more.
-    pub(super) fn wait_for_room(&mut self) {
-        self.starved = true;
+    /// Asks for `take_starved` to say so once there is room for `need`.
+    pub(super) fn wait_for_room(&mut self, need: u32) {
+        self.wanted = Some(need.max(1));
     }
 
     pub(super) fn take_starved(&mut self) -> bool {
-        self.room() > 0 && std::mem::take(&mut self.starved)
+        let room = self.room();
+        self.wanted.take_if(|need| room >= *need).is_some()
     }
 
     pub(super) fn is_done(&self) -> bool {

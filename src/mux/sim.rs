@@ -156,7 +156,7 @@ impl World {
             }
             9 => {
                 side.sink_closed = true;
-                end.mux.on_sink_gone(key);
+                end.mux.on_sink_gone(key, false);
             }
             10 => {
                 side.gone = true;
@@ -243,7 +243,7 @@ impl World {
                     side.unconsumed += u32::try_from(payload.len()).unwrap() + overhead;
                 }
                 Event::Fin { key } => end.streams.get_mut(&key.id()).unwrap().fin_got = true,
-                Event::ReadClosed { key } => end.streams.get_mut(&key.id()).unwrap().stopped = true,
+                Event::ReadClosed { key, .. } => end.streams.get_mut(&key.id()).unwrap().stopped = true,
                 Event::Reset { key, .. } => end.streams.get_mut(&key.id()).unwrap().gone = true,
                 Event::Accepted { .. } | Event::MayRead { .. } | Event::GoingAway => {}
             }

@@ -59,8 +59,8 @@ pub enum Event<P> {
     Data { key: Key, payload: P, record_end: bool, recipes: Option<Recipes>, overhead: u32 },
     /// No more bytes for the sink.
     Fin { key: Key },
-    /// Nobody reads what this side sends: stop the source.
-    ReadClosed { key: Key },
+    /// Nobody reads what this side sends: stop the source. `unread`: the program over there left something unread.
+    ReadClosed { key: Key, unread: bool },
     /// The stream is gone, at once, both ways.
     Reset { key: Key, errno: Errno },
     /// `wait_for_room` is over.

@@ -21,7 +21,7 @@ use super::daemon::Background;
 use super::wire::{Capabilities, Identity, MESSAGE_MAX, Message, Request, Signal};
 use crate::config::PLAINTEXT_ENV;
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::fdpass::{self, Mode, Pump, PumpKind};
+use crate::fdpass::{Maker, Mode, Pump, PumpKind};
 use crate::limits::{FDS_MAX, OPEN_DEADLINE_MS};
 use crate::link::{Attached, First, Handler, Incoming, Node, NodeOptions, dial_client};
 use crate::sys::{caps, frames, inherited, signals};
@@ -110,8 +110,9 @@ impl StandIn {
             fds: carried.iter().map(|(number, ..)| *number).collect(),
             daemonizes: background.is_wanted(),
         };
-        let fds = fdpass::describe(carried.into_iter().map(|(_, fd, mode)| (fd, mode)).collect())?;
-        let node = Node::start(NodeOptions { workers: 1, handler: Arc::new(Nothing), files: None, reopen: None })?;
+        let fds = Maker::default().describe(carried.into_iter().map(|(_, fd, mode)| (fd, mode)).collect())?;
+        let node =
+            Node::start(NodeOptions { workers: 1, handler: Arc::new(Nothing), files: None, fds: Maker::default() })?;
         dial_client(&node, addr).map_err(|e| Trouble(e.to_string()))?;
         let deadline = Instant::now() + Duration::from_millis(OPEN_DEADLINE_MS);
         let stream = node

@@ -33,6 +33,11 @@ impl Size {
         }
     }
 
+    /// The smallest that holds `len`.
+    pub fn for_bytes(len: usize) -> Option<Self> {
+        [Self::Small, Self::Large].into_iter().find(|size| len <= size.bytes())
+    }
+
     /// How many free buffers are kept rather than given back to the allocator: 1 MiB and 4 MiB a worker.
     const fn keep(self) -> usize {
         match self {

@@ -1,6 +1,7 @@
 //! A worker's way to the kernel: operations in, completions out. The only room that names io_uring.
 
 mod buf;
+mod hangup;
 mod op;
 mod uring;
 

@@ -66,6 +66,11 @@ pub enum Op {
         fd: Fd,
         events: i16,
     },
+    /// The peer of a STREAM or SEQPACKET socket is gone altogether, POLLHUP or POLLERR of poll(2): not when it has only
+    /// ended its half. The result has those bits.
+    Hangup {
+        fd: Fd,
+    },
 }
 
 /// Which operation, for `cancel`.

@@ -7,24 +7,24 @@
 //! A slot is freed on its operation's only CQE. The generation in user_data tells a late completion of a cancelled
 //! operation from the slot's next tenant. Everything the kernel points to lives in the slot or in a box of it.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
+use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue, types};
 use slab::Slab;
 
+use super::hangup::{Hangups, Watch};
 use super::op::{Done, Engine, Fd, Message, Op, OpId};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::{FDS_MAX, RING_CQ_ENTRIES, RING_SQ_ENTRIES};
-use crate::sys::scm;
-
-/// CMSG_SPACE for 253 fds is 1032 bytes, a multiple of what cmsghdr must be aligned to.
-const CONTROL_WORDS: usize = 1032 / 8;
-const _: () = assert!(CONTROL_WORDS * 8 == 16 + (FDS_MAX * 4).next_multiple_of(8));
+use crate::sys::scm::{self, CONTROL_WORDS};
 
 /// The completion of a cancel request itself.
 const NOBODY: u64 = u64::MAX;
+/// The completion of the poll on the hangups' epoll.
+const HANGUPS: u64 = u64::MAX - 1;
 
 /// What RECVMSG and SENDMSG point to besides the buffers.
 struct Envelope {
@@ -56,10 +56,16 @@ struct Slot {
     generation: u32,
     op: Op,
     envelope: Option<Box<Envelope>>,
+    watch: Option<Watch>,
 }
 
 pub struct Uring {
     ring: IoUring,
+    hangups: Hangups,
+    /// A POLL_ADD on the hangups' epoll is in flight.
+    watching: bool,
+    /// Operations that ended without a completion, for the next `wait`.
+    ended: Vec<Done>,
     slots: Slab<Slot>,
     generation: u32,
     /// Envelopes that are free: they are large, and every message needs one. Boxed: the kernel keeps pointers into them.
@@ -68,8 +74,6 @@ pub struct Uring {
         reason = "the kernel keeps pointers into an envelope while it moves between here and its slot"
     )]
     envelopes: Vec<Box<Envelope>>,
-    /// Operations that found no room in the submission queue.
-    cancels: Vec<u64>,
 }
 
 impl std::fmt::Debug for Uring {
@@ -93,7 +97,15 @@ impl Uring {
             .setup_defer_taskrun()
             .build(RING_SQ_ENTRIES)
             .step("io_uring_setup")?;
-        Ok(Self { ring, slots: Slab::new(), generation: 0, envelopes: Vec::new(), cancels: Vec::new() })
+        Ok(Self {
+            ring,
+            hangups: Hangups::new()?,
+            watching: false,
+            ended: Vec::new(),
+            slots: Slab::new(),
+            generation: 0,
+            envelopes: Vec::new(),
+        })
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
@@ -109,19 +121,67 @@ impl Uring {
         }
     }
 
-    fn collect(&mut self, done: &mut Vec<Done>) {
+    fn collect(&mut self, done: &mut Vec<Done>) -> OsResult<()> {
+        done.append(&mut self.ended);
         loop {
-            let Some(entry) = self.ring.completion().next() else { return };
-            let id = entry.user_data();
-            if id == NOBODY {
-                continue;
+            let Some(entry) = self.ring.completion().next() else { return Ok(()) };
+            match entry.user_data() {
+                NOBODY => {}
+                HANGUPS => {
+                    self.watching = false;
+                    self.look_for_hangups(done)?;
+                }
+                id => {
+                    let slot = self.take_slot(id).expect("a completion is of an operation in flight");
+                    done.push(self.finish(slot, entry.result()));
+                }
             }
-            let index = usize::try_from(id & 0xffff_ffff).expect("32 bits");
-            let known = self.slots.get(index).is_some_and(|s| u64::from(s.generation) == id >> 32);
-            assert!(known, "a completion for an operation that is not in flight");
-            let slot = self.slots.remove(index);
-            done.push(self.finish(slot, entry.result()));
         }
+    }
+
+    /// `None`: the operation has ended already.
+    fn take_slot(&mut self, id: u64) -> Option<Slot> {
+        let index = index_of(id);
+        let known = self.slots.get(index).is_some_and(|s| u64::from(s.generation) == id >> 32);
+        known.then(|| self.slots.remove(index))
+    }
+
+    fn look_for_hangups(&mut self, done: &mut Vec<Done>) -> OsResult<()> {
+        let mut over = Vec::new();
+        self.hangups.look(&mut over)?;
+        for (id, events) in over {
+            let slot = self.take_slot(id).expect("a watch ends with its operation");
+            done.push(self.end_watch(slot, Ok(events)));
+        }
+        Ok(())
+    }
+
+    fn end_watch(&mut self, mut slot: Slot, result: Result<u32, Errno>) -> Done {
+        if let Some(watch) = slot.watch.take() {
+            self.hangups.forget(watch);
+        }
+        done(slot, result)
+    }
+
+    fn watch(&mut self, op: Op, token: u64) -> OpId {
+        let Op::Hangup { fd } = &op else { unreachable!("only hangups are watched") };
+        let fd = Rc::clone(fd);
+        let id = self.insert(Slot { token, generation: 0, op, envelope: None, watch: None });
+        match self.hangups.watch(&fd, id) {
+            Ok(watch) => self.slots[index_of(id)].watch = Some(watch),
+            Err(errno) => {
+                let slot = self.take_slot(id).expect("just made");
+                self.ended.push(done(slot, Err(errno)));
+            }
+        }
+        OpId(id)
+    }
+
+    fn insert(&mut self, mut slot: Slot) -> u64 {
+        self.generation = self.generation.wrapping_add(1);
+        slot.generation = self.generation;
+        let index = self.slots.insert(slot);
+        u64::from(self.generation) << 32 | u64::try_from(index).expect("far fewer than 2^32 operations")
     }
 
     fn finish(&mut self, mut slot: Slot, result: i32) -> Done {
@@ -179,6 +239,9 @@ const SLICES_MAX: usize = 1024;
 
 impl Engine for Uring {
     fn submit(&mut self, op: Op, token: u64) -> OpId {
+        if let Op::Hangup { .. } = op {
+            return self.watch(op, token);
+        }
         let (entry, envelope) = match &op {
             Op::Recv { fd, into, max, fds: false } => {
                 let len = u32::try_from((*max).min(into.spare())).expect("a buffer is small");
@@ -221,25 +284,33 @@ impl Engine for Uring {
                 let events = u32::from(events.cast_unsigned());
                 (opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events).build(), None)
             }
+            Op::Hangup { .. } => unreachable!("watched, not submitted"),
         };
-        self.generation = self.generation.wrapping_add(1);
-        let generation = self.generation;
-        let index = self.slots.insert(Slot { token, generation, op, envelope });
-        let id = u64::from(generation) << 32 | u64::try_from(index).expect("far fewer than 2^32 operations");
+        let id = self.insert(Slot { token, generation: 0, op, envelope, watch: None });
         self.push(&entry.user_data(id));
         OpId(id)
     }
 
     fn cancel(&mut self, id: OpId) {
-        self.cancels.push(id.0);
-        while let Some(id) = self.cancels.pop() {
-            let builder = CancelBuilder::user_data(id);
-            self.push(&opcode::AsyncCancel2::new(builder).build().user_data(NOBODY));
+        let OpId(id) = id;
+        let op = self.slots.get(index_of(id)).filter(|s| u64::from(s.generation) == id >> 32).map(|s| &s.op);
+        if let Some(Op::Hangup { .. }) = op {
+            let slot = self.take_slot(id).expect("just seen");
+            let done = self.end_watch(slot, Err(Errno::ECANCELED));
+            self.ended.push(done);
+        } else if op.is_some() {
+            self.push(&opcode::AsyncCancel::new(id).build().user_data(NOBODY));
         }
     }
 
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Done>) -> OsResult<()> {
-        let ready = !self.ring.completion().is_empty();
+        if self.hangups.watched > 0 && !self.watching {
+            self.watching = true;
+            let fd = types::Fd(self.hangups.fd().as_fd().as_raw_fd());
+            let events = u32::from(libc::POLLIN.cast_unsigned());
+            self.push(&opcode::PollAdd::new(fd, events).build().user_data(HANGUPS));
+        }
+        let ready = !self.ended.is_empty() || !self.ring.completion().is_empty();
         let spec = timeout.map(Timespec::from);
         let mut args = SubmitArgs::new();
         if let Some(spec) = &spec {
@@ -253,9 +324,16 @@ impl Engine for Uring {
                 _ => return Err(OsError::new("io_uring_enter", crate::errno::errno_of(&e))),
             },
         }
-        self.collect(done);
-        Ok(())
+        self.collect(done)
     }
+}
+
+fn index_of(id: u64) -> usize {
+    usize::try_from(id & 0xffff_ffff).expect("32 bits")
+}
+
+fn done(slot: Slot, result: Result<u32, Errno>) -> Done {
+    Done { token: slot.token, op: slot.op, result, fds: Vec::new(), control_lost: false, record_cut: false }
 }
 
 /// Writes one SCM_RIGHTS message; returns its length, 0 for no fds.
@@ -285,16 +363,22 @@ mod tests {
     use crate::mux::Payload;
     use crate::ring::buf::{Chunk, Filling, Pool, Size};
     use std::io::{Read, Write};
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
-    use std::rc::Rc;
+    use std::time::Instant;
+
+    fn wait_for(count: usize, ring: &mut Uring) -> Vec<Done> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut done = Vec::new();
+        while done.len() < count {
+            assert!(Instant::now() < deadline, "{} of {count} have ended", done.len());
+            ring.wait(Some(Duration::from_secs(1)), &mut done).unwrap();
+        }
+        assert_eq!(done.len(), count);
+        done
+    }
 
     fn wait_one(ring: &mut Uring) -> Done {
-        let mut done = Vec::new();
-        while done.is_empty() {
-            ring.wait(Some(Duration::from_secs(5)), &mut done).unwrap();
-        }
-        done.pop().unwrap()
+        wait_for(1, ring).pop().unwrap()
     }
 
     fn shared(stream: UnixStream) -> Fd {
@@ -398,5 +482,50 @@ mod tests {
             ring.wait(Some(Duration::from_secs(5)), &mut done).unwrap();
         }
         assert!(done.iter().all(|d| d.result == Ok(1)));
+    }
+
+    fn nothing_comes(ring: &mut Uring) {
+        let mut done = Vec::new();
+        ring.wait(Some(Duration::from_millis(20)), &mut done).unwrap();
+        assert!(done.is_empty(), "{done:?}");
+    }
+
+    #[test]
+    fn a_hangup_is_not_a_half_close() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let near = shared(near);
+        let mut ring = Uring::new().unwrap();
+        ring.submit(Op::Hangup { fd: Rc::clone(&near) }, 1);
+        ring.submit(Op::Hangup { fd: Rc::clone(&near) }, 2);
+        nothing_comes(&mut ring);
+        far.shutdown(std::net::Shutdown::Write).unwrap();
+        (&far).write_all(b"x").unwrap_err();
+        nothing_comes(&mut ring);
+        drop(far);
+        for done in wait_for(2, &mut ring) {
+            assert_eq!(done.result.unwrap() & u32::from(libc::POLLHUP.cast_unsigned()), 0x10);
+        }
+        // One that was before the question.
+        ring.submit(Op::Hangup { fd: near }, 3);
+        assert_eq!(wait_one(&mut ring).token, 3);
+    }
+
+    #[test]
+    fn a_cancelled_hangup_gives_its_fd_back() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let near = shared(near);
+        let kept = near.try_clone().unwrap();
+        let mut ring = Uring::new().unwrap();
+        let ids = [1, 2].map(|token| ring.submit(Op::Hangup { fd: Rc::clone(&near) }, token));
+        nothing_comes(&mut ring);
+        ids.into_iter().for_each(|id| ring.cancel(id));
+        for done in wait_for(2, &mut ring) {
+            assert_eq!(done.result, Err(Errno::ECANCELED));
+        }
+        assert_eq!(Rc::strong_count(&near), 1);
+        // The socket lives on in another fd: its end is nobody's business here.
+        drop((near, far));
+        nothing_comes(&mut ring);
+        drop(kept);
     }
 }

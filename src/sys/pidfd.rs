@@ -1,6 +1,6 @@
 //! A process held by a descriptor: a signal through it never meets another process that got the same number.
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -10,6 +10,12 @@ use crate::errno::{Errno, OsError, OsResult, Step};
 
 #[derive(Debug)]
 pub struct PidFd(OwnedFd);
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl PidFd {
     pub fn open(pid: i32) -> OsResult<Self> {

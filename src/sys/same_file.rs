@@ -32,10 +32,10 @@ fn access(fd: BorrowedFd<'_>) -> Option<libc::c_int> {
     nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GETFL).ok().map(|f| f & libc::O_ACCMODE)
 }
 
-/// Whether the socket is of the internet families.
-pub fn is_inet(fd: BorrowedFd<'_>) -> bool {
+/// Whether the socket is a unix one.
+pub fn is_unix(fd: BorrowedFd<'_>) -> bool {
     let address = getsockname::<SockaddrStorage>(fd.as_raw_fd());
-    matches!(address.map(|a| a.family()), Ok(Some(AddressFamily::Inet | AddressFamily::Inet6)))
+    matches!(address.map(|a| a.family()), Ok(Some(AddressFamily::Unix)))
 }
 
 #[cfg(test)]

@@ -4,13 +4,29 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::errno::Errno;
-use crate::limits::FDS_MAX;
-
-/// Control space in 8-byte words, so that it is aligned like a cmsghdr.
-const CONTROL_WORDS: usize = (size_of::<libc::cmsghdr>() + FDS_MAX * size_of::<RawFd>()).div_ceil(8);
+use crate::limits::{FDS_MAX, SECURITY_LABEL_MAX};
 
 /// linux/socket.h; the libc crate has no name for it.
 const SCM_PIDFD: libc::c_int = 0x04;
+
+/// CMSG_SPACE of so many bytes.
+const fn space(bytes: usize) -> usize {
+    size_of::<libc::cmsghdr>() + bytes.next_multiple_of(8)
+}
+
+/// All that one message of a unix socket may bring. Whoever owns the socket may have switched on any of it, and what is
+/// in front of the fds must not take their room: SO_TIMESTAMP, SO_PASSCRED, SO_PASSSEC, SO_PASSPIDFD, the fds, SO_INQ.
+pub const CONTROL_BYTES: usize = space(size_of::<libc::timespec>())
+    + space(size_of::<libc::ucred>())
+    + space(SECURITY_LABEL_MAX)
+    + space(size_of::<RawFd>())
+    + space(FDS_MAX * size_of::<RawFd>())
+    + space(size_of::<libc::c_int>());
+
+/// The same in 8-byte words, so that a buffer of them is aligned like a cmsghdr.
+pub const CONTROL_WORDS: usize = CONTROL_BYTES / 8;
+const _: () = assert!(CONTROL_WORDS * 8 == CONTROL_BYTES && space(FDS_MAX * size_of::<RawFd>()) == 1032);
+const _: () = assert!(align_of::<u64>() >= align_of::<libc::cmsghdr>());
 
 /// One record as it came.
 #[derive(Debug)]
@@ -99,7 +115,7 @@ pub fn send(fd: BorrowedFd<'_>, record: &[u8], fds: &[BorrowedFd<'_>]) -> Result
         message.msg_control = control.as_mut_ptr().cast();
         // SAFETY: both only compute.
         let (space, len) = unsafe { (libc::CMSG_SPACE(bytes), libc::CMSG_LEN(bytes)) };
-        message.msg_controllen = (space as usize).min(size_of_val(&control)) as _;
+        message.msg_controllen = space as _;
         // SAFETY: the control buffer has room for one header and FDS_MAX fds.
         unsafe {
             let head = libc::CMSG_FIRSTHDR(&message);
@@ -132,6 +148,17 @@ mod tests {
         let record = receive(b.as_fd(), &mut room).unwrap();
         assert_eq!((record.len, record.fds.len(), record.truncated), (5, FDS_MAX, false));
         assert_eq!(&room, b"hello");
+    }
+
+    #[test]
+    fn credentials_take_no_room_from_the_fds() {
+        use nix::sys::socket::{setsockopt, sockopt};
+        let (a, b) = UnixDatagram::pair().unwrap();
+        setsockopt(&b, sockopt::PassCred, &true).unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        send(a.as_fd(), b"hello", &[null.as_fd(); FDS_MAX]).unwrap();
+        let record = receive(b.as_fd(), &mut [0; 5]).unwrap();
+        assert_eq!((record.fds.len(), record.truncated), (FDS_MAX, false));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::errno::{Errno, OsError, OsResult};
-use crate::sys::caps;
+use crate::sys::{caps, nofile};
 
 /// What is to run, ready to be handed to the kernel.
 #[derive(Debug)]
@@ -219,6 +219,8 @@ struct Prepared<'a> {
     above: RawFd,
     /// The fds that the command and its keeper need, in order; all others are the server's and none of their business.
     keep: Vec<RawFd>,
+    /// The server's own limit of fds before it was raised.
+    limit: Option<&'static libc::rlimit>,
 }
 
 impl<'a> Prepared<'a> {
@@ -228,7 +230,7 @@ impl<'a> Prepared<'a> {
         let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
         let above = plan.fds.iter().map(|(_, to)| *to).max().unwrap_or(2).max(2) + 1;
         let moved = Vec::with_capacity(plan.fds.len());
-        Self { plan, argv: pointers(&plan.argv), env: pointers(&plan.env), moved, above, keep }
+        Self { plan, argv: pointers(&plan.argv), env: pointers(&plan.env), moved, above, keep, limit: nofile::given() }
     }
 }
 
@@ -455,6 +457,9 @@ unsafe fn command_main(prepared: &mut Prepared<'_>, pipe: RawFd) -> ! {
         }
         reset_signals();
         libc::umask(plan.umask & 0o777);
+        if let Some(limit) = prepared.limit {
+            libc::setrlimit(libc::RLIMIT_NOFILE, limit);
+        }
         if let Some(identity) = &plan.identity {
             if !caps::prepare(&identity.capabilities) {
                 stop(Step::Capabilities);

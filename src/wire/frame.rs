@@ -51,7 +51,9 @@ pub mod flags {
     pub const HAS_FDS: u8 = 8;
     /// CREDIT: nobody reads this stream any more; the sender's program gets EPIPE.
     pub const READ_CLOSED: u8 = 16;
-    pub const ALL: u8 = FIN | EOR | MORE | HAS_FDS | READ_CLOSED;
+    /// CREDIT with READ_CLOSED: the program closed its socket with something unread, which is a reset for its peer.
+    pub const UNREAD: u8 = 32;
+    pub const ALL: u8 = FIN | EOR | MORE | HAS_FDS | READ_CLOSED | UNREAD;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 use super::codec::{Decoder, Encoder};
 use super::{WireResult, bad};
-use crate::limits::FDS_MAX;
+use crate::limits::{FDS_MAX, MEMFD_MAX, PATH_MAX};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketKind {
@@ -29,7 +29,7 @@ impl SocketKind {
     }
 }
 
-/// Devices that are the same thing on every machine.
+/// Devices that every machine has, or may have, by the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
     Null,
@@ -37,31 +37,95 @@ pub enum Device {
     Full,
     Random,
     Urandom,
+    Kvm,
+    VhostNet,
+    Vfio,
+    /// One IOMMU group of VFIO.
+    VfioGroup(u32),
 }
 
 impl Device {
-    pub const ALL: [Device; 5] = [Device::Null, Device::Zero, Device::Full, Device::Random, Device::Urandom];
+    /// All with a fixed number: (device, major, minor), Documentation/admin-guide/devices.txt.
+    pub const NUMBERED: [(Device, u64, u64); 8] = [
+        (Device::Null, 1, 3),
+        (Device::Zero, 1, 5),
+        (Device::Full, 1, 7),
+        (Device::Random, 1, 8),
+        (Device::Urandom, 1, 9),
+        (Device::Vfio, 10, 196),
+        (Device::Kvm, 10, 232),
+        (Device::VhostNet, 10, 238),
+    ];
 
-    pub fn path(self) -> &'static str {
+    pub fn path(self) -> String {
+        let name = match self {
+            Self::Null => "null",
+            Self::Zero => "zero",
+            Self::Full => "full",
+            Self::Random => "random",
+            Self::Urandom => "urandom",
+            Self::Kvm => "kvm",
+            Self::VhostNet => "vhost-net",
+            Self::Vfio => "vfio/vfio",
+            Self::VfioGroup(group) => return format!("/dev/vfio/{group}"),
+        };
+        format!("/dev/{name}")
+    }
+
+    fn encode(self) -> (u8, u32) {
         match self {
-            Self::Null => "/dev/null",
-            Self::Zero => "/dev/zero",
-            Self::Full => "/dev/full",
-            Self::Random => "/dev/random",
-            Self::Urandom => "/dev/urandom",
+            Self::Null => (0, 0),
+            Self::Zero => (1, 0),
+            Self::Full => (2, 0),
+            Self::Random => (3, 0),
+            Self::Urandom => (4, 0),
+            Self::Kvm => (5, 0),
+            Self::VhostNet => (6, 0),
+            Self::Vfio => (7, 0),
+            Self::VfioGroup(group) => (8, group),
         }
     }
 
-    /// The minor number below major 1: devices.txt, Documentation/admin-guide.
-    pub fn minor(self) -> u64 {
-        match self {
-            Self::Null => 3,
-            Self::Zero => 5,
-            Self::Full => 7,
-            Self::Random => 8,
-            Self::Urandom => 9,
-        }
+    fn decode(kind: u8, group: u32) -> WireResult<Self> {
+        Ok(match (kind, group) {
+            (0, 0) => Self::Null,
+            (1, 0) => Self::Zero,
+            (2, 0) => Self::Full,
+            (3, 0) => Self::Random,
+            (4, 0) => Self::Urandom,
+            (5, 0) => Self::Kvm,
+            (6, 0) => Self::VhostNet,
+            (7, 0) => Self::Vfio,
+            (8, group) => Self::VfioGroup(group),
+            _ => bad!("device {kind} {group}"),
+        })
     }
+}
+
+/// A tun or tap interface's queue, tun.c's IFF_* flags by their names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tap {
+    /// At most 15 bytes, netdevice(7).
+    pub name: String,
+    /// Ethernet frames (tap), or IP packets (tun).
+    pub ethernet: bool,
+    pub no_packet_info: bool,
+    pub vnet_header: bool,
+    pub multi_queue: bool,
+    /// Length of the header in front of each packet, where there is one.
+    pub vnet_header_len: u8,
+    pub nonblock: bool,
+}
+
+/// A terminal's state: the values of asm-generic/termbits.h, which x86-64 and aarch64 share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TerminalState {
+    /// c_iflag, c_oflag, c_cflag, c_lflag: termios(3).
+    pub modes: [u32; 4],
+    /// c_cc.
+    pub characters: [u8; 19],
+    pub rows: u16,
+    pub columns: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +163,39 @@ pub enum Recipe {
     Same { index: u16 },
     /// A file or directory of a mount of the receiver's own: it opens its node again, at the same offset.
     File { file: FileId, access: Access, offset: u64 },
+    /// A file or directory of the sender's machine, by its path there: the receiver opens it on its mount of that path.
+    HostFile { path: Vec<u8>, access: Access, offset: u64 },
+    /// One end of a new pseudo-terminal, in this state.
+    Terminal { stream: u32, access: Access, state: TerminalState },
+    /// A new memfd: its bytes come on the stream, then it is sealed, and only then the message is delivered.
+    Memfd { stream: u32, access: Access, len: u64, offset: u64, seals: Seals },
+    /// A queue of the interface of the same name.
+    Tap(Tap),
+}
+
+/// fcntl(2)'s F_SEAL_*, by our own bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seals {
+    pub seal: bool,
+    pub shrink: bool,
+    pub grow: bool,
+    pub write: bool,
+    pub future_write: bool,
+}
+
+impl Seals {
+    fn encode(self) -> u8 {
+        let bits = [self.seal, self.shrink, self.grow, self.write, self.future_write];
+        bits.iter().rev().fold(0, |all, bit| all << 1 | u8::from(*bit))
+    }
+
+    fn decode(b: u8) -> WireResult<Self> {
+        if b >= 32 {
+            bad!("seals {b:#x}");
+        }
+        let bit = |n: u8| b >> n & 1 != 0;
+        Ok(Self { seal: bit(0), shrink: bit(1), grow: bit(2), write: bit(3), future_write: bit(4) })
+    }
 }
 
 /// A file as the machine that serves it knows it: which mount, which node. Not a path: a rename changes nothing.
@@ -113,15 +210,23 @@ impl Recipe {
     /// The stream it announces.
     pub fn stream(&self) -> Option<u32> {
         match self {
-            Self::Pipe { stream, .. } | Self::Socket { stream, .. } | Self::Listener { stream, .. } => Some(*stream),
-            Self::Device { .. } | Self::Same { .. } | Self::File { .. } => None,
+            Self::Pipe { stream, .. }
+            | Self::Socket { stream, .. }
+            | Self::Listener { stream, .. }
+            | Self::Terminal { stream, .. }
+            | Self::Memfd { stream, .. } => Some(*stream),
+            Self::Device { .. } | Self::Same { .. } | Self::File { .. } | Self::HostFile { .. } | Self::Tap(_) => None,
         }
     }
 
     pub fn set_stream(&mut self, id: u32) {
         match self {
-            Self::Pipe { stream, .. } | Self::Socket { stream, .. } | Self::Listener { stream, .. } => *stream = id,
-            Self::Device { .. } | Self::Same { .. } | Self::File { .. } => {}
+            Self::Pipe { stream, .. }
+            | Self::Socket { stream, .. }
+            | Self::Listener { stream, .. }
+            | Self::Terminal { stream, .. }
+            | Self::Memfd { stream, .. } => *stream = id,
+            Self::Device { .. } | Self::Same { .. } | Self::File { .. } | Self::HostFile { .. } | Self::Tap(_) => {}
         }
     }
 
@@ -132,10 +237,27 @@ impl Recipe {
             Self::Listener { stream, kind, backlog, nonblock } => {
                 e.u8(3).u32(*stream).u8(kind.encode()).u32(*backlog).u8(u8::from(*nonblock))
             }
-            Self::Device { device, access } => e.u8(4).u8(*device as u8).u8(access.encode()),
+            Self::Device { device, access } => {
+                let (kind, group) = device.encode();
+                e.u8(4).u8(kind).u32(group).u8(access.encode())
+            }
             Self::Same { index } => e.u8(5).u16(*index),
             Self::File { file, access, offset } => {
                 e.u8(6).raw(&file.mount).u64(file.node).u8(access.encode()).u64(*offset)
+            }
+            Self::HostFile { path, access, offset } => e.u8(10).bytes(path).u8(access.encode()).u64(*offset),
+            Self::Terminal { stream, access, state } => {
+                let e = e.u8(7).u32(*stream).u8(access.encode());
+                let e = state.modes.iter().fold(e, |e, mode| e.u32(*mode));
+                e.raw(&state.characters).u16(state.rows).u16(state.columns)
+            }
+            Self::Memfd { stream, access, len, offset, seals } => {
+                e.u8(8).u32(*stream).u8(access.encode()).u64(*len).u64(*offset).u8(seals.encode())
+            }
+            Self::Tap(tap) => {
+                let flags = [tap.ethernet, tap.no_packet_info, tap.vnet_header, tap.multi_queue, tap.nonblock];
+                e.u8(9).bytes(tap.name.as_bytes()).u8(tap.vnet_header_len);
+                flags.iter().fold(e, |e, flag| e.u8(u8::from(*flag)))
             }
         };
     }
@@ -152,9 +274,8 @@ impl Recipe {
                 Self::Listener { stream, kind, backlog, nonblock: flag(d)? }
             }
             4 => {
-                let number = usize::from(d.u8()?);
-                let Some(device) = Device::ALL.get(number) else { bad!("device {number}") };
-                Self::Device { device: *device, access: Access::decode(d.u8()?)? }
+                let device = Device::decode(d.u8()?, d.u32()?)?;
+                Self::Device { device, access: Access::decode(d.u8()?)? }
             }
             5 => Self::Same { index: d.u16()? },
             6 => {
@@ -162,10 +283,56 @@ impl Recipe {
                 let file = FileId { mount, node: d.u64()? };
                 Self::File { file, access: Access::decode(d.u8()?)?, offset: d.u64()? }
             }
+            7 => {
+                let (stream, access) = (d.u32()?, Access::decode(d.u8()?)?);
+                let modes = [d.u32()?, d.u32()?, d.u32()?, d.u32()?];
+                let characters = d.raw(19)?.try_into().expect("19 bytes were asked");
+                let state = TerminalState { modes, characters, rows: d.u16()?, columns: d.u16()? };
+                Self::Terminal { stream, access, state }
+            }
+            8 => {
+                let (stream, access) = (d.u32()?, Access::decode(d.u8()?)?);
+                let (len, offset) = (d.u64()?, d.u64()?);
+                if len > MEMFD_MAX {
+                    bad!("a memfd of {len} bytes, above {MEMFD_MAX}");
+                }
+                Self::Memfd { stream, access, len, offset, seals: Seals::decode(d.u8()?)? }
+            }
+            9 => Self::Tap(tap(d)?),
+            10 => {
+                let path = d.bytes(PATH_MAX)?.to_vec();
+                let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b"..";
+                let absolute = path.strip_prefix(b"/").is_some_and(|rest| rest.split(|b| *b == b'/').all(plain));
+                if !absolute || path.contains(&0) {
+                    bad!("a file at {}", path.escape_ascii());
+                }
+                Self::HostFile { path, access: Access::decode(d.u8()?)?, offset: d.u64()? }
+            }
             n => bad!("a recipe of kind {n}"),
         })
     }
 }
+
+fn tap(d: &mut Decoder) -> WireResult<Tap> {
+    let name = d.bytes(INTERFACE_NAME_MAX)?;
+    // The name goes into a system call and into log lines.
+    if name.is_empty() || !name.iter().all(|b| b.is_ascii_graphic() && !b"/%".contains(b)) {
+        bad!("an interface named {}", name.escape_ascii());
+    }
+    let name = String::from_utf8(name.to_vec()).expect("ASCII");
+    Ok(Tap {
+        name,
+        vnet_header_len: d.u8()?,
+        ethernet: flag(d)?,
+        no_packet_info: flag(d)?,
+        vnet_header: flag(d)?,
+        multi_queue: flag(d)?,
+        nonblock: flag(d)?,
+    })
+}
+
+/// IFNAMSIZ less its NUL, netdevice(7).
+const INTERFACE_NAME_MAX: usize = 15;
 
 fn flag(d: &mut Decoder) -> WireResult<bool> {
     match d.u8()? {
@@ -218,15 +385,38 @@ mod tests {
             Recipe::Socket { stream: 9, kind: SocketKind::SeqPacket, nonblock: true },
             Recipe::Listener { stream: 11, kind: SocketKind::Stream, backlog: 128, nonblock: false },
             Recipe::Device { device: Device::Urandom, access: RW },
+            Recipe::Device { device: Device::VfioGroup(17), access: RW },
             Recipe::Same { index: 2 },
+            Recipe::Terminal {
+                stream: 13,
+                access: RW,
+                state: TerminalState { modes: [1, 2, 3, u32::MAX], characters: [7; 19], rows: 24, columns: 80 },
+            },
+            Recipe::Memfd {
+                stream: 15,
+                access: RW,
+                len: MEMFD_MAX,
+                offset: 3,
+                seals: Seals { seal: true, write: true, ..Seals::default() },
+            },
+            Recipe::HostFile { path: b"/var/lib/x".to_vec(), access: RW, offset: 1 << 40 },
+            Recipe::Tap(Tap {
+                name: "vnet0".into(),
+                ethernet: true,
+                no_packet_info: true,
+                vnet_header: true,
+                multi_queue: false,
+                vnet_header_len: 12,
+                nonblock: true,
+            }),
             Recipe::File { file: FileId { mount: [9; 16], node: 1 << 60 }, access: RW, offset: 4096 },
         ];
         let bytes = encode_all(&all);
-        assert_eq!(decode_all(&bytes, 6), Ok(all));
+        assert_eq!(decode_all(&bytes, all.len()).as_ref(), Ok(&all));
         for cut in 0..bytes.len() {
-            assert!(decode_all(&bytes[..cut], 6).is_err(), "cut at {cut}");
+            assert!(decode_all(&bytes[..cut], all.len()).is_err(), "cut at {cut}");
         }
-        assert!(decode_all(&bytes, 5).is_err(), "one recipe too many");
+        assert!(decode_all(&bytes, all.len() - 1).is_err(), "one recipe too many");
     }
 
     #[test]

@@ -2,17 +2,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 
 use super::Exports;
 use super::nodes::reopen;
 use super::session::Session;
 use crate::errno::{OsError, OsResult, Step};
-use crate::fdpass::Files;
+use crate::fdpass::{Files, open_flags};
 use crate::wire::recipe::{Access, FileId};
 
 /// The file links that are up, by the token that only their two ends know.
@@ -53,14 +53,15 @@ impl Files for Exports {
         if !matches!(node.kind, libc::S_IFREG | libc::S_IFDIR) {
             return Err(OsError::on("open", "something that is no file or directory", Errno::EOPNOTSUPP));
         }
-        let mut flags = match (access.read, access.write) {
-            (true, true) => OFlag::O_RDWR,
-            (false, true) => OFlag::O_WRONLY,
-            _ => OFlag::O_RDONLY,
-        };
-        flags.set(OFlag::O_APPEND, access.append);
-        flags.set(OFlag::O_NONBLOCK, access.nonblock);
+        let flags = open_flags(access);
         let inode = tree.nodes.fd(&node).step("open a passed file")?;
         reopen(inode.as_fd(), flags).step("open a passed file")
+    }
+    fn exported_path(&self, fd: BorrowedFd<'_>) -> Option<Vec<u8>> {
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
+        self.holding(&path)?;
+        // Deleted, or another file has come to its place, or it lies in another mount namespace.
+        let (named, open) = (nix::sys::stat::lstat(&path).ok()?, nix::sys::stat::fstat(fd).ok()?);
+        ((named.st_dev, named.st_ino) == (open.st_dev, open.st_ino)).then(|| path.into_os_string().into_vec())
     }
 }

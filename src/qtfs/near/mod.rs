@@ -12,9 +12,12 @@
 mod alias;
 mod device;
 mod link;
+mod mounted;
 mod opens;
 mod relay;
 mod watch;
+
+pub use mounted::SeenMounts;
 
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -10,11 +10,11 @@ use std::sync::{Mutex, MutexGuard};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
-use super::mountinfo;
 use super::path::{below, join};
 use crate::errno::{Errno, errno_of};
 use crate::limits::MOUNTS_REMEMBERED_MAX;
 use crate::sys::mount_id::{mount_id, unique_mount_id};
+use crate::sys::mountinfo;
 
 /// What mountinfo calls our mounts.
 const QTFS: &[u8] = b"fuse.qtfs";

@@ -1,27 +1,35 @@
-//! One line of /proc/PID/mountinfo: what is mounted where, as that process sees it.
+//! /proc/PID/mountinfo: what is mounted where, as that process sees it.
 
 /// proc(5): `36 35 98:0 /root /mount/point rw,opts tags... - fstype source super-opts`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Mount {
+pub struct Mount {
     /// The directory of the file system that is mounted here: `/`, or deeper for a bind mount.
-    pub(super) root: Vec<u8>,
-    pub(super) point: Vec<u8>,
-    pub(super) kind: Vec<u8>,
-    pub(super) source: Vec<u8>,
+    pub root: Vec<u8>,
+    pub point: Vec<u8>,
+    pub kind: Vec<u8>,
+    pub source: Vec<u8>,
 }
 
 /// The mount with this id, if the process sees it.
-pub(super) fn find(mountinfo: &[u8], id: u64) -> Option<Mount> {
+pub fn find(mountinfo: &[u8], id: u64) -> Option<Mount> {
     let id = id.to_string();
     mountinfo.split(|b| *b == b'\n').find_map(|line| {
-        let mut fields = line.split(|b| *b == b' ');
-        (fields.next()? == id.as_bytes()).then_some(())?;
-        let mut fields = fields.skip(2);
-        let (root, point) = (fields.next()?, fields.next()?);
-        let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
-        let (kind, source) = (fields.next()?, fields.next()?);
-        Some(Mount { root: plain(root), point: plain(point), kind: plain(kind), source: plain(source) })
+        let first = line.split(|b| *b == b' ').next()?;
+        if first == id.as_bytes() { parse(line) } else { None }
     })
+}
+
+/// Every mount that the process sees, in the order they were made.
+pub fn all(mountinfo: &[u8]) -> impl Iterator<Item = Mount> {
+    mountinfo.split(|b| *b == b'\n').filter_map(parse)
+}
+
+fn parse(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|b| *b == b' ').skip(3);
+    let (root, point) = (fields.next()?, fields.next()?);
+    let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
+    let (kind, source) = (fields.next()?, fields.next()?);
+    Some(Mount { root: plain(root), point: plain(point), kind: plain(kind), source: plain(source) })
 }
 
 /// Space, tab, newline and backslash are written as three octal digits.
@@ -59,6 +67,7 @@ mod tests {
         assert_eq!(mount.kind, b"fuse.qtfs");
         assert_eq!(mount.source, b"/var/lib/lib\\virt");
         assert_eq!(find(SEEN, 22).unwrap().kind, b"proc");
+        assert_eq!(all(SEEN).count(), 2, "the cut line is none");
     }
 
     #[test]

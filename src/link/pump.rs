@@ -1,0 +1,376 @@
+//! A pair's ports at work: what a completion brings, and what is asked of the kernel next.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv};
+
+use super::inbox::{Cmd, Found};
+use super::pair::{Pair, Shared, window_of};
+use super::port::{Hands, Plant, Read, SourceState};
+use super::sink::Wrote;
+use super::token::What;
+use crate::errno::{Errno, OsError, OsResult, Step};
+use crate::fdpass::{self, Mode, PumpKind};
+use crate::limits::{INITIAL_WINDOW, RECORD_MAX};
+use crate::mux::{Key, Recipes};
+use crate::ring::Done;
+use crate::sys::{fd_edge, readable, unread};
+use crate::wire::recipe::{Recipe, decode_all};
+use crate::wire::service;
+
+impl Pair {
+    pub(super) fn on_port_done(
+        &mut self,
+        what: What,
+        at: usize,
+        done: Done,
+        shared: &Shared,
+        hands: &mut Hands,
+        now_us: u64,
+    ) {
+        if what == What::PortHangup {
+            self.on_hangup(at, &done, hands);
+        } else if what == What::PortSource {
+            let token = self.token(What::PortSource, at);
+            let read = self.ports[at].on_source_done(done, hands, token);
+            self.on_source(at, read, shared, hands, now_us);
+            if self.ports.get(at).is_some_and(|p| p.plant == Plant::Wanted) {
+                self.plant(at, shared);
+            }
+        } else {
+            let token = self.token(What::PortSink, at);
+            let key = self.ports[at].key;
+            match self.ports[at].on_sink_done(done, hands, token) {
+                Wrote::Consumed(count) => self.mux.on_consumed(key, count, now_us),
+                Wrote::Again => {}
+                Wrote::Gone(errno) => self.on_gone(at, errno, hands),
+            }
+            self.write(at, shared, hands);
+            self.close_sink(at, shared, hands);
+        }
+        self.bury(at, hands);
+    }
+
+    fn on_gone(&mut self, at: usize, errno: Errno, hands: &mut Hands) {
+        let key = self.ports[at].key;
+        tracing::debug!(peer = %self.peer, "stream {}: nobody reads: {}", key.id(), errno.desc());
+        if matches!(self.ports[at].kind, Some(PumpKind::Datagram | PumpKind::Fill(_))) {
+            // A datagram's sender hears by its own socket's end alone; memory that can't be filled is nothing at all.
+            return self.reset(key, errno, hands);
+        }
+        let reading = self.ports[at].source_op.is_some() && self.ports[at].source != SourceState::Ended;
+        if reading && self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(fd)) {
+            // Gone altogether: the read in flight is about to tell how, and so what the peer must hear.
+            self.drop_sink(at);
+            return;
+        }
+        self.mux.on_sink_gone(key, false);
+        self.drop_sink(at);
+    }
+
+    /// The peer's program does not read what this source gives. If it closed with something unread, this program's next
+    /// read must say ECONNRESET, as a local socket's would.
+    pub(super) fn on_unheard(&mut self, at: usize, unread: bool, shared: &Shared, hands: &mut Hands) {
+        if let Some(op) = self.ports[at].source_op {
+            hands.engine.cancel(op);
+        }
+        self.drop_unheard(at, hands);
+        let ours = self.ports[at].is_socket() && !self.ports[at].shared;
+        if unread && ours && self.ports[at].source != SourceState::Ended {
+            self.ports[at].want_plant();
+            return self.plant(at, shared);
+        }
+        self.ports[at].stop_source();
+        self.bury(at, hands);
+    }
+
+    /// Starts the helper, once no read is in flight.
+    fn plant(&mut self, at: usize, shared: &Shared) {
+        let port = &mut self.ports[at];
+        let Some(fd) = port.fd.as_ref().filter(|_| port.plant == Plant::Wanted && port.source_op.is_none()) else {
+            return;
+        };
+        // Without an fd to spare the end is an orderly one.
+        let fd = fd.as_fd().try_clone_to_owned();
+        port.plant = Plant::Working;
+        let (inbox, pair, port) = (Arc::clone(&shared.inbox), self.id, (at, port.key));
+        shared.helpers.run(move || {
+            // What is unread here already does as well.
+            if let Ok(fd) = fd
+                && readable::bytes(&fd) == 0
+                && let Err(e) = unread::plant(fd.as_fd())
+            {
+                tracing::debug!("an orderly end in place of a reset: {e}");
+            }
+            inbox.push(Cmd::Planted { pair, port });
+        });
+    }
+
+    pub(super) fn on_planted(&mut self, (at, key): (usize, Key), shared: &Shared, hands: &mut Hands) {
+        if self.ports.get(at).is_some_and(|p| p.key == key && p.plant == Plant::Working) {
+            self.ports[at].plant = Plant::Done;
+            self.ports[at].stop_source();
+            self.close_sink(at, shared, hands);
+            self.bury(at, hands);
+        }
+    }
+
+    fn on_source(&mut self, at: usize, read: Read, shared: &Shared, hands: &mut Hands, now_us: u64) {
+        let key = self.ports[at].key;
+        if self.ports[at].source == SourceState::Ended {
+            return;
+        }
+        match read {
+            Read::Bytes(chunk) => {
+                let record = self.ports[at].keeps_records();
+                self.mux.on_read(key, chunk, record, None, now_us);
+                self.pump(at, hands);
+            }
+            Read::WithFds(chunk, fds) => {
+                self.ports[at].held = Some(chunk);
+                self.find(at, shared, move || Ok((Found::default(), fds)));
+            }
+            Read::FdsAhead(max) => {
+                let fd = self.ports[at].fd.as_ref().expect("the source is open").as_fd().try_clone_to_owned();
+                self.find(at, shared, move || {
+                    let taken = fd_edge::take(&fd.step("dup")?, max).map_err(|e| OsError::new("recvmsg", e))?;
+                    let found = Found { before: taken.before, bytes: Some(taken.with), fds: Vec::new() };
+                    Ok((found, taken.fds))
+                });
+            }
+            Read::Accepted(fd) => {
+                self.on_client(at, fd, hands);
+                self.pump(at, hands);
+            }
+            Read::Ready => self.read(at, hands),
+            Read::Underway => {}
+            Read::Nothing if self.ports[at].finishing => self.pump(at, hands),
+            Read::Nothing => {
+                let token = self.token(What::PortSource, at);
+                self.ports[at].poll_source(hands, token);
+            }
+            Read::Eof => self.end_source(at, false, hands),
+            // Its peer closed with something unread. What came before is still on its way, so the end is an ordered one.
+            Read::Failed(Errno::ECONNRESET) if self.ports[at].is_socket() => self.end_source(at, true, hands),
+            Read::Failed(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ECONNABORTED)
+                if self.ports[at].is_listener() =>
+            {
+                // The client stays in the queue; `on_time` tries again.
+                tracing::warn!(peer = %self.peer, "stream {}: accept: no fd to be had", key.id());
+            }
+            Read::Failed(errno) => {
+                tracing::warn!(peer = %self.peer, "stream {}: read: {}", key.id(), errno.desc());
+                self.reset(key, errno, hands);
+            }
+        }
+    }
+
+    /// Has a helper look at what came with fds.
+    fn find(
+        &mut self,
+        at: usize,
+        shared: &Shared,
+        take: impl FnOnce() -> OsResult<(Found, Vec<OwnedFd>)> + Send + 'static,
+    ) {
+        self.ports[at].source = SourceState::Describing;
+        let (inbox, pair, port) = (Arc::clone(&shared.inbox), self.id, (at, self.ports[at].key));
+        let maker = shared.maker.clone();
+        shared.helpers.run(move || {
+            let result = take().and_then(|(found, fds)| {
+                let fds = fds.into_iter().map(|fd| (fd, Mode::Passed)).collect();
+                Ok(Found { fds: maker.describe(fds)?, ..found })
+            });
+            inbox.push(Cmd::Described { pair, port, result });
+        });
+    }
+
+    /// A near program's listener has a client: it becomes a client of the far one.
+    fn on_client(&mut self, listener: usize, fd: OwnedFd, hands: &mut Hands) {
+        let request = self.ports[listener].key.id().to_le_bytes().to_vec();
+        // Refused for want of streams: dropping the fd closes it.
+        let Ok(key) = self.mux.open(service::LISTENER_CLIENT, request, INITIAL_WINDOW) else { return };
+        let Some(PumpKind::Listener(kind)) = self.ports[listener].kind else { unreachable!("only a listener accepts") };
+        let kind = fdpass::socket_pump(kind);
+        let at = self.add_port(key);
+        self.mux.widen(key, window_of(&kind));
+        self.ports[at].attach(fd, kind);
+        self.pump(at, hands);
+    }
+
+    /// The source's next step, when nothing is in flight for it.
+    pub(super) fn pump(&mut self, at: usize, hands: &mut Hands) {
+        let port = &self.ports[at];
+        if port.source != SourceState::Idle || port.source_op.is_some() || port.fd.is_none() {
+            return;
+        }
+        if port.finishing && port.fd.as_ref().is_none_or(|fd| readable::bytes(&**fd) == 0) {
+            return self.end_source(at, false, hands);
+        }
+        self.read(at, hands);
+    }
+
+    fn read(&mut self, at: usize, hands: &mut Hands) {
+        let token = self.token(What::PortSource, at);
+        let port = &mut self.ports[at];
+        let room = if port.is_listener() { u32::from(self.mux.is_open(port.key)) } else { self.mux.room(port.key) };
+        let need = port.need();
+        if need > RECORD_MAX {
+            tracing::warn!(peer = %self.peer, "stream {}: a record of {need} bytes, above {RECORD_MAX}", port.key.id());
+            return self.reset(self.ports[at].key, Errno::EMSGSIZE, hands);
+        }
+        if room < need {
+            port.source = SourceState::Starved;
+            self.mux.wait_for_room(port.key, need);
+            return;
+        }
+        port.read_source(hands, room, token);
+    }
+
+    /// The source has ended: the peer hears it, and also whether the program reads on.
+    fn end_source(&mut self, at: usize, unread: bool, hands: &mut Hands) {
+        let key = self.ports[at].key;
+        // A master reads its end when nobody has the slave open: nothing can be written to it either.
+        let hung_up = matches!(self.ports[at].kind, Some(PumpKind::Master))
+            || unread
+            || (self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(fd)));
+        self.mux.on_eof(key);
+        if hung_up || (self.ports[at].finishing && self.ports[at].is_socket()) {
+            self.mux.on_sink_gone(key, unread);
+            if let Some(op) = self.ports[at].sink_op {
+                hands.engine.cancel(op);
+            }
+            self.drop_sink(at);
+        }
+        self.ports[at].end_source();
+        let token = self.token(What::PortHangup, at);
+        self.ports[at].watch_hangup(hands, token);
+        self.bury(at, hands);
+    }
+
+    /// A program that had ended its half has gone: nobody reads any more.
+    fn on_hangup(&mut self, at: usize, done: &Done, hands: &mut Hands) {
+        let port = &mut self.ports[at];
+        port.hangup = None;
+        let (Ok(_), false, Some(fd)) = (done.result, port.sink_closed, &port.fd) else { return };
+        let unread = matches!(recv(fd.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT), Err(Errno::ECONNRESET));
+        if let Some(op) = port.sink_op {
+            hands.engine.cancel(op);
+        }
+        let key = port.key;
+        self.mux.on_sink_gone(key, unread);
+        self.drop_sink(at);
+    }
+
+    pub(super) fn write(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
+        let token = self.token(What::PortSink, at);
+        let Some(recipes) = self.ports[at].write_sink(hands, token) else { return };
+        let (inbox, pair, key) = (Arc::clone(&shared.inbox), self.id, self.ports[at].key);
+        let maker = shared.maker.clone();
+        shared.helpers.run(move || {
+            let result = match decode_all(recipes.bytes(), recipes.count()) {
+                Ok(recipes) => maker.rebuild(&recipes),
+                Err(e) => {
+                    tracing::error!("{e}");
+                    Err(crate::errno::OsError::new("decode recipes", Errno::EPROTO))
+                }
+            };
+            inbox.push(Cmd::Rebuilt { pair, port: (at, key), result });
+        });
+    }
+
+    pub(super) fn close_sink(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
+        let filled = self.ports[at].finish_fill();
+        if self.ports[at].close_sink_if_done() {
+            self.bury(at, hands);
+        }
+        if let Some((carrier, result)) = filled {
+            self.on_filled(carrier, result, shared, hands);
+        }
+    }
+
+    /// Memory that a message waits for is whole, or never will be.
+    fn on_filled(&mut self, carrier: Key, result: OsResult<()>, shared: &Shared, hands: &mut Hands) {
+        let Some(at) = self.port_of(carrier) else { return };
+        match result {
+            Ok(()) => {
+                self.ports[at].fills -= 1;
+                self.write(at, shared, hands);
+            }
+            Err(e) => {
+                tracing::warn!(peer = %self.peer, "stream {} ends: {e}", carrier.id());
+                self.reset(carrier, e.errno, hands);
+            }
+        }
+    }
+
+    /// The stream's end takes along what belongs to it, and what it announced and the peer has not taken up: its message
+    /// may never have been delivered.
+    pub(super) fn abort_with_children(&mut self, at: usize, hands: &mut Hands) {
+        let key = self.ports[at].key;
+        let undelivered = self.ports[at].abort(hands.engine);
+        self.refuse(undelivered);
+        let children = std::mem::take(&mut self.ports[at].children);
+        let fills_for = self.ports[at].fills_for.take();
+        self.bury(at, hands);
+        if let Some(carrier) = fills_for {
+            self.reset(carrier, Errno::EIO, hands);
+        }
+        for child in children {
+            let owned = self.port_of(child).is_some_and(|at| self.ports[at].parent == Some(key));
+            if owned || self.mux.waits_for_peer(child) {
+                self.reset(child, Errno::ECONNRESET, hands);
+            }
+        }
+    }
+
+    /// Nobody reads what this stream sends: what it announced and the peer has not taken up never will be.
+    pub(super) fn drop_unheard(&mut self, at: usize, hands: &mut Hands) {
+        for child in std::mem::take(&mut self.ports[at].children) {
+            match self.mux.waits_for_peer(child) {
+                true => self.reset(child, Errno::ECONNRESET, hands),
+                false => self.ports[at].children.push(child),
+            }
+        }
+    }
+
+    fn drop_sink(&mut self, at: usize) {
+        let undelivered = self.ports[at].drop_sink();
+        self.refuse(undelivered);
+    }
+
+    /// Messages that will not be delivered: the streams that they announce get their verdict.
+    pub(super) fn refuse(&mut self, undelivered: Vec<Recipes>) {
+        for recipes in undelivered {
+            // What cannot be read announces nothing that could be named.
+            let recipes = decode_all(recipes.bytes(), recipes.count()).unwrap_or_default();
+            for id in recipes.iter().filter_map(Recipe::stream) {
+                self.mux.refuse(id, Errno::ECONNRESET);
+            }
+        }
+    }
+
+    pub(super) fn bury(&mut self, at: usize, hands: &mut Hands) {
+        let Some(port) = self.ports.get(at) else { return };
+        if let (Some(op), true) = (port.hangup, port.sink_closed) {
+            hands.engine.cancel(op);
+        }
+        if !port.is_over() {
+            return;
+        }
+        let port = self.ports.remove(at);
+        let index = port.key.index();
+        if self.by_stream[index] == Some(at) {
+            self.by_stream[index] = None;
+        }
+        self.look_at_watches();
+    }
+}
+
+/// Whether the other end is gone altogether, not only silent: POLLHUP of a unix or TCP socket, poll(2).
+fn is_hung_up(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))
+        && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP))
+}

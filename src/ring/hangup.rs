@@ -1,0 +1,84 @@
+//! Which peers are gone altogether: an epoll instance that a ring watches.
+//!
+//! ```text
+//!   Op::Hangup ──▶ epoll: EPOLLONESHOT and nothing else ◀── one POLL_ADD of the ring on the epoll's own fd
+//! ```
+//!
+//! A POLL_ADD on the socket itself would end at a half-close: the ring asks for EPOLLRDHUP whether it was asked to or
+//! not. epoll adds only what poll(2) always reports, POLLERR and POLLHUP.
+//!
+//! An fd must be out of the epoll before it is closed: another process may hold the same socket, and then the kernel
+//! keeps the entry, beyond anybody's reach. So `watch` takes the fd, and gives it back when the watch is over.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::op::Fd;
+use crate::errno::{Errno, OsResult, Step};
+
+/// Hangups told in one look; the next look tells the rest.
+const EVENTS: usize = 64;
+
+pub(super) struct Hangups {
+    epoll: Epoll,
+    pub(super) watched: usize,
+}
+
+/// One fd in the epoll.
+pub(super) enum Watch {
+    Itself(Fd),
+    /// The fd is in it already: epoll knows a socket by its number too.
+    Twin(OwnedFd),
+}
+
+impl Hangups {
+    pub(super) fn new() -> OsResult<Self> {
+        Ok(Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).step("epoll_create1")?, watched: 0 })
+    }
+
+    /// What the ring polls.
+    pub(super) fn fd(&self) -> &impl AsFd {
+        &self.epoll.0
+    }
+
+    /// # Errors
+    /// EPERM: a file that has no readiness. Others as epoll_ctl(2) and dup(2) have them.
+    pub(super) fn watch(&mut self, fd: &Fd, id: u64) -> Result<Watch, Errno> {
+        let event = EpollEvent::new(EpollFlags::EPOLLONESHOT, id);
+        let watch = match self.epoll.add(&**fd, event) {
+            Ok(()) => Watch::Itself(Rc::clone(fd)),
+            Err(Errno::EEXIST) => {
+                let twin = fd.try_clone().map_err(|e| crate::errno::errno_of(&e))?;
+                self.epoll.add(&twin, event)?;
+                Watch::Twin(twin)
+            }
+            Err(errno) => return Err(errno),
+        };
+        self.watched += 1;
+        Ok(watch)
+    }
+
+    pub(super) fn forget(&mut self, watch: Watch) {
+        self.watched -= 1;
+        let result = match &watch {
+            Watch::Itself(fd) => self.epoll.delete(&**fd),
+            Watch::Twin(fd) => self.epoll.delete(fd),
+        };
+        result.expect("a watched fd is in the epoll, and open");
+    }
+
+    /// Appends the watches that are over, and what poll(2) says of their sockets.
+    pub(super) fn look(&mut self, over: &mut Vec<(u64, u32)>) -> OsResult<()> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(e) => return Err(crate::errno::OsError::new("epoll_wait", e)),
+        };
+        let told = events[..count].iter().map(|e| (e.data(), e.events().bits().cast_unsigned()));
+        over.extend(told);
+        Ok(())
+    }
+}
