@@ -54,6 +54,11 @@ pub fn errno_of(e: &std::io::Error) -> Errno {
     e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
+/// `io::Result` to the errno alone.
+pub fn errno_result<T>(result: std::io::Result<T>) -> Result<T, Errno> {
+    result.map_err(|e| errno_of(&e))
+}
+
 /// `io::Result` to `OsResult`, naming the step.
 pub trait Step<T> {
     fn step(self, op: &'static str) -> OsResult<T>;

@@ -129,6 +129,19 @@ pub const ASK_IDLE_MS: u64 = 5_000;
 pub const ASK_STACK_BYTES: usize = 256 << 10;
 /// Private listeners kept for the next ask of the same name: a burst of this many finds its listeners again.
 pub const KEPT_LISTENERS_MAX: usize = 64;
+/// Datagram sockets that stand for far ones, at once: three fds each, and two questions to the kernel a sweep, which
+/// cost up to 0.1 ms each with thousands of sockets on the machine. Above it the longest unused makes room, or ENOBUFS.
+pub const OUTLETS_MAX: usize = 1024;
+/// How often they are asked whether their caller is still there.
+pub const OUTLET_SWEEP_MS: u64 = 2_000;
+/// Sweeps that must find a caller gone: what it sent last is on its way meanwhile.
+pub const OUTLET_GONE_SWEEPS: u32 = 2;
+/// Sweeps after which a stream ends though something that its caller sent has not left this machine.
+pub const OUTLET_LINGER_SWEEPS: u32 = 5;
+/// One that sendto() made for a caller that can't be answered ends after so long without a datagram.
+pub const OUTLET_IDLE_MS: u64 = 60_000;
+/// One of sendto()'s that was used within this time is not taken away: its datagram may still be in it.
+pub const OUTLET_FRESH_MS: u64 = 1_000;
 /// Directories in the binder's private tree; above it the tree is made anew.
 pub const PRIVATE_DIRS_MAX: usize = 512;
 /// Threads that assume callers' identities and stay; they never wait for a backlog.

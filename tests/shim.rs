@@ -9,6 +9,8 @@ mod lab;
 
 #[path = "shim/calls.rs"]
 mod calls;
+#[path = "shim/datagrams.rs"]
+mod datagrams;
 #[path = "shim/failures.rs"]
 mod failures;
 #[path = "shim/library.rs"]

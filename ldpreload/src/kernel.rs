@@ -5,7 +5,7 @@
 use core::ffi::CStr;
 use core::mem;
 
-use libc::{c_int, c_long, c_void, socklen_t};
+use libc::{c_int, c_long, c_void, size_t, sockaddr_un, socklen_t, ssize_t};
 
 pub(crate) fn errno() -> c_int {
     // SAFETY: the address of this thread's errno is always valid.
@@ -64,6 +64,9 @@ pub(crate) fn cwd() -> Option<Fd> {
     // SAFETY: the path ends with a NUL.
     Fd::new(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, dot.as_ptr(), how, 0) })
 }
+
+/// A control message with one fd.
+const RIGHTS_LEN: usize = size_of::<libc::cmsghdr>() + size_of::<c_int>();
 
 /// Room for the control message of two fds, aligned as the kernel wants it.
 #[repr(C)]
@@ -131,13 +134,58 @@ impl Left {
     }
 }
 
-/// Takes what is there, without waiting; the number of bytes, or -1.
-pub(crate) fn receive(fd: c_int, into: &mut [u8]) -> c_int {
-    let nobody: *const c_void = core::ptr::null();
-    // SAFETY: the kernel writes at most `into.len()` bytes; no address is wanted.
-    int(unsafe {
-        libc::syscall(libc::SYS_recvfrom, fd, into.as_mut_ptr(), into.len(), libc::MSG_DONTWAIT, nobody, nobody)
-    })
+/// Takes what is there, without waiting: the number of bytes (0 when there are none), and an fd that came with them.
+pub(crate) fn receive(fd: c_int, into: &mut [u8]) -> (usize, Option<Fd>) {
+    // SAFETY: cmsghdr and msghdr are plain integers and pointers, for which zero is a value.
+    let (mut rights, mut message): (Rights, libc::msghdr) = unsafe { (mem::zeroed(), mem::zeroed()) };
+    let mut part = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut rights).cast();
+    // Room for one: the kernel closes any other.
+    message.msg_controllen = RIGHTS_LEN as _;
+    let how = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the kernel writes to `into` and `rights`, no more than the lengths given.
+    let got = unsafe { libc::syscall(libc::SYS_recvmsg, fd, &raw mut message, how) };
+    let head = &rights.head;
+    let brought = (head.cmsg_level, head.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+    let [first, _] = rights.fds;
+    let brought = if got >= 0 && brought && head.cmsg_len == RIGHTS_LEN as _ { Some(Fd(first)) } else { None };
+    (usize::try_from(got).unwrap_or(0), brought)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "110")]
+const ADDRESS_LEN: socklen_t = size_of::<sockaddr_un>() as socklen_t;
+
+/// `sendto(2)` of the caller's own bytes to another address.
+///
+/// # Safety
+/// As for `sendto(2)`; the kernel checks the buffer itself.
+pub(crate) unsafe fn send_to(fd: c_int, bytes: *const c_void, len: size_t, flags: c_int, to: &sockaddr_un) -> ssize_t {
+    // SAFETY: `to` is a whole address; the rest is the caller's.
+    size(unsafe { libc::syscall(libc::SYS_sendto, fd, bytes, len, flags, &raw const *to, ADDRESS_LEN) })
+}
+
+/// `sendmsg(2)` of the caller's own message to another address.
+///
+/// # Safety
+/// As for `sendmsg(2)`, and the message itself is readable.
+pub(crate) unsafe fn send_message(fd: c_int, message: *const libc::msghdr, flags: c_int, to: &sockaddr_un) -> ssize_t {
+    // SAFETY: a msghdr is plain integers and pointers, for which zero is a value (musl pads them); the caller's is
+    // readable.
+    let (mut copy, theirs): (libc::msghdr, &libc::msghdr) = unsafe { (mem::zeroed(), &*message) };
+    copy.msg_name = (&raw const *to).cast_mut().cast();
+    copy.msg_namelen = ADDRESS_LEN;
+    copy.msg_iov = theirs.msg_iov;
+    copy.msg_iovlen = theirs.msg_iovlen;
+    copy.msg_control = theirs.msg_control;
+    copy.msg_controllen = theirs.msg_controllen;
+    // SAFETY: what the copy points to is the caller's, and the kernel checks it; `to` outlives the call.
+    size(unsafe { libc::syscall(libc::SYS_sendmsg, fd, &raw const copy, flags) })
+}
+
+fn size(result: c_long) -> ssize_t {
+    ssize_t::try_from(result).unwrap_or(-1)
 }
 
 fn int(result: c_long) -> c_int {

@@ -1,8 +1,8 @@
 #![cfg_attr(not(test), no_std)]
-//! libudsproxy.so: connects of unix sockets that reach the other machine, in programs that know nothing of it.
+//! libudsproxy.so: unix sockets that reach the other machine, in programs that know nothing of it.
 //!
 //! ```text
-//!   the program ── connect ──▶ hooks ──▶ real (the next definition: libc's)
+//!   the program ── connect, sendto, sendmsg, sendmmsg ──▶ hooks ──▶ real (the next definition: libc's)
 //!                                │ ENOENT, ECONNREFUSED on AF_UNIX
 //!                                ▼
 //!                               ask ──▶ udsproxyd, which connects the program's own socket

@@ -4,7 +4,7 @@ use core::ffi::CStr;
 use core::mem;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use libc::{c_int, c_void, sockaddr, socklen_t};
+use libc::{c_int, c_uint, c_void, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
 use crate::kernel;
 
@@ -32,10 +32,15 @@ impl Next {
 }
 
 static CONNECT: Next = Next::new(c"connect");
+static SENDTO: Next = Next::new(c"sendto");
+static SENDMSG: Next = Next::new(c"sendmsg");
+static SENDMMSG: Next = Next::new(c"sendmmsg");
 
 /// Looks every function up while the library is loaded, so that no signal handler has to: dlsym takes a lock.
 pub(crate) fn resolve_all() {
-    CONNECT.resolve();
+    for function in [&CONNECT, &SENDTO, &SENDMSG, &SENDMMSG] {
+        function.resolve();
+    }
 }
 
 /// # Safety
@@ -48,6 +53,56 @@ pub(crate) unsafe fn connect(fd: c_int, address: *const sockaddr, len: socklen_t
     }
     // SAFETY: dlsym found this under connect's name, so it has connect's type; the arguments are the caller's.
     unsafe { mem::transmute::<*mut c_void, Connect>(next)(fd, address, len) }
+}
+
+/// # Safety
+/// As for `sendto(2)`.
+pub(crate) unsafe fn sendto(
+    fd: c_int,
+    bytes: *const c_void,
+    len: size_t,
+    flags: c_int,
+    address: *const sockaddr,
+    address_len: socklen_t,
+) -> ssize_t {
+    type SendTo = unsafe extern "C" fn(c_int, *const c_void, size_t, c_int, *const sockaddr, socklen_t) -> ssize_t;
+    let next = SENDTO.resolve();
+    // SAFETY: the kernel checks the caller's arguments; what dlsym found under a name has that function's type.
+    unsafe {
+        if next.is_null() {
+            let sent = libc::syscall(libc::SYS_sendto, fd, bytes, len, flags, address, address_len);
+            return ssize_t::try_from(sent).unwrap_or(-1);
+        }
+        mem::transmute::<*mut c_void, SendTo>(next)(fd, bytes, len, flags, address, address_len)
+    }
+}
+
+/// # Safety
+/// As for `sendmsg(2)`.
+pub(crate) unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
+    type SendMsg = unsafe extern "C" fn(c_int, *const msghdr, c_int) -> ssize_t;
+    let next = SENDMSG.resolve();
+    // SAFETY: as for sendto.
+    unsafe {
+        if next.is_null() {
+            return ssize_t::try_from(libc::syscall(libc::SYS_sendmsg, fd, message, flags)).unwrap_or(-1);
+        }
+        mem::transmute::<*mut c_void, SendMsg>(next)(fd, message, flags)
+    }
+}
+
+/// # Safety
+/// As for `sendmmsg(2)`.
+pub(crate) unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
+    type SendMMsg = unsafe extern "C" fn(c_int, *mut mmsghdr, c_uint, c_int) -> c_int;
+    let next = SENDMMSG.resolve();
+    // SAFETY: as for sendto.
+    unsafe {
+        if next.is_null() {
+            return c_int::try_from(libc::syscall(libc::SYS_sendmmsg, fd, messages, count, flags)).unwrap_or(-1);
+        }
+        mem::transmute::<*mut c_void, SendMMsg>(next)(fd, messages, count, flags)
+    }
 }
 
 #[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), target_env = "gnu")))]

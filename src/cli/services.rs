@@ -5,6 +5,7 @@
 //!   local asks ──▶ udsproxyd::near::Server ──▶ OnNode ──▶ Node::open
 //! ```
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,16 +14,16 @@ use super::daemon;
 use crate::config::{Pass, PassedDevice};
 use crate::errno::{Errno, OsResult};
 use crate::fdpass::{Maker, Pump, PumpKind};
-use crate::limits::CONNECT_DEADLINE_MS;
+use crate::limits::{CONNECT_DEADLINE_MS, RECORD_MAX};
 use crate::link::conn::Conn;
 use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Pending, keep_session};
 use crate::qtfs::far::{Exports, serve};
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
 use crate::sys::nofile;
-use crate::sys::unix::SocketKind;
+use crate::sys::unix::{self, SocketKind};
 use crate::udsproxyd::far::{Cancel, Far};
-use crate::udsproxyd::near::{self, FarSide, FarStream};
+use crate::udsproxyd::near::{self, End, FarSide, FarStream};
 use crate::udsproxyd::policy::{Policy, Rule};
 use crate::udsproxyd::wire::{ConnectRequest, printable};
 use crate::wire::service;
@@ -86,21 +87,31 @@ fn connect(uds: &Far, incoming: Incoming) {
         }
     };
     let (uid, name) = (request.caller.uid, printable(&request.name));
-    if request.kind != SocketKind::Stream {
-        tracing::warn!(%peer, uid, "connect {name}: refused: only stream sockets cross in this release");
-        return stream.refuse(Errno::EPROTONOSUPPORT);
-    }
+    let kind = request.kind;
     let deadline = Instant::now() + Duration::from_millis(CONNECT_DEADLINE_MS);
     uds.start(request, deadline, Cancel::default(), move |result| match result {
         Ok(fd) => {
             tracing::info!(%peer, uid, "connect {name}");
-            stream.attach(Pump { fd, kind: PumpKind::Socket });
+            stream.attach(pump(fd, kind));
         }
         Err(errno) => {
             tracing::info!(%peer, uid, "connect {name}: {}", errno.desc());
             stream.refuse(errno);
         }
     });
+}
+
+fn pump(fd: OwnedFd, kind: SocketKind) -> Pump {
+    let kind = match kind {
+        SocketKind::Stream => PumpKind::Socket,
+        SocketKind::SeqPacket => PumpKind::SeqPacket,
+        SocketKind::Datagram => PumpKind::Datagram,
+    };
+    if !matches!(kind, PumpKind::Socket) {
+        // A record that the other kernel took from its sender must be one that this kernel takes from us.
+        unix::raise_send_buffer(fd.as_fd(), RECORD_MAX);
+    }
+    Pump { fd, kind }
 }
 
 /// The far side of the local socket's asks: this node's peer.
@@ -116,9 +127,9 @@ impl FarSide for OnNode {
 struct Connected(Pending);
 
 impl FarStream for Connected {
-    fn attach(self: Box<Self>, local: std::os::fd::OwnedFd, _kind: SocketKind) -> OsResult<()> {
-        self.0.attach(Pump { fd: local, kind: PumpKind::Socket });
-        Ok(())
+    fn attach(self: Box<Self>, local: OwnedFd, kind: SocketKind) -> OsResult<End> {
+        let attached = self.0.attach(pump(local, kind));
+        Ok(Box::new(move |errno| attached.reset(errno)))
     }
 }
 

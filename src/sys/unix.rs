@@ -51,6 +51,45 @@ fn option(fd: BorrowedFd<'_>, name: libc::c_int) -> Result<libc::c_int, Errno> {
     Errno::result(done).map(|_| value)
 }
 
+/// Lets one record of `bytes` leave this socket: as root whatever the system's limit (SO_SNDBUFFORCE), else as far as
+/// that goes.
+pub fn raise_send_buffer(fd: BorrowedFd<'_>, bytes: u32) {
+    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    let set = |name| {
+        let (at, len) = ((&raw const value).cast(), libc::socklen_t::try_from(size_of_val(&value)).expect("4"));
+        // SAFETY: the kernel reads `len` bytes of `value`.
+        unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, at, len) }
+    };
+    if set(libc::SO_SNDBUFFORCE) != 0 {
+        // What is too large for it then is EMSGSIZE when it is sent.
+        set(libc::SO_SNDBUF);
+    }
+}
+
+/// Whether the socket has a name, or will have one as soon as it is connected or sends: who wants to see credentials is
+/// given one by the kernel.
+pub fn is_named(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    // asm-generic/socket.h; the libc crate has no name for it. Since Linux 6.5.
+    const SO_PASSPIDFD: libc::c_int = 76;
+    let passes = |name| option(fd, name).unwrap_or(0) != 0;
+    Ok(!name_of(fd)?.is_empty() || passes(libc::SO_PASSCRED) || passes(SO_PASSPIDFD))
+}
+
+/// An O_PATH fd of the very inode that the socket is bound to, wherever that is by now. ENOENT: it has none (no name, or
+/// an abstract one). EPERM: this needs CAP_NET_ADMIN in the socket's network namespace. Since Linux 4.13.
+pub fn inode_of(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    const SIOCUNIXFILE: libc::c_ulong = 0x89e0;
+    // SAFETY: this request has no argument and returns a new fd.
+    let got = Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), SIOCUNIXFILE as _) })?;
+    // SAFETY: the kernel has just made this fd for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(got) })
+}
+
+/// `connect(2)` to whoever is bound to this inode, whatever its path is.
+pub fn connect_to_inode(fd: BorrowedFd<'_>, inode: BorrowedFd<'_>) -> Result<(), Errno> {
+    connect(fd, format!("/proc/thread-self/fd/{}", inode.as_raw_fd()).as_bytes())
+}
+
 /// A new close-on-exec socket.
 pub fn socket(kind: SocketKind, nonblocking: bool) -> Result<OwnedFd, Errno> {
     let flags = libc::SOCK_CLOEXEC | if nonblocking { libc::SOCK_NONBLOCK } else { 0 };
@@ -79,6 +118,11 @@ pub fn bind(fd: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     let (address, len) = address(name)?;
     // SAFETY: `len` bytes of `address` are initialised.
     Errno::result(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
+}
+
+/// Has the kernel choose a free abstract name.
+pub fn autobind(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    bind(fd, b"")
 }
 
 /// `connect(2)`, once: EINTR is the caller's affair.
@@ -160,6 +204,28 @@ mod tests {
         let fd = socket(SocketKind::Datagram, false).unwrap();
         assert_eq!(name_of(fd.as_fd()).unwrap(), b"");
         assert_eq!(bind(fd.as_fd(), &[b'a'; NAME_MAX + 1]), Err(Errno::ENAMETOOLONG));
+    }
+
+    #[test]
+    fn a_socket_is_reached_by_its_inode_when_its_path_is_gone() {
+        let path = std::env::temp_dir().join(format!("unix-inode-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let bound = socket(SocketKind::Datagram, true).unwrap();
+        bind(bound.as_fd(), path.as_os_str().as_encoded_bytes()).unwrap();
+        let inode = match inode_of(bound.as_fd()) {
+            Err(Errno::EPERM) => return eprintln!("SKIPPED: needs CAP_NET_ADMIN"),
+            other => other.unwrap(),
+        };
+        std::fs::remove_file(&path).unwrap();
+        let sender = socket(SocketKind::Datagram, true).unwrap();
+        assert_eq!(inode_of(sender.as_fd()).unwrap_err(), Errno::ENOENT);
+        assert_eq!(is_named(sender.as_fd()), Ok(false));
+        connect_to_inode(sender.as_fd(), inode.as_fd()).unwrap();
+        autobind(sender.as_fd()).unwrap();
+        assert_eq!(is_named(sender.as_fd()), Ok(true));
+        drop(bound);
+        let late = socket(SocketKind::Datagram, true).unwrap();
+        assert_eq!(connect_to_inode(late.as_fd(), inode.as_fd()), Err(Errno::ECONNREFUSED));
     }
 
     #[test]

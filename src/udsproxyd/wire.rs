@@ -15,6 +15,7 @@ const FIXED_LEN: usize = 2 + 4 + 4 + 4 + 4;
 const _: () = assert!(FIXED_LEN + 4 * CALLER_GROUPS_MAX + HOST_PATH_MAX <= OPEN_MAX as usize);
 
 const NONBLOCKING: u8 = 1;
+const NAMED: u8 = 2;
 
 /// Connect a new socket of this kind to this name, as this caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct ConnectRequest {
     pub caller: Identity,
     /// The caller's socket does not block: a full backlog is EAGAIN instead of a wait.
     pub nonblocking: bool,
+    /// The caller's datagram socket has a name, so that it can be answered: the far socket gets one too.
+    pub named: bool,
 }
 
 impl ConnectRequest {
@@ -37,7 +40,8 @@ impl ConnectRequest {
             SocketKind::Datagram => 3,
         };
         let mut out = Encoder::new();
-        out.u8(kind).u8(if self.nonblocking { NONBLOCKING } else { 0 });
+        let flag = |set, bit| if set { bit } else { 0 };
+        out.u8(kind).u8(flag(self.nonblocking, NONBLOCKING) | flag(self.named, NAMED));
         out.u32(self.caller.uid).u32(self.caller.gid);
         out.u32(u32::try_from(self.caller.groups.len()).expect("checked above"));
         for group in &self.caller.groups {
@@ -56,7 +60,7 @@ impl ConnectRequest {
             n => bad!("a connect request for sockets of kind {n}"),
         };
         let flags = from.u8()?;
-        if flags & !NONBLOCKING != 0 {
+        if flags & !(NONBLOCKING | NAMED) != 0 {
             bad!("a connect request with flags {flags:#x}");
         }
         let (uid, gid) = (from.u32()?, from.u32()?);
@@ -72,7 +76,7 @@ impl ConnectRequest {
         from.end()?;
         check_name(&name)?;
         let caller = Identity { uid, gid, groups };
-        Ok(Self { kind, name, caller, nonblocking: flags & NONBLOCKING != 0 })
+        Ok(Self { kind, name, caller, nonblocking: flags & NONBLOCKING != 0, named: flags & NAMED != 0 })
     }
 }
 
@@ -97,12 +101,14 @@ mod tests {
     use super::*;
 
     fn request(groups: usize, name: &[u8]) -> ConnectRequest {
+        let named = name.len() % 2 == 1;
         let groups = (0..groups).map(|n| u32::try_from(n).unwrap()).collect();
         ConnectRequest {
             kind: SocketKind::SeqPacket,
             name: name.to_vec(),
             caller: Identity { uid: 64_055, gid: 107, groups },
             nonblocking: true,
+            named,
         }
     }
 
@@ -132,7 +138,7 @@ mod tests {
     #[test]
     fn wild_values_are_refused() {
         let bytes = request(1, b"/x").encode();
-        for (at, value) in [(0, 0), (0, 4), (1, 2), (10, 0xff), (12, 1), (13, 0xff)] {
+        for (at, value) in [(0, 0), (0, 4), (1, 4), (10, 0xff), (12, 1), (13, 0xff)] {
             let mut wrong = bytes.clone();
             wrong[at] = value;
             assert!(ConnectRequest::decode(&wrong).is_err(), "byte {at} = {value}");

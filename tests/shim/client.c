@@ -48,10 +48,30 @@ static int try_fd(int fd, const char *path)
     return connect(fd, (struct sockaddr *)&a, len) == 0 ? 0 : errno;
 }
 
+/* One datagram of two parts, in each way that names its addressee. */
+static long post(int fd, const char *how, const char *text, const char *path)
+{
+    struct sockaddr_un a;
+    socklen_t len = fill(&a, path);
+    size_t n = strlen(text);
+    if (!strcmp(how, "connect"))
+        return send(fd, text, n, 0);
+    if (!strcmp(how, "sendto"))
+        return sendto(fd, text, n, 0, (struct sockaddr *)&a, len);
+    struct iovec part[2] = {{(char *)text, n / 2}, {(char *)text + n / 2, n - n / 2}};
+    struct mmsghdr m = {.msg_hdr = {.msg_name = &a, .msg_namelen = len, .msg_iov = part, .msg_iovlen = 2}};
+    if (!strcmp(how, "sendmsg"))
+        return sendmsg(fd, &m.msg_hdr, 0);
+    int sent = sendmmsg(fd, &m, 1, 0);
+    return sent == 1 ? (long)m.msg_len : sent;
+}
+
+static int g_post; /* a datagram instead of a connect */
+
 static int try(const char *path, int type)
 {
-    int fd = socket(AF_UNIX, type, 0);
-    int e = fd < 0 ? -errno : try_fd(fd, path);
+    int fd = socket(AF_UNIX, g_post ? SOCK_DGRAM : type, 0);
+    int e = fd < 0 ? -errno : g_post ? (post(fd, "sendto", "one", path) == 3 ? 0 : errno) : try_fd(fd, path);
     if (fd >= 0)
         close(fd);
     return e;
@@ -72,6 +92,70 @@ static void say_address(const char *what, int fd, int (*get)(int, struct sockadd
         printf("%s @%.*s\n", what, n - 1, a.sun_path + 1);
     else
         printf("%s %.*s\n", what, n > 0 ? n : 0, a.sun_path);
+}
+
+static void bind_to(int fd, const char *path)
+{
+    struct sockaddr_un a;
+    socklen_t len = fill(&a, path);
+    if (!strcmp(path, "!")) /* the kernel's choice */
+        len = sizeof a.sun_family;
+    if (bind(fd, (struct sockaddr *)&a, len))
+        perror(path);
+}
+
+static void say_answer(int fd)
+{
+    struct sockaddr_un a;
+    socklen_t len = sizeof a;
+    char got[128];
+    struct timeval patience = {5, 0};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    long n = recvfrom(fd, got, sizeof got, 0, (struct sockaddr *)&a, &len);
+    if (n < 0)
+        printf("no answer: %s\n", strerrorname_np(errno));
+    else
+        printf("%.*s from %s\n", (int)n, got, a.sun_path);
+}
+
+/* COUNT datagrams, an answer to each if the socket has a name, and the same again for each line of stdin. */
+static void posts(const char *path, const char *how, const char *own, int count)
+{
+    int fd = socket(AF_UNIX, SOCK_DGRAM, 0), bound = strcmp(own, "-"), c = 0;
+    if (!strncmp(own, "moved ", 6)) { /* its path leads to another socket meanwhile */
+        char aside[128];
+        bind_to(fd, own += 6);
+        snprintf(aside, sizeof aside, "%s.aside", own);
+        rename(own, aside);
+        bind_to(socket(AF_UNIX, SOCK_DGRAM, 0), own);
+    } else if (bound) {
+        bind_to(fd, own);
+    }
+    if (!strcmp(how, "connect")) {
+        int e = try_fd(fd, path);
+        if (e) {
+            printf("%s\n", name(e));
+            return;
+        }
+        say_address("peer", fd, getpeername);
+    }
+    do {
+        for (int i = 0; i < count; i++) {
+            char text[32];
+            snprintf(text, sizeof text, "msg %d;", i);
+            errno = 77;
+            long n = post(fd, how, text, path);
+            if (n < 0)
+                printf("%s\n", name(errno));
+            else if (n != (long)strlen(text) || errno != 77)
+                printf("sent %ld errno %d\n", n, errno);
+            else if (bound)
+                say_answer(fd);
+        }
+        printf("done\n");
+        while ((c = getchar()) != '\n' && c != EOF)
+            ;
+    } while (c != EOF);
 }
 
 static int type_of(const char *word)
@@ -193,7 +277,10 @@ int main(int argc, char **argv)
         return 2;
     const char *mode = argv[1], *path = argv[2], *arg = argc > 3 ? argv[3] : "";
     g_path = path;
-    if (!strcmp(mode, "whole")) {
+    g_post = argc > 3 && !strcmp(argv[argc - 1], "post");
+    if (!strcmp(mode, "posts")) {
+        posts(path, arg, argv[4], atoi(argv[5]));
+    } else if (!strcmp(mode, "whole")) {
         whole(path, type_of(arg), argc > 4 ? SOCK_NONBLOCK : 0);
     } else if (!strcmp(mode, "errno")) {
         printf("%s\n", name(try(path, type_of(arg))));
@@ -213,12 +300,19 @@ int main(int argc, char **argv)
     } else if (!strcmp(mode, "chroot")) {
         if (chroot(arg) || chdir("/"))
             return 1;
-        whole(path, SOCK_STREAM, 0);
+        if (g_post)
+            printf("%s\n", name(try(path, SOCK_DGRAM)));
+        else
+            whole(path, SOCK_STREAM, 0);
     } else if (!strcmp(mode, "as")) { /* after giving root up */
         int id = atoi(arg);
         gid_t extra = (gid_t)id + 1;
         if (setgroups(1, &extra) || setresgid(id, id, id) || setresuid(id, id, id))
             return 1;
+        if (g_post) {
+            printf("%s\n", name(try(path, SOCK_DGRAM)));
+            return 0;
+        }
         int fd = socket(AF_UNIX, SOCK_STREAM, 0);
         printf("%s\n", name(try_fd(fd, path)));
         char got[128] = "";
@@ -236,7 +330,7 @@ int main(int argc, char **argv)
             _exit(try(path, SOCK_STREAM));
         waitpid(pid, &status, 0);
         printf("vfork %s\n", name(WEXITSTATUS(status)));
-        char *again[] = {argv[0], "errno", (char *)path, NULL};
+        char *again[] = {argv[0], "errno", (char *)path, g_post ? "post" : NULL, NULL};
         posix_spawn(&pid, "/proc/self/exe", NULL, NULL, again, environ);
         waitpid(pid, &status, 0);
         printf("parent %s\n", name(try(path, SOCK_STREAM)));

@@ -13,9 +13,10 @@ use farside::errno::{Errno, OsResult};
 use farside::sys::unix::{self, SocketKind};
 use farside::sys::{peer, scm};
 use farside::udsproxyd::far::Far;
-use farside::udsproxyd::near::{FarSide, FarStream, Options, Server, Stop};
+use farside::udsproxyd::near::{End, FarSide, FarStream, Options, Server, Stop};
 use farside::udsproxyd::policy::Policy;
 use farside::udsproxyd::wire::ConnectRequest;
+use nix::sys::socket::Shutdown;
 
 /// One at a time: the tests count this process's fds and threads.
 static TURN: Mutex<()> = Mutex::new(());
@@ -217,15 +218,19 @@ struct Stream {
 }
 
 impl FarStream for Stream {
-    fn attach(self: Box<Self>, local: OwnedFd, kind: SocketKind) -> OsResult<()> {
-        let Some(far) = self.far.filter(|_| self.attach == Attach::Pump) else { return Ok(()) };
+    fn attach(self: Box<Self>, local: OwnedFd, kind: SocketKind) -> OsResult<End> {
+        let Some(far) = self.far.filter(|_| self.attach == Attach::Pump) else { return Ok(Box::new(drop)) };
         let (local, far) = (Arc::new(local), Arc::new(far));
-        if kind != SocketKind::Datagram {
-            let (from, to) = (far.clone(), local.clone());
-            thread::spawn(move || carry(&from, &to));
+        for (from, to) in [(far.clone(), local.clone()), (local.clone(), far.clone())] {
+            thread::spawn(move || carry(&from, &to, kind));
         }
-        thread::spawn(move || carry(&local, &far));
-        Ok(())
+        // The threads own the sockets: what has ended is closed.
+        let sockets = [Arc::downgrade(&local), Arc::downgrade(&far)];
+        Ok(Box::new(move |_| {
+            for socket in sockets.iter().filter_map(std::sync::Weak::upgrade) {
+                let _ = nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&socket), Shutdown::Both);
+            }
+        }))
     }
 
     fn listener(&self) -> Option<(u32, u32)> {
@@ -234,21 +239,28 @@ impl FarStream for Stream {
     }
 }
 
-fn carry(from: &OwnedFd, to: &OwnedFd) {
-    use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
+/// Bytes or records of one direction. A datagram socket that can't be answered, or whose other end is gone, ends both.
+fn carry(from: &OwnedFd, to: &OwnedFd, kind: SocketKind) {
+    use nix::sys::socket::{MsgFlags, recv, send, shutdown};
     use std::os::fd::AsRawFd;
     let mut room = vec![0; 64 << 10];
+    let mut ended = Shutdown::Write;
     loop {
         match recv(from.as_raw_fd(), &mut room, MsgFlags::empty()) {
             Ok(0) | Err(_) => break,
             Ok(n) => {
                 if send(to.as_raw_fd(), &room[..n], MsgFlags::MSG_NOSIGNAL).is_err() {
+                    ended = Shutdown::Both;
                     break;
                 }
             }
         }
     }
-    let _ = shutdown(to.as_raw_fd(), Shutdown::Write);
+    if kind == SocketKind::Datagram {
+        let _ = shutdown(from.as_raw_fd(), Shutdown::Both);
+        ended = Shutdown::Both;
+    }
+    let _ = shutdown(to.as_raw_fd(), ended);
 }
 
 /// A listener of the far side that echoes, or greets with who the caller is; ends with the test process.
@@ -280,6 +292,8 @@ pub(crate) enum Answer {
     Count(Arc<AtomicUsize>),
     /// Keeps what datagrams say.
     Keep(Arc<Mutex<Vec<u8>>>),
+    /// Answers each datagram with itself.
+    Reply,
 }
 
 impl Answer {
@@ -292,21 +306,24 @@ impl Answer {
                 let text = format!("uid {} gid {} groups {groups:?}\n", who.uid, who.gid);
                 let _ = scm::send(socket.as_fd(), text.as_bytes(), &[]);
             }
-            Self::Echo | Self::Keep(_) => carry(&socket, &socket),
+            Self::Echo | Self::Keep(_) | Self::Reply => carry(&socket, &socket, SocketKind::Stream),
             Self::Count(ended) => {
-                carry(&socket, &socket);
+                carry(&socket, &socket, SocketKind::Stream);
                 ended.fetch_add(1, Ordering::SeqCst);
             }
         }
     }
 
     fn datagrams(self, socket: OwnedFd) {
-        let Self::Keep(kept) = self else { panic!("datagrams are kept") };
+        let socket = std::os::unix::net::UnixDatagram::from(socket);
         thread::spawn(move || {
             let mut room = [0; 100];
-            let socket = std::os::unix::net::UnixDatagram::from(socket);
-            while let Ok(n) = socket.recv(&mut room) {
-                kept.lock().unwrap().extend_from_slice(&room[..n]);
+            while let Ok((n, from)) = socket.recv_from(&mut room) {
+                match &self {
+                    Self::Keep(kept) => kept.lock().unwrap().extend_from_slice(&room[..n]),
+                    Self::Reply => drop(socket.send_to_addr(&room[..n], &from)),
+                    _ => panic!("not for datagrams"),
+                }
             }
         });
     }

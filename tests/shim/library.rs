@@ -28,14 +28,14 @@ fn it_exports_what_it_interposes_and_cannot_panic() {
             _ => {}
         }
     }
-    assert_eq!(exported, ["connect"]);
+    assert_eq!(exported, ["connect", "sendmmsg", "sendmsg", "sendto"]);
     imported.sort_unstable();
     let expected = ["__errno_location", "bcmp", "dlsym", "memcpy", "memset", "secure_getenv", "strlen", "syscall"];
     assert_eq!(imported, expected, "no abort (a reachable panic), no malloc, no lock");
     let Some(size) = tool("size", &[]) else { return };
     eprintln!("libudsproxy.so:\n{size}");
     let text: usize = size.lines().nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
-    assert!(text < 12_000, "{text} bytes of text");
+    assert!(text < 16_000, "{text} bytes of text");
 }
 
 #[test]

@@ -5,8 +5,11 @@
 //!     connect(SOCKET_PATH), SEQPACKET  ─────▶
 //!     one record: Request + fds        ─────▶  op Connect: fd 0 = the caller's socket,
 //!                                                          fd 1 = its cwd, with CWD only
+//!                                              op SendTo:  as Connect
 //!                                              op Adopt:   fd 0 = a connected socket
 //!                                      ◀─────  one record: Verdict, then the end
+//!                                              SendTo, yes: fd 0 = O_PATH of a socket, to be sent to as
+//!                                                           /proc/thread-self/fd/N
 //! ```
 //!
 //! Who asks is SO_PEERCRED of the asking socket. The socket's type and its O_NONBLOCK are not in the request: the
@@ -30,7 +33,7 @@ pub const REMOTE_ENV: &core::ffi::CStr = c"FARSIDE_UDS_REMOTE";
 /// Colon list of path prefixes: only what is below one of them may go remote.
 pub const ONLY_ENV: &core::ffi::CStr = c"FARSIDE_UDS_ONLY";
 
-/// `sizeof(sun_path)`: the longest name that `connect` can be given.
+/// `sizeof(sun_path)`: the longest name that an address can hold.
 pub const ADDRESS_MAX: usize = 108;
 /// PATH_MAX without its NUL: the longest host path that Adopt can be given.
 pub const HOST_PATH_MAX: usize = 4095;

@@ -4,7 +4,7 @@
 //!   Request   0       4         5    6       7   8            12
 //!             ├ magic ┼ version ┼ op ┼ flags ┼ 0 ┼ name length ┼ name ...
 //!   Verdict   0       4              8
-//!             ├ magic ┼ code (i32)   ┤   0 = connected, > 0 = that errno, -1 = not remote
+//!             ├ magic ┼ code (i32)   ┤   0 = yes, > 0 = that errno, -1 = not remote
 //! ```
 
 use crate::{ADDRESS_MAX, HOST_PATH_MAX};
@@ -29,6 +29,9 @@ pub enum Op {
     Connect = 1,
     /// The socket that comes along is connected already; open the host path `name` and attach it. For root alone.
     Adopt = 2,
+    /// Datagrams from the socket that comes along are to go to `name`: a yes brings an O_PATH fd of the socket to send
+    /// them to.
+    SendTo = 3,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +74,7 @@ impl<'a> Request<'a> {
         let op = match op {
             1 => Op::Connect,
             2 => Op::Adopt,
+            3 => Op::SendTo,
             _ => return Err(Malformed),
         };
         let request = Self { op, flags, name };
@@ -84,7 +88,7 @@ impl<'a> Request<'a> {
     #[inline]
     fn name_max(&self) -> usize {
         match self.op {
-            Op::Connect => ADDRESS_MAX,
+            Op::Connect | Op::SendTo => ADDRESS_MAX,
             Op::Adopt => HOST_PATH_MAX,
         }
     }
@@ -92,7 +96,7 @@ impl<'a> Request<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The caller's socket is connected.
+    /// The caller's socket is connected; for SendTo, an fd comes with this.
     Connected,
     /// The far side's errno, or the daemon's own; always above 0. The socket was not touched.
     Refused(i32),
@@ -149,6 +153,7 @@ mod tests {
             (Op::Connect, flags::CWD, b"x"),
             (Op::Connect, 0, b"\0abstract\0with\0nuls"),
             (Op::Connect, 0, &[b'a'; ADDRESS_MAX]),
+            (Op::SendTo, flags::CWD, &[b'a'; ADDRESS_MAX]),
             (Op::Adopt, 0, &[b'a'; HOST_PATH_MAX]),
         ] {
             let request = Request { op, flags, name };
@@ -181,6 +186,7 @@ mod tests {
         let mut out = vec![0; REQUEST_MAX + 10];
         for (op, name) in [
             (Op::Connect, vec![b'a'; ADDRESS_MAX + 1]),
+            (Op::SendTo, vec![b'a'; ADDRESS_MAX + 1]),
             (Op::Adopt, vec![b'a'; HOST_PATH_MAX + 1]),
             (Op::Connect, vec![]),
         ] {

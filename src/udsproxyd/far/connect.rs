@@ -93,6 +93,9 @@ impl Attempt<'_> {
 
     fn connect_to(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
         let socket = unix::socket(self.request.kind, true)?;
+        if self.request.named {
+            unix::autobind(socket.as_fd())?;
+        }
         match unix::connect(socket.as_fd(), name) {
             Err(Errno::EAGAIN) if !self.request.nonblocking => self.wait_for_room(&socket, name)?,
             other => other?,

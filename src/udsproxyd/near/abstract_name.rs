@@ -5,17 +5,15 @@
 //! whose own `connect` now finds a local listener. They are told apart by SO_PEERCRED (the caller's socket is connected
 //! by this process) and get what they wanted too, a connection to the far machine, as themselves.
 //!
-//! A datagram socket would keep the name for as long as the connection lives, so it gets a private path instead, and
-//! getpeername shows `@name` as a path.
+//! A datagram socket would keep the name for as long as the connection lives, so it gets a private path instead
+//! (`as_path`): getpeername, and the sender of an answer, show `@name` as a path.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::private::Private;
 use crate::errno::{Errno, OsResult, Step};
 use crate::sys::peer;
 use crate::sys::unix::{self, NAME_MAX, SocketKind};
@@ -46,19 +44,9 @@ impl Names {
     }
 
     /// As `Private::join`, for a name that begins with NUL. `Ok(None)`: the name has a listener here by now.
-    pub(super) fn join(
-        &self,
-        local: BorrowedFd<'_>,
-        kind: SocketKind,
-        name: &[u8],
-        private: &Private,
-    ) -> Result<Option<Joined>, Errno> {
-        if kind == SocketKind::Datagram {
-            let own = private.join(local, kind, &as_path(name), None)?;
-            return Ok(Some(Joined { own, others: Vec::new() }));
-        }
+    pub(super) fn join(&self, local: BorrowedFd<'_>, kind: SocketKind, name: &[u8]) -> Result<Option<Joined>, Errno> {
         let _turn: MutexGuard<'_, ()> = self.turn.lock().expect("a panic ends the process");
-        let listener = self.listener_beside(local, kind)?;
+        let listener = self.beside(local, || unix::socket(kind, true))?;
         match unix::bind(listener.as_fd(), name) {
             Err(Errno::EADDRINUSE) => return Ok(None),
             other => other?,
@@ -76,30 +64,32 @@ impl Names {
         own.map(|own| Some(Joined { own, others })).ok_or(Errno::ECONNRESET)
     }
 
-    /// A socket in the network namespace of `local`.
-    fn listener_beside(&self, local: BorrowedFd<'_>, kind: SocketKind) -> Result<OwnedFd, Errno> {
+    /// What `make` makes in the network namespace of `local`.
+    pub(super) fn beside<T>(&self, local: BorrowedFd<'_>, make: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         let there = unix::network_of(local)?;
         if same(&there, &self.own)? {
-            return unix::socket(kind, true);
+            return make();
         }
         setns(&there, CloneFlags::CLONE_NEWNET)?;
-        let socket = unix::socket(kind, true);
+        let made = make();
         // Back at once; a thread that stays there would make later sockets in the wrong place, so that is fatal.
         setns(&self.own, CloneFlags::CLONE_NEWNET).expect("the daemon's own network namespace can be entered");
-        socket
+        made
     }
 }
 
 fn same(a: &OwnedFd, b: &OwnedFd) -> Result<bool, Errno> {
-    let id = |fd: &OwnedFd| -> std::io::Result<(u64, u64)> {
-        let meta = std::fs::File::from(fd.try_clone()?).metadata()?;
-        Ok((meta.dev(), meta.ino()))
-    };
-    let ids = id(a).and_then(|a| id(b).map(|b| a == b));
-    ids.map_err(|e| crate::errno::errno_of(&e))
+    Ok(network_id(a)? == network_id(b)?)
 }
 
-fn as_path(name: &[u8]) -> Vec<u8> {
+/// Tells network namespaces apart, while somebody holds them.
+pub(super) fn network_id(network: &OwnedFd) -> Result<(u64, u64), Errno> {
+    let stat = nix::sys::stat::fstat(network)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// The path that stands for an abstract name.
+pub(super) fn as_path(name: &[u8]) -> Vec<u8> {
     let plain = name.iter().skip(1).map(|b| if matches!(b, 0 | b'/') { b'_' } else { *b });
     [b'@'].into_iter().chain(plain).take(NAME_MAX - 1).collect()
 }

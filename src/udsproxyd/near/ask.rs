@@ -9,9 +9,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, warn};
 
 use super::abstract_name::Names;
+use super::outlets::Outlets;
 use super::private::Private;
 use super::view::{Proc, Target};
-use super::{FarSide, FarStream};
+use super::{End, FarSide, FarStream};
 use crate::errno::Errno;
 use crate::limits::{ASK_DEADLINE_MS, CALLER_GROUPS_MAX, CONNECT_DEADLINE_MS};
 use crate::sys::peer::{self, Peer};
@@ -29,10 +30,23 @@ pub(super) struct Desk {
     pub(super) proc: Proc,
     pub(super) names: Names,
     pub(super) private: Private,
+    pub(super) outlets: Outlets,
+}
+
+/// One asker and what it asks about.
+pub(super) struct Asking<'a> {
+    pub(super) control: BorrowedFd<'a>,
+    pub(super) asker: Peer,
+    /// The name as the program gave it.
+    pub(super) typed: &'a [u8],
+    /// The program's socket.
+    pub(super) local: &'a OwnedFd,
+    /// Where a relative name starts.
+    pub(super) cwd: Option<&'a OwnedFd>,
 }
 
 /// Why there is no connection.
-enum No {
+pub(super) enum No {
     /// The caller's errno.
     Errno(Errno),
     /// The local kernel's errno stands.
@@ -50,17 +64,19 @@ impl From<Errno> for No {
 impl Desk {
     /// Serves the asker on `control` to its end.
     pub(super) fn serve(&self, control: OwnedFd) {
-        let verdict = match self.answer(control.as_fd()) {
-            Ok(()) => Verdict::Connected,
-            Err(No::Errno(errno)) => Verdict::Refused(errno as i32),
-            Err(No::NotRemote) => Verdict::NotRemote,
+        let (verdict, brings) = match self.answer(control.as_fd()) {
+            Ok(brings) => (Verdict::Connected, brings),
+            Err(No::Errno(errno)) => (Verdict::Refused(errno as i32), None),
+            Err(No::NotRemote) => (Verdict::NotRemote, None),
             Err(No::Silent) => return,
         };
+        let brings: Vec<BorrowedFd<'_>> = brings.iter().map(AsFd::as_fd).collect();
         // An asker that has gone needs no verdict.
-        let _ = scm::send(control.as_fd(), &verdict.encode(), &[]);
+        let _ = scm::send(control.as_fd(), &verdict.encode(), &brings);
     }
 
-    fn answer(&self, control: BorrowedFd<'_>) -> Result<(), No> {
+    /// A yes, and the fd that goes with it.
+    fn answer(&self, control: BorrowedFd<'_>) -> Result<Option<OwnedFd>, No> {
         let asker = peer::peer(control)?;
         if !self.may_ask(asker) {
             return Err(No::NotRemote);
@@ -71,57 +87,62 @@ impl Desk {
             warn!(pid = asker.pid, "refused: a request that this version does not know");
             No::Errno(Errno::EPROTO)
         })?;
-        match (request.op, fds.as_slice()) {
-            (Op::Connect, [local]) if request.flags & flags::CWD == 0 => {
-                self.connect(control, asker, request.name, local, None)
-            }
-            (Op::Connect, [local, cwd]) if request.flags & flags::CWD != 0 => {
-                self.connect(control, asker, request.name, local, Some(cwd))
-            }
-            (Op::Adopt, [_]) if request.flags == 0 => {
-                let [local] = <[OwnedFd; 1]>::try_from(fds).expect("matched above");
-                self.adopt(asker, request.name, local)
-            }
+        let (local, cwd) = match (fds.as_slice(), request.flags & flags::CWD != 0) {
+            ([local], false) => (local, None),
+            ([local, cwd], true) => (local, Some(cwd)),
             _ => {
                 warn!(pid = asker.pid, fds = fds.len(), "refused: a request with the wrong fds");
-                Err(No::Errno(Errno::EPROTO))
+                return Err(No::Errno(Errno::EPROTO));
+            }
+        };
+        let asking = Asking { control, asker, typed: request.name, local, cwd };
+        match request.op {
+            Op::Connect => self.connect(&asking).map(|()| None),
+            Op::SendTo => self.send_to(&asking).map(Some),
+            Op::Adopt if cwd.is_some() => Err(No::Errno(Errno::EPROTO)),
+            Op::Adopt => {
+                let [local] = <[OwnedFd; 1]>::try_from(fds).expect("one, as seen above");
+                self.adopt(asker, request.name, local).map(|()| None)
             }
         }
     }
 
-    fn connect(
-        &self,
-        control: BorrowedFd<'_>,
-        asker: Peer,
-        typed: &[u8],
-        local: &OwnedFd,
-        cwd: Option<&OwnedFd>,
-    ) -> Result<(), No> {
+    fn connect(&self, asking: &Asking<'_>) -> Result<(), No> {
+        let Asking { control, asker, typed, local, .. } = *asking;
         let kind = SocketKind::of(local.as_fd())?;
+        if kind == SocketKind::Datagram {
+            return self.connect_datagram(asking);
+        }
         let nonblocking = OFlag::from_bits_retain(fcntl(local, FcntlArg::F_GETFL)?).contains(OFlag::O_NONBLOCK);
-        let name = self.target(asker, typed, cwd)?;
-        let request = ConnectRequest { kind, name, caller: identity(control, asker)?, nonblocking };
-        let stream = match self.ask_far(&request) {
+        let name = self.target(asking)?;
+        let caller = identity(control, asker)?;
+        let request = ConnectRequest { kind, name, caller, nonblocking, named: false };
+        let stream = self.ask_for(asking, &request)?;
+        if typed.first() != Some(&0) {
+            let other = self.private.join(local.as_fd(), kind, typed, stream.listener())?;
+            return attach(stream, other, &request).map(drop);
+        }
+        let joined = self.names.join(local.as_fd(), kind, typed)?.ok_or(No::NotRemote)?;
+        let result = attach(stream, joined.own, &request).map(drop);
+        for other in joined.others {
+            self.connect_other(kind, typed, other);
+        }
+        result
+    }
+
+    /// The far side's yes for an asker that is still there: after this the caller's socket may be touched.
+    pub(super) fn ask_for(&self, asking: &Asking<'_>, request: &ConnectRequest) -> Result<Box<dyn FarStream>, No> {
+        let stream = match self.ask_far(request) {
             // No session: as if the other machine's sockets were not there. connect(2) knows no ENOTCONN, while callers
             // (libvirt among them) wait for a socket that is not there yet.
             Err(No::Errno(Errno::ENOTCONN)) => return Err(No::NotRemote),
             other => other?,
         };
-        // The last look before the caller's socket is touched.
-        if unix::has_hung_up(control) {
-            debug!(pid = asker.pid, "the asker has gone");
+        if unix::has_hung_up(asking.control) {
+            debug!(pid = asking.asker.pid, "the asker has gone");
             return Err(No::Silent);
         }
-        if typed.first() != Some(&0) {
-            let other = self.private.join(local.as_fd(), kind, typed, stream.listener())?;
-            return attach(stream, other, kind, &request);
-        }
-        let joined = self.names.join(local.as_fd(), kind, typed, &self.private)?.ok_or(No::NotRemote)?;
-        let result = attach(stream, joined.own, kind, &request);
-        for other in joined.others {
-            self.connect_other(kind, typed, other);
-        }
-        result
+        Ok(stream)
     }
 
     /// Somebody whose connect has met the listener of another caller's abstract name. There is nobody to tell a no: the
@@ -132,10 +153,10 @@ impl Desk {
             return;
         }
         let Ok(caller) = identity(accepted.as_fd(), who) else { return };
-        let request = ConnectRequest { kind, name: name.to_vec(), caller, nonblocking: false };
+        let request = ConnectRequest { kind, name: name.to_vec(), caller, nonblocking: false, named: false };
         if let Ok(stream) = self.ask_far(&request) {
             // A failure is logged, and the connection ends.
-            let _ = attach(stream, accepted, kind, &request);
+            let _ = attach(stream, accepted, &request);
         }
     }
 
@@ -148,7 +169,8 @@ impl Desk {
     }
 
     /// The far machine's name for what was typed, if it may be asked for.
-    fn target(&self, asker: Peer, typed: &[u8], cwd: Option<&OwnedFd>) -> Result<Vec<u8>, No> {
+    pub(super) fn target(&self, asking: &Asking<'_>) -> Result<Vec<u8>, No> {
+        let Asking { asker, typed, cwd, .. } = *asking;
         let target = match typed {
             [0, ..] => Ok(Target::as_is(typed)),
             path if path.contains(&0) => Err(Errno::EINVAL),
@@ -177,10 +199,10 @@ impl Desk {
         // EINVAL-like for one that is not connected: there is nobody whose identity could be used.
         unix::peer_name_of(local.as_fd())?;
         let caller = identity(local.as_fd(), peer::peer(local.as_fd())?)?;
-        let request = ConnectRequest { kind, name: path.to_vec(), caller, nonblocking: false };
+        let request = ConnectRequest { kind, name: path.to_vec(), caller, nonblocking: false, named: false };
         let stream = self.ask_far(&request)?;
         fcntl(&local, FcntlArg::F_SETFL(OFlag::empty()))?;
-        attach(stream, local, kind, &request)
+        attach(stream, local, &request).map(drop)
     }
 
     fn ask_far(&self, request: &ConnectRequest) -> Result<Box<dyn FarStream>, No> {
@@ -193,8 +215,8 @@ impl Desk {
     }
 }
 
-fn attach(stream: Box<dyn FarStream>, local: OwnedFd, kind: SocketKind, request: &ConnectRequest) -> Result<(), No> {
-    stream.attach(local, kind).map_err(|e| {
+pub(super) fn attach(stream: Box<dyn FarStream>, local: OwnedFd, request: &ConnectRequest) -> Result<End, No> {
+    stream.attach(local, request.kind).map_err(|e| {
         // The caller's socket is connected to nothing now, and must not pass for untouched.
         warn!(name = printable(&request.name), "a connection could not be attached: {e}");
         No::Errno(Errno::ECONNRESET)
@@ -202,7 +224,7 @@ fn attach(stream: Box<dyn FarStream>, local: OwnedFd, kind: SocketKind, request:
 }
 
 /// Who connected the other end of `socket`.
-fn identity(socket: BorrowedFd<'_>, peer: Peer) -> Result<Identity, No> {
+pub(super) fn identity(socket: BorrowedFd<'_>, peer: Peer) -> Result<Identity, No> {
     let groups = peer::groups(socket, CALLER_GROUPS_MAX).map_err(|errno| {
         warn!(uid = peer.uid, %errno, "refused: the caller's groups can't be told");
         No::Errno(Errno::EPERM)

@@ -50,6 +50,7 @@ pub(super) struct Bound {
 
 struct Job {
     face: Face,
+    socket: OwnedFd,
     done: SyncSender<Result<Bound, Errno>>,
 }
 
@@ -79,10 +80,11 @@ impl Binder {
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
-    pub(super) fn bind(&self, face: Face) -> Result<Bound, Errno> {
+    /// Binds `socket`, which is of the face's kind.
+    pub(super) fn bind(&self, face: Face, socket: OwnedFd) -> Result<Bound, Errno> {
         let (done, comes) = sync_channel(1);
         let jobs = self.jobs.as_ref().expect("open until dropped");
-        jobs.send(Job { face, done }).expect("the binder ends after its askers");
+        jobs.send(Job { face, socket, done }).expect("the binder ends after its askers");
         comes.recv().expect("the binder answers every job")
     }
 }
@@ -119,14 +121,13 @@ impl Room {
     }
 
     fn serve(mut self, queue: &Receiver<Job>) {
-        while let Ok(Job { face, done }) = queue.recv() {
+        while let Ok(Job { face, socket, done }) = queue.recv() {
             // An asker waits until it is answered.
-            let _ = done.send(self.bind(&face));
+            let _ = done.send(self.bind(&face, socket));
         }
     }
 
-    fn bind(&mut self, face: &Face) -> Result<Bound, Errno> {
-        let socket = unix::socket(face.kind, true)?;
+    fn bind(&mut self, face: &Face, socket: OwnedFd) -> Result<Bound, Errno> {
         self.number += 1;
         let number = self.number.to_string();
         if self.dirs > PRIVATE_DIRS_MAX {

@@ -13,7 +13,9 @@ mod abstract_name;
 mod ask;
 mod binder;
 mod control;
+mod datagrams;
 mod mounts;
+mod outlets;
 mod path;
 mod private;
 mod server;
@@ -36,11 +38,14 @@ pub trait FarSide: Send + Sync {
     fn connect(&self, request: &ConnectRequest, deadline: Instant) -> Result<Box<dyn FarStream>, Errno>;
 }
 
+/// Ends a stream that is attached; harmless when it has ended.
+pub type End = Box<dyn FnOnce(Errno) + Send>;
+
 /// A connection that the far side has made. Dropped unattached, it is closed over there.
 pub trait FarStream: Send {
     /// From now on the bytes of `local` and of the far connection are one stream. `local` is the other end of the
-    /// caller's socket: blocking, close-on-exec.
-    fn attach(self: Box<Self>, local: OwnedFd, kind: SocketKind) -> OsResult<()>;
+    /// caller's socket: blocking, close-on-exec. What is returned ends that stream.
+    fn attach(self: Box<Self>, local: OwnedFd, kind: SocketKind) -> OsResult<End>;
 
     /// The uid and gid of whoever listens over there, if known: what the caller's SO_PEERCRED shows. Otherwise it shows
     /// this daemon's.

@@ -7,17 +7,22 @@
 //!
 //! While a thread uses a listener, nobody else has it; so what it accepts is the socket that it has just connected. A few
 //! are kept for a while: the next ask of the same name needs a connect and an accept alone.
+//!
+//! A datagram socket has one peer for all: it is bound for one caller, and is the other end itself (`outlets`).
 
+use std::fs::Permissions;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::sys::stat::Mode;
 use tracing::warn;
 
 use super::binder::{Binder, Bound, Face};
-use crate::errno::{Errno, OsError, OsResult};
+use crate::errno::{Errno, OsError, OsResult, errno_of};
 use crate::limits::{ASK_IDLE_MS, KEPT_LISTENERS_MAX};
 use crate::sys::unix::{self, NAME_MAX, SocketKind};
 
@@ -61,9 +66,6 @@ impl Private {
         shown: Option<(u32, u32)>,
     ) -> Result<OwnedFd, Errno> {
         let face = Face { kind, name: name.to_vec(), shown };
-        if kind == SocketKind::Datagram {
-            return self.join_datagram(local, face);
-        }
         if let Some(bound) = self.take(&face) {
             match unix::connect(local, &self.path(&bound)) {
                 // Somebody has emptied our directory: a new listener helps.
@@ -71,7 +73,7 @@ impl Private {
                 result => return self.accept(face, bound, result),
             }
         }
-        let bound = self.binder.bind(face.clone())?;
+        let bound = self.binder.bind(face.clone(), unix::socket(kind, true)?)?;
         let result = unix::connect(local, &self.path(&bound));
         self.accept(face, bound, result)
     }
@@ -98,14 +100,22 @@ impl Private {
         }
     }
 
-    /// A datagram socket has one peer for all: it is bound for this caller alone, and is the other end itself.
-    fn join_datagram(&self, local: BorrowedFd<'_>, face: Face) -> Result<OwnedFd, Errno> {
-        let bound = self.binder.bind(face)?;
-        let result = unix::connect(local, &self.path(&bound));
+    /// Binds a datagram socket under this name, and returns its inode (O_PATH), by which alone it is reached: its path is
+    /// gone. Whoever is given that inode may send to it.
+    pub(super) fn bind_datagram(&self, socket: OwnedFd, name: &[u8]) -> Result<(OwnedFd, OwnedFd), Errno> {
+        let face = Face { kind: SocketKind::Datagram, name: name.to_vec(), shown: None };
+        let bound = self.binder.bind(face, socket)?;
+        let path = self.dir.join(&bound.number);
+        let inode = open(&path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty());
+        let everybody = Permissions::from_mode(0o666);
+        let inode = inode.and_then(|fd| match std::fs::set_permissions(&path, everybody) {
+            Ok(()) => Ok(fd),
+            Err(e) => Err(errno_of(&e)),
+        });
         self.discard(&bound);
-        result?;
+        let inode = inode?;
         fcntl(&bound.socket, FcntlArg::F_SETFL(OFlag::empty()))?;
-        Ok(bound.socket)
+        Ok((bound.socket, inode))
     }
 
     /// Closes the listeners that nobody has used for a while.
@@ -178,6 +188,11 @@ mod tests {
 
     fn joined(private: &Private, kind: SocketKind, name: &[u8]) -> (OwnedFd, OwnedFd) {
         let local = unix::socket(kind, false).unwrap();
+        if kind == SocketKind::Datagram {
+            let (other, inode) = private.bind_datagram(unix::socket(kind, true).unwrap(), name).unwrap();
+            unix::connect_to_inode(local.as_fd(), inode.as_fd()).unwrap();
+            return (local, other);
+        }
         let other = private.join(local.as_fd(), kind, name, None).unwrap();
         (local, other)
     }

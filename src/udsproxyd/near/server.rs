@@ -14,6 +14,7 @@ use tracing::warn;
 use super::abstract_name::Names;
 use super::ask::Desk;
 use super::control::Control;
+use super::outlets::Outlets;
 use super::private::Private;
 use super::view::Proc;
 use super::{FarSide, Options};
@@ -56,6 +57,7 @@ impl Server {
             proc: Proc::open()?,
             names: Names::new()?,
             private: Private::start(&control.private)?,
+            outlets: Outlets::start()?,
         };
         let shared = Shared { desk, control, counts: Mutex::default(), ended: Condvar::new() };
         Ok(Self { shared: Arc::new(shared) })
@@ -80,6 +82,11 @@ impl Server {
 }
 
 impl Stop {
+    /// Ends the datagram streams, which have no end of their own that a drain could wait for.
+    pub fn end_datagrams(&self) {
+        self.0.desk.outlets.end_all();
+    }
+
     pub fn stop(&self) {
         self.0.counts().stopping = true;
         // Wakes every accept; askers in the backlog see the end of their connection, and their local errno stands.
