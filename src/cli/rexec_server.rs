@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use super::services::{self, Plan};
+use super::services::{self, EngineArgs, Plan};
 use super::{address, daemon};
 
 /// Runs commands for rexec on other machines, as if they ran there.
@@ -19,6 +19,8 @@ struct Args {
     /// Worker threads [default: one a core]
     #[arg(long)]
     workers: Option<usize>,
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 /// # Errors
@@ -30,6 +32,7 @@ pub fn main() -> Result<(), String> {
         address::from_env()?.ok_or("rexec_server: CMD_NET_ADDR is not set; say where to serve, tcp://ADDR:PORT")?;
     daemon::plaintext_gate("rexec_server", args.insecure_plaintext)?;
     let workers = args.workers.unwrap_or_else(daemon::default_workers);
-    let plan = Plan { workers, listen, peer: None, exec: true, uds: None, exports: None };
+    let engine = args.engine.engine;
+    let plan = Plan { workers, engine, listen, peer: None, exec: true, uds: None, exports: None };
     services::run(plan).map_err(|e| format!("rexec_server: {e}"))
 }
