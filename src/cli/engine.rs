@@ -4,7 +4,7 @@ use clap::Parser;
 
 use super::daemon;
 use super::node::{DEFAULT_LISTEN, say_exports};
-use super::services::{self, Plan, UdsArgs};
+use super::services::{self, EngineArgs, Plan, UdsArgs};
 use super::udsproxyd::join;
 use crate::config::{NodeConfig, config_dir};
 use crate::qtfs::far::Exports;
@@ -27,6 +27,8 @@ struct Args {
     /// The other machine's
     peer_addr: Option<String>,
     peer_port: Option<u16>,
+    #[command(flatten)]
+    engine: EngineArgs,
     #[command(flatten)]
     uds: UdsArgs,
     /// Links without encryption or proof of identity: loopback and 192.168.10.0/24 only
@@ -57,6 +59,7 @@ pub fn main() -> Result<(), String> {
     tracing::info!("{} request threads a mount", exports.threads());
     let plan = Plan {
         workers: args.uds_threads.clamp(1, daemon::default_workers()),
+        engine: args.engine.engine,
         listen,
         peer,
         exec: false,

@@ -20,6 +20,7 @@ use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Pendin
 use crate::qtfs::far::{Exports, serve};
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
+use crate::ring::{WISH_ENV, Wish};
 use crate::sys::nofile;
 use crate::sys::unix::{self, SocketKind};
 use crate::udsproxyd::far::{Cancel, Far};
@@ -31,6 +32,7 @@ use crate::wire::service;
 /// What a node is to do.
 pub(super) struct Plan {
     pub(super) workers: usize,
+    pub(super) engine: Wish,
     pub(super) listen: String,
     /// The other node, if this one is to dial it.
     pub(super) peer: Option<String>,
@@ -162,7 +164,8 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
         exec: plan.exec.then(rexec::Server::default),
         uds: plan.uds.is_some().then(|| Far::new(Policy::open())).transpose()?,
     };
-    let node = Node::start(NodeOptions { workers: plan.workers, handler: Arc::new(services), files, fds })?;
+    let (workers, engine, handler) = (plan.workers, plan.engine, Arc::new(services));
+    let node = Node::start(NodeOptions { workers, engine, handler, files, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
     let local = plan.uds.map(|options| near::Server::bind(options, Arc::new(OnNode(node.clone())))).transpose()?;
     tracing::info!("serving on {:?}", door.addresses());
@@ -178,6 +181,15 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
         asks.join().expect("a panic ends the process")?;
     }
     result
+}
+
+/// Options that every program with workers has.
+#[derive(Debug, clap::Args)]
+pub(super) struct EngineArgs {
+    /// How to reach the kernel: auto (the best that works), io_uring (or an error that says why not), io_uring-basic
+    /// (only what Linux 5.10 has, for a kernel whose newer parts make trouble), epoll
+    #[arg(long, value_name = "ENGINE", env = WISH_ENV, default_value = "auto")]
+    pub(super) engine: Wish,
 }
 
 /// Options of the unix-socket service that every program with it has.

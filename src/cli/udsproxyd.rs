@@ -3,7 +3,7 @@
 use clap::Parser;
 
 use super::daemon;
-use super::services::{self, Plan, UdsArgs};
+use super::services::{self, EngineArgs, Plan, UdsArgs};
 use crate::config::{NodeConfig, config_dir};
 
 /// Lets programs here (under LD_PRELOAD=libudsproxy.so) connect to the other machine's unix sockets, and its programs
@@ -22,6 +22,8 @@ struct Args {
     /// The other machine's address
     peer_addr: String,
     peer_port: u16,
+    #[command(flatten)]
+    engine: EngineArgs,
     #[command(flatten)]
     uds: UdsArgs,
     /// Links without encryption or proof of identity: loopback and 192.168.10.0/24 only
@@ -42,6 +44,7 @@ pub fn main() -> Result<(), String> {
     let config = NodeConfig::load(&config_dir()).map_err(|e| format!("udsproxyd: {e}"))?;
     let plan = Plan {
         workers: args.threads,
+        engine: args.engine.engine,
         listen: join(&args.addr, args.port),
         peer: Some(join(&args.peer_addr, args.peer_port)),
         exec: false,
