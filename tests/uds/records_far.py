@@ -40,8 +40,9 @@ def echo(client):
         record, ancillary, _, _ = client.recvmsg(2 << 20, socket.CMSG_SPACE(4 * 8))
         put_word(ancillary)
         if not record:
+            client.close()
             return
-        client.send(record)
+        client.sendall(record)
 
 
 def accept(listener):
