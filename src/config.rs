@@ -27,8 +27,46 @@ pub struct NodeConfig {
     /// devices that everybody may open.
     #[serde(default)]
     pub pass: Pass,
+    /// The unix-socket service.
+    #[serde(default)]
+    pub uds: Uds,
     /// What `farside dpu up` builds; only on the DPU.
     pub offload: Option<Offload>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Uds {
+    /// Which names of the other machine programs here may reach, first match wins: `allow:/PATH`, `deny:@NAME`.
+    #[serde(default)]
+    pub rules: Vec<String>,
+    /// Sockets of the other machine that are found at a path here.
+    #[serde(default, rename = "export")]
+    pub exports: Vec<SocketExport>,
+}
+
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct SocketExport {
+    pub local: PathBuf,
+    /// An absolute path, or `@` and an abstract name.
+    pub far: String,
+    #[serde(default)]
+    pub kind: Kind,
+    /// In octal; `0600` unless said otherwise.
+    pub mode: Option<String>,
+    /// Owner and group; root's unless said otherwise.
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    #[default]
+    Stream,
+    Seqpacket,
+    Dgram,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
@@ -107,7 +145,7 @@ impl NodeConfig {
         Self::parse(&std::fs::read_to_string(path).map_err(|e| said(e.to_string()))?).map_err(said)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         toml::from_str(text).map_err(|e| e.to_string())
     }
 }

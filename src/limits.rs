@@ -131,6 +131,10 @@ pub const ASK_IDLE_MS: u64 = 5_000;
 pub const ASK_STACK_BYTES: usize = 256 << 10;
 /// Private listeners kept for the next ask of the same name: a burst of this many finds its listeners again.
 pub const KEPT_LISTENERS_MAX: usize = 64;
+/// Sockets of the other machine that are exported here, a thread each.
+pub const EXPORTS_MAX: usize = 64;
+/// How long an export's thread waits before it looks whether it is still wanted.
+pub const EXPORT_LOOK_MS: u64 = 100;
 /// Datagram sockets that stand for far ones, at once: three fds each, and two questions to the kernel a sweep, which
 /// cost up to 0.1 ms each with thousands of sockets on the machine. Above it the longest unused makes room, or ENOBUFS.
 pub const OUTLETS_MAX: usize = 1024;

@@ -11,6 +11,8 @@ mod lab;
 mod calls;
 #[path = "shim/datagrams.rs"]
 mod datagrams;
+#[path = "shim/exports.rs"]
+mod exports;
 #[path = "shim/failures.rs"]
 mod failures;
 #[path = "shim/library.rs"]

@@ -8,10 +8,16 @@ use crate::limits::DRAIN_MS;
 use crate::link::Node;
 use crate::sys::signals;
 
-/// Logs go to stderr: `RUST_LOG` (`info`, `debug`, `farside::link=trace`, ...) says how much, `info` by default.
-pub fn init_logs() {
+#[derive(Debug, clap::Args)]
+pub struct LogArgs {
+    /// How much is logged to stderr; RUST_LOG (`debug`, `farside::link=trace`, ...) says more, and wins
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    log: String,
+}
+
+pub fn init_logs(args: &LogArgs) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("RUST_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(&args.log));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second call is the same program's and changes nothing.
     let _ = subscriber.with_ansi(false).try_init();
@@ -34,24 +40,27 @@ pub fn plaintext_gate(program: &str, option: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Waits for SIGTERM or SIGINT, then lets streams finish. SIGHUP calls `reload`.
-pub fn serve_until_told(node: &Node, taken: &nix::sys::signalfd::SignalFd, mut reload: impl FnMut()) -> OsResult<()> {
+/// Waits for SIGTERM or SIGINT. SIGHUP calls `reload`.
+pub fn wait_for_the_end(taken: &nix::sys::signalfd::SignalFd, mut reload: impl FnMut()) -> OsResult<()> {
     loop {
         match taken.read_signal() {
             Ok(Some(info)) if info.ssi_signo == libc::SIGHUP.cast_unsigned() => reload(),
-            Ok(Some(_)) => break,
+            Ok(Some(_)) => return Ok(()),
             Ok(None) | Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(crate::errno::OsError::new("read a signal", e)),
         }
     }
+}
+
+/// Lets streams finish.
+pub fn leave(node: &Node) {
     tracing::info!("leaving: streams may finish within {} s", DRAIN_MS / 1000);
     if !node.leave(Duration::from_millis(DRAIN_MS)) {
         tracing::warn!("some streams did not finish; they are cut");
     }
-    Ok(())
 }
 
-/// The signals that `serve_until_told` waits for: taken before the first thread starts.
+/// The signals that `wait_for_the_end` waits for: taken before the first thread starts.
 pub fn take_signals() -> OsResult<nix::sys::signalfd::SignalFd> {
     signals::take_server()
 }

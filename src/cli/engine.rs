@@ -4,7 +4,8 @@ use clap::Parser;
 
 use super::daemon;
 use super::node::{DEFAULT_LISTEN, say_exports};
-use super::services::{self, EngineArgs, Plan, UdsArgs};
+use super::services::{self, EngineArgs, Plan};
+use super::uds::UdsArgs;
 use super::udsproxyd::join;
 use crate::config::{NodeConfig, config_dir};
 use crate::qtfs::far::Exports;
@@ -20,17 +21,21 @@ struct Args {
     requests: usize,
     /// Threads of the unix-socket service; clamped to the cores
     uds_threads: usize,
-    /// This machine's address
+    /// This machine's address: IPv4, IPv6, or a name
     #[arg(requires = "peer_port")]
     addr: Option<String>,
+    /// Its TCP port
     port: Option<u16>,
-    /// The other machine's
+    /// The other machine's address
     peer_addr: Option<String>,
+    /// Its TCP port
     peer_port: Option<u16>,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
     uds: UdsArgs,
+    #[command(flatten)]
+    log: daemon::LogArgs,
     /// Links without encryption or proof of identity: loopback and 192.168.10.0/24 only
     /// [env: FARSIDE_INSECURE_PLAINTEXT=1]
     #[arg(long)]
@@ -41,7 +46,7 @@ struct Args {
 /// One line: what failed, on what, and what to do.
 pub fn main() -> Result<(), String> {
     let args = Args::parse();
-    daemon::init_logs();
+    daemon::init_logs(&args.log);
     daemon::plaintext_gate("engine", args.insecure_plaintext)?;
     let config = NodeConfig::load(&config_dir()).map_err(|e| e.to_string())?;
     let (listen, peer) = match (args.addr, args.port, args.peer_addr, args.peer_port) {
@@ -63,7 +68,7 @@ pub fn main() -> Result<(), String> {
         listen,
         peer,
         exec: false,
-        uds: Some(args.uds.options()),
+        uds: Some((args.uds, config.uds)),
         exports: Some(exports),
         pass: config.pass,
     };

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::daemon;
-use super::services::{self, EngineArgs, Plan, UdsArgs};
+use super::services::{self, EngineArgs, Plan};
+use super::uds::UdsArgs;
 use crate::config::{NodeConfig, config_dir};
 use crate::qtfs::far::Exports;
 
@@ -24,6 +25,8 @@ pub(crate) struct HostArgs {
     engine: EngineArgs,
     #[command(flatten)]
     uds: UdsArgs,
+    #[command(flatten)]
+    log: daemon::LogArgs,
     /// Links without encryption or proof of identity: loopback and the lab's 192.168.10.0/24 only
     /// [env: FARSIDE_INSECURE_PLAINTEXT=1]
     #[arg(long)]
@@ -31,7 +34,7 @@ pub(crate) struct HostArgs {
 }
 
 pub(crate) fn host(args: HostArgs) -> ExitCode {
-    daemon::init_logs();
+    daemon::init_logs(&args.log);
     daemon::exit(run(args))
 }
 
@@ -46,7 +49,7 @@ fn run(args: HostArgs) -> Result<(), String> {
         listen,
         peer: config.peer,
         exec: true,
-        uds: Some(args.uds.options()),
+        uds: Some((args.uds, config.uds)),
         exports: Some(Exports::new(config.exports, None)),
         pass: config.pass,
     };

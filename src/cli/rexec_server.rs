@@ -22,13 +22,15 @@ struct Args {
     workers: Option<usize>,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    log: daemon::LogArgs,
 }
 
 /// # Errors
 /// One line: what failed, on what, and what to do.
 pub fn main() -> Result<(), String> {
     let args = Args::parse();
-    daemon::init_logs();
+    daemon::init_logs(&args.log);
     let listen =
         address::from_env()?.ok_or("rexec_server: CMD_NET_ADDR is not set; say where to serve, tcp://ADDR:PORT")?;
     daemon::plaintext_gate("rexec_server", args.insecure_plaintext)?;

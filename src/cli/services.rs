@@ -6,13 +6,16 @@
 //! ```
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::daemon;
-use crate::config::{Pass, PassedDevice};
-use crate::errno::{Errno, OsResult};
+use super::guide_link::GuideLink;
+use super::notify::Notify;
+use super::uds::UdsArgs;
+use crate::config::{NodeConfig, Pass, PassedDevice, Uds, config_dir};
+use crate::errno::{Errno, OsError, OsResult};
 use crate::fdpass::{Maker, Pump, PumpKind};
 use crate::limits::{CONNECT_DEADLINE_MS, RECORD_MAX};
 use crate::link::conn::Conn;
@@ -25,7 +28,7 @@ use crate::sys::nofile;
 use crate::sys::unix::{self, SocketKind};
 use crate::udsproxyd::far::{Cancel, Far};
 use crate::udsproxyd::near::{self, End, FarSide, FarStream};
-use crate::udsproxyd::policy::{Policy, Rule};
+use crate::udsproxyd::policy::Policy;
 use crate::udsproxyd::wire::{ConnectRequest, printable};
 use crate::wire::service;
 
@@ -37,8 +40,8 @@ pub(super) struct Plan {
     /// The other node, if this one is to dial it.
     pub(super) peer: Option<String>,
     pub(super) exec: bool,
-    /// Both directions of the unix-socket service; `None`: neither.
-    pub(super) uds: Option<near::Options>,
+    /// Both directions of the unix-socket service, and what node.toml says of it; `None`: neither.
+    pub(super) uds: Option<(UdsArgs, Uds)>,
     pub(super) exports: Option<Exports>,
     /// What passed fds of the peer's may stand for here.
     pub(super) pass: Pass,
@@ -167,20 +170,30 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     let (workers, engine, handler) = (plan.workers, plan.engine, Arc::new(services));
     let node = Node::start(NodeOptions { workers, engine, handler, files, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
-    let local = plan.uds.map(|options| near::Server::bind(options, Arc::new(OnNode(node.clone())))).transpose()?;
-    tracing::info!("serving on {:?}", door.addresses());
+    let local = plan.uds.map(|(args, file)| Local::open(args, &file, &node)).transpose()?;
+    let status = format!("serving on {:?}", door.addresses());
+    tracing::info!("{status}");
     door.open()?;
     if let Some(peer) = plan.peer {
         keep_session(&node, peer)?;
     }
-    let stop = local.as_ref().map(near::Server::stop_handle);
-    let asks = local.map(|server| std::thread::spawn(move || server.run()));
-    let result = daemon::serve_until_told(&node, &taken, || tracing::info!("no policy file to reload yet"));
-    if let (Some(stop), Some(asks)) = (stop, asks) {
-        stop.stop();
-        asks.join().expect("a panic ends the process")?;
+    let notify = Notify::from_env();
+    notify.ready(&status);
+    let reload = || {
+        notify.reloading();
+        match &local {
+            Some(local) => local.reload(),
+            None => tracing::info!("no policy to reload"),
+        }
+        notify.ready(&status);
+    };
+    daemon::wait_for_the_end(&taken, reload)?;
+    notify.stopping();
+    if let Some(local) = &local {
+        local.handle.end_datagrams();
     }
-    result
+    daemon::leave(&node);
+    local.map_or(Ok(()), Local::close)
 }
 
 /// Options that every program with workers has.
@@ -192,24 +205,39 @@ pub(super) struct EngineArgs {
     pub(super) engine: Wish,
 }
 
-/// Options of the unix-socket service that every program with it has.
-#[derive(Debug, clap::Args)]
-pub(super) struct UdsArgs {
-    /// Where local programs (libudsproxy.so) ask
-    #[arg(long, value_name = "PATH", default_value = farside_contract::SOCKET_PATH)]
-    socket: PathBuf,
-    /// A user who may ask besides root; may be given more than once
-    #[arg(long = "uid", value_name = "UID")]
-    uids: Vec<u32>,
-    /// Which names may cross, first match wins: allow:/PATH, deny:/PATH, allow:@NAME; may be given more than once.
-    /// Without a matching rule everything may but this machine's own services (D-Bus, journal, nscd, udev, X11)
-    #[arg(long = "rule", value_name = "RULE")]
-    rules: Vec<Rule>,
+/// The doors for programs of this machine.
+struct Local {
+    args: UdsArgs,
+    handle: near::Handle,
+    served: JoinHandle<OsResult<()>>,
+    _link: Option<GuideLink>,
 }
 
-impl UdsArgs {
-    pub(super) fn options(self) -> near::Options {
-        let policy = Policy { rules: self.rules, ..Policy::open() };
-        near::Options { socket: self.socket, uids: self.uids, policy }
+impl Local {
+    fn open(args: UdsArgs, file: &Uds, node: &Node) -> OsResult<Self> {
+        let options = args.options(file).map_err(|e| OsError::on("configuration:", e, Errno::EINVAL))?;
+        let server = near::Server::bind(options, Arc::new(OnNode(node.clone())))?;
+        let handle = server.handle();
+        let served = std::thread::spawn(move || server.run());
+        Ok(Self { _link: GuideLink::make(&args.socket), args, handle, served })
+    }
+
+    /// What node.toml says now, or as before when it can't be read.
+    fn reload(&self) {
+        let read = NodeConfig::load(&config_dir()).map_err(|e| e.to_string());
+        match read.and_then(|config| self.args.options(&config.uds)) {
+            Ok(options) => match self.handle.reload(options) {
+                Ok(()) => tracing::info!("reloaded: rules and exports"),
+                Err(e) => tracing::error!("reloaded: rules, and exports but for some: {e}"),
+            },
+            Err(e) => {
+                tracing::error!("not reloaded, all stays as it is: {}: {e}", config_dir().join("node.toml").display())
+            }
+        }
+    }
+
+    fn close(self) -> OsResult<()> {
+        self.handle.stop();
+        self.served.join().expect("a panic ends the process")
     }
 }

@@ -3,7 +3,8 @@
 use clap::Parser;
 
 use super::daemon;
-use super::services::{self, EngineArgs, Plan, UdsArgs};
+use super::services::{self, EngineArgs, Plan};
+use super::uds::UdsArgs;
 use crate::config::{NodeConfig, config_dir};
 
 /// Lets programs here (under LD_PRELOAD=libudsproxy.so) connect to the other machine's unix sockets, and its programs
@@ -16,16 +17,20 @@ use crate::config::{NodeConfig, config_dir};
 struct Args {
     /// Worker threads
     threads: usize,
-    /// This machine's address
+    /// This machine's address: IPv4, IPv6, or a name
     addr: String,
+    /// Its TCP port
     port: u16,
-    /// The other machine's address
+    /// The other machine's address; a name is looked up anew whenever the session is
     peer_addr: String,
+    /// Its TCP port
     peer_port: u16,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
     uds: UdsArgs,
+    #[command(flatten)]
+    log: daemon::LogArgs,
     /// Links without encryption or proof of identity: loopback and 192.168.10.0/24 only
     /// [env: FARSIDE_INSECURE_PLAINTEXT=1]
     #[arg(long)]
@@ -36,7 +41,7 @@ struct Args {
 /// One line: what failed, on what, and what to do.
 pub fn main() -> Result<(), String> {
     let args = Args::parse();
-    daemon::init_logs();
+    daemon::init_logs(&args.log);
     daemon::plaintext_gate("udsproxyd", args.insecure_plaintext)?;
     if args.threads == 0 {
         return Err("udsproxyd: 0 threads; say 1 or more".into());
@@ -48,7 +53,7 @@ pub fn main() -> Result<(), String> {
         listen: join(&args.addr, args.port),
         peer: Some(join(&args.peer_addr, args.peer_port)),
         exec: false,
-        uds: Some(args.uds.options()),
+        uds: Some((args.uds, config.uds)),
         exports: None,
         pass: config.pass,
     };

@@ -13,7 +13,7 @@ use farside::errno::{Errno, OsResult};
 use farside::sys::unix::{self, SocketKind};
 use farside::sys::{peer, scm};
 use farside::udsproxyd::far::Far;
-use farside::udsproxyd::near::{End, FarSide, FarStream, Options, Server, Stop};
+use farside::udsproxyd::near::{End, Export, FarSide, FarStream, Handle, Options, Server};
 use farside::udsproxyd::policy::Policy;
 use farside::udsproxyd::wire::ConnectRequest;
 use nix::sys::socket::Shutdown;
@@ -27,7 +27,7 @@ static BUILT: OnceLock<Result<(PathBuf, PathBuf), String>> = OnceLock::new();
 pub(crate) struct Lab {
     pub(crate) dir: PathBuf,
     pub(crate) far: Arc<Loopback>,
-    stop: Stop,
+    pub(crate) handle: Handle,
     server: Option<JoinHandle<OsResult<()>>>,
     _turn: MutexGuard<'static, ()>,
 }
@@ -79,11 +79,11 @@ pub(crate) fn lab_in(name: &str, socket: impl FnOnce(&Path) -> PathBuf) -> Optio
         delay: Mutex::default(),
         asked: AtomicUsize::new(0),
     });
-    let options = Options { socket, uids: vec![65_534], policy: Policy::open() };
+    let options = Options { socket, uids: vec![65_534], policy: Policy::open(), exports: Vec::new() };
     let server = Server::bind(options, far.clone()).unwrap();
-    let stop = server.stop_handle();
+    let handle = server.handle();
     let server = Some(thread::spawn(|| server.run()));
-    Some(Lab { dir, far, stop, server, _turn: turn })
+    Some(Lab { dir, far, handle, server, _turn: turn })
 }
 
 fn build() -> Result<(PathBuf, PathBuf), String> {
@@ -144,9 +144,15 @@ impl Lab {
         said(self.client(args))
     }
 
+    /// From now on these alone, each a typed `--export`.
+    pub(crate) fn export(&self, exports: &[String]) -> OsResult<()> {
+        let exports: Vec<Export> = exports.iter().map(|text| text.parse().unwrap()).collect();
+        self.handle.reload(Options { exports, ..Options::default() })
+    }
+
     /// Stops the daemon; its socket is gone afterwards.
     pub(crate) fn stop(&mut self) {
-        self.stop.stop();
+        self.handle.stop();
         if let Some(server) = self.server.take() {
             server.join().unwrap().unwrap();
         }

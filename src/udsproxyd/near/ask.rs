@@ -1,6 +1,7 @@
 //! One asker, from its request to its verdict.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
 use farside_contract::{Op, REQUEST_MAX, Request, Verdict, flags};
@@ -25,7 +26,7 @@ use crate::udsproxyd::wire::{ConnectRequest, check_name, printable};
 /// What serving an ask takes.
 pub(super) struct Desk {
     pub(super) far: std::sync::Arc<dyn FarSide>,
-    pub(super) policy: Policy,
+    pub(super) policy: RwLock<Policy>,
     pub(super) uids: Vec<u32>,
     pub(super) proc: Proc,
     pub(super) names: Names,
@@ -180,7 +181,7 @@ impl Desk {
             debug!(pid = asker.pid, name = printable(typed), %errno, "not mapped: the local answer stands");
             No::NotRemote
         })?;
-        if check_name(&target.name).is_err() || !target.judged.iter().all(|name| self.policy.allows(name)) {
+        if check_name(&target.name).is_err() || !self.allows(&target.judged) {
             debug!(pid = asker.pid, name = printable(&target.name), "not remote by policy");
             return Err(No::NotRemote);
         }
@@ -196,16 +197,30 @@ impl Desk {
             return Err(No::Errno(Errno::EINVAL));
         }
         let kind = SocketKind::of(local.as_fd())?;
-        // EINVAL-like for one that is not connected: there is nobody whose identity could be used.
+        self.carry(local, kind, path)
+    }
+
+    /// Joins a connection that is there already to a far socket, as whoever made it.
+    pub(super) fn carry(&self, local: OwnedFd, kind: SocketKind, name: &[u8]) -> Result<(), No> {
+        // ENOTCONN for one that is not connected: there is nobody whose identity could be used.
         unix::peer_name_of(local.as_fd())?;
         let caller = identity(local.as_fd(), peer::peer(local.as_fd())?)?;
-        let request = ConnectRequest { kind, name: path.to_vec(), caller, nonblocking: false, named: false };
+        let request = ConnectRequest { kind, name: name.to_vec(), caller, nonblocking: false, named: false };
         let stream = self.ask_far(&request)?;
         fcntl(&local, FcntlArg::F_SETFL(OFlag::empty()))?;
         attach(stream, local, &request).map(drop)
     }
 
-    fn ask_far(&self, request: &ConnectRequest) -> Result<Box<dyn FarStream>, No> {
+    fn allows(&self, names: &[Vec<u8>]) -> bool {
+        let policy = self.policy.read().expect("a panic ends the process");
+        names.iter().all(|name| policy.allows(name))
+    }
+
+    pub(super) fn set_policy(&self, policy: Policy) {
+        *self.policy.write().expect("a panic ends the process") = policy;
+    }
+
+    pub(super) fn ask_far(&self, request: &ConnectRequest) -> Result<Box<dyn FarStream>, No> {
         let deadline = Instant::now() + Duration::from_millis(CONNECT_DEADLINE_MS);
         let result = self.far.connect(request, deadline);
         if let Err(errno) = &result {

@@ -15,10 +15,13 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
+use super::End;
 use super::abstract_name::{as_path, network_id};
 use super::ask::{Asking, Desk, No, attach, identity};
+use super::exports::datagram_pair;
 use super::outlets::{Key, Network, Outlet};
 use crate::errno::Errno;
+use crate::sys::peer;
 use crate::sys::unix::{self, SocketKind};
 use crate::sys::unix_diag::{Diag, SocketId};
 use crate::udsproxyd::wire::ConnectRequest;
@@ -71,6 +74,16 @@ impl Desk {
         let found_by = Some((key, inode));
         let outlet = Outlet { found_by, caller, own, network, end, used: Instant::now(), gone: 0 };
         Ok(self.outlets.add(outlet)?.expect("it is found by its key"))
+    }
+
+    /// A datagram socket whose datagrams go to a far one as this daemon itself, and what ends that.
+    pub(super) fn open_way(&self, name: &[u8]) -> Result<(OwnedFd, End), No> {
+        let (ours, theirs) = datagram_pair().map_err(|e| No::Errno(e.errno))?;
+        let caller = identity(theirs.as_fd(), peer::peer(theirs.as_fd())?)?;
+        let kind = SocketKind::Datagram;
+        let request = ConnectRequest { kind, name: name.to_vec(), caller, nonblocking: true, named: false };
+        let stream = self.ask_far(&request)?;
+        Ok((ours, attach(stream, theirs, &request)?))
     }
 
     fn datagram_request(&self, asking: &Asking<'_>) -> Result<(SocketId, ConnectRequest), No> {

@@ -14,6 +14,7 @@ mod ask;
 mod binder;
 mod control;
 mod datagrams;
+mod exports;
 mod mounts;
 mod outlets;
 mod path;
@@ -25,7 +26,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-pub use server::{Server, Stop};
+pub use exports::Export;
+pub use server::{Handle, Server};
 
 use crate::errno::{Errno, OsResult};
 use crate::sys::unix::SocketKind;
@@ -61,10 +63,17 @@ pub struct Options {
     /// Who may ask besides root. With any, the directory is 0711 and the socket 0666, and SO_PEERCRED decides.
     pub uids: Vec<u32>,
     pub policy: Policy,
+    /// Far sockets at local paths.
+    pub exports: Vec<Export>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { socket: farside_contract::SOCKET_PATH.into(), uids: Vec::new(), policy: Policy::open() }
+        Self {
+            socket: farside_contract::SOCKET_PATH.into(),
+            uids: Vec::new(),
+            policy: Policy::open(),
+            exports: Vec::new(),
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! a while of idleness.
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tracing::warn;
 use super::abstract_name::Names;
 use super::ask::Desk;
 use super::control::Control;
+use super::exports::Exports;
 use super::outlets::Outlets;
 use super::private::Private;
 use super::view::Proc;
@@ -27,12 +28,14 @@ pub struct Server {
     shared: Arc<Shared>,
 }
 
-/// Ends a `Server` from another thread.
+/// Tells a `Server` from another thread what to do.
 #[derive(Clone)]
-pub struct Stop(Arc<Shared>);
+pub struct Handle(Arc<Shared>);
 
 struct Shared {
-    desk: Desk,
+    /// Dropped before what it asks.
+    exports: Exports,
+    desk: Arc<Desk>,
     /// Dropped after the desk, whose listeners are in its directory.
     control: Control,
     counts: Mutex<Counts>,
@@ -50,21 +53,23 @@ impl Server {
     /// Listens; nobody is served before `run`. One server a socket: a second one gets EADDRINUSE.
     pub fn bind(options: Options, far: Arc<dyn FarSide>) -> OsResult<Self> {
         let control = Control::bind(&options)?;
-        let desk = Desk {
+        let desk = Arc::new(Desk {
             far,
-            policy: options.policy,
+            policy: RwLock::new(options.policy),
             uids: options.uids,
             proc: Proc::open()?,
             names: Names::new()?,
             private: Private::start(&control.private)?,
             outlets: Outlets::start()?,
-        };
-        let shared = Shared { desk, control, counts: Mutex::default(), ended: Condvar::new() };
+        });
+        let exports = Exports::new(desk.clone());
+        exports.set(&options.exports)?;
+        let shared = Shared { exports, desk, control, counts: Mutex::default(), ended: Condvar::new() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    pub fn stop_handle(&self) -> Stop {
-        Stop(self.shared.clone())
+    pub fn handle(&self) -> Handle {
+        Handle(self.shared.clone())
     }
 
     /// Serves until stopped; askers under way then still get their verdict.
@@ -76,12 +81,22 @@ impl Server {
         while counts.threads > 0 {
             counts = self.shared.ended.wait(counts).expect("a panic ends the process");
         }
+        self.shared.exports.set(&[])?;
         self.shared.control.clear();
         Ok(())
     }
 }
 
-impl Stop {
+impl Handle {
+    /// Other rules and exports; connections that are open stay.
+    ///
+    /// # Errors
+    /// The first export that can't be opened; everything else is done.
+    pub fn reload(&self, options: Options) -> OsResult<()> {
+        self.0.desk.set_policy(options.policy);
+        self.0.exports.set(&options.exports)
+    }
+
     /// Ends the datagram streams, which have no end of their own that a drain could wait for.
     pub fn end_datagrams(&self) {
         self.0.desk.outlets.end_all();
