@@ -44,6 +44,10 @@ pub const MOVE_AFTER_BYTES: u64 = 256 << 10;
 pub const MOVE_PAUSE_MS: u64 = 50;
 /// Streams of one session's link pair: the fd limit of a usual service (20,000) less room for everything else.
 pub const STREAMS_MAX: usize = 16_384;
+/// Local ends of one link pair: as many streams, and as many again that have ended and still hold bytes for a program.
+pub const PORTS_MAX: usize = 2 * STREAMS_MAX;
+/// Streams of one link pair with a RECORD_WINDOW: what a peer may make this node hold for them is 2.2 GiB.
+pub const RECORD_STREAMS_MAX: usize = 1024;
 /// The payload of an OPEN frame: a path (4096) twice and some identity; larger requests are bytes of the stream.
 pub const OPEN_MAX: u32 = 16 << 10;
 /// The recipes of one message, all RECIPE frames together: 253 paths of 4 KiB, and room for each one's fixed part.

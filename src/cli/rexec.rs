@@ -78,7 +78,10 @@ pub fn main() -> i32 {
     };
     super::daemon::init_client_logs();
     eprintln!("rexec: warning: the link to {addr} is NOT encrypted");
-    crate::rexec::run(&addr, args, engine)
+    let status = crate::rexec::run(&addr, args, engine);
+    // The process ends without its worker, which may hold one.
+    crate::sys::terminal::put_back_all();
+    status
 }
 
 fn usage(what: &str) -> i32 {

@@ -81,6 +81,11 @@ pub struct Fill {
 }
 
 impl Fill {
+    /// What it may hold.
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+
     /// All bytes have come: seals it.
     ///
     /// # Errors

@@ -144,7 +144,7 @@ fn device(fd: OwnedFd, stat: &FileStat, access: Access, mode: Mode) -> OsResult<
     if number == TUN {
         return tap(&fd, access.nonblock);
     }
-    if let Some(group) = vfio_group(fd.as_fd()) {
+    if let Some(group) = vfio_group(fd.as_fd(), number.0) {
         return Ok(Described { recipe: Recipe::Device { device: Device::VfioGroup(group), access }, pump: None });
     }
     if terminal::is_master(&fd) {
@@ -178,14 +178,22 @@ fn tap(fd: &OwnedFd, nonblock: bool) -> OsResult<Described> {
     Ok(Described { recipe, pump: None })
 }
 
-/// VFIO's groups have no fixed number. The name alone decides, because the other machine opens its own.
-fn vfio_group(fd: BorrowedFd<'_>) -> Option<u32> {
+/// VFIO's groups have no fixed number: their major is in /proc/devices, and which group it is the name tells. A name
+/// alone would be anybody's word, who has a mount namespace.
+fn vfio_group(fd: BorrowedFd<'_>, major: u64) -> Option<u32> {
+    let devices = std::fs::read_to_string("/proc/devices").ok()?;
+    let is_vfio = |line: &str| line.trim().split_once(' ') == Some((major.to_string().as_str(), "vfio"));
+    devices.lines().any(is_vfio).then_some(())?;
     let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
     path.to_str()?.strip_prefix("/dev/vfio/")?.parse().ok()
 }
 
 fn access_of(fd: BorrowedFd<'_>) -> OsResult<Access> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).step("F_GETFL")?);
+    if flags.contains(OFlag::O_PATH) {
+        // Whoever has one need not have been allowed to open the file.
+        return Err(refused("a path that was not opened (O_PATH)", fd));
+    }
     let mode = flags & OFlag::O_ACCMODE;
     Ok(Access {
         read: mode != OFlag::O_WRONLY,

@@ -10,6 +10,8 @@ mod door;
 #[cfg(test)]
 mod fd_tests;
 mod helpers;
+#[cfg(test)]
+mod hostile_tests;
 mod inbox;
 mod lane;
 mod node;

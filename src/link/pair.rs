@@ -21,7 +21,7 @@ use super::port::{Hands, Port, SourceState};
 use super::token::{Token, What};
 use crate::errno::Errno;
 use crate::fdpass::{self, Pump, PumpKind};
-use crate::limits::{HELLO_DEADLINE_MS, INITIAL_WINDOW, RECORD_WINDOW};
+use crate::limits::{HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW};
 use crate::mux::{Event, Key, Mux, Options};
 use crate::ring::{Chunk, Done};
 use crate::wire::hello::Lane;
@@ -282,6 +282,10 @@ impl Pair {
     }
 
     fn on_incoming(&mut self, key: Key, service: u16, request: Vec<u8>, shared: &Shared) {
+        // A stream that has ended may have left its last bytes with a program that does not read.
+        if self.ports.len() >= PORTS_MAX {
+            return self.mux.reset(key, Errno::EMFILE);
+        }
         let at = self.add_port(key);
         self.ports[at].owns_children = service == service::EXEC;
         let stream = Pending::new(self.at(shared), key);
@@ -336,7 +340,10 @@ impl Pair {
             PumpKind::Sink | PumpKind::Fill(_) | PumpKind::Listening(_) => self.mux.on_eof(key),
             _ => {}
         }
-        self.mux.widen(key, window_of(&pump.kind));
+        if !self.mux.widen(key, window_of(&pump.kind)) {
+            tracing::warn!(peer = %self.peer, "stream {} ends: too many that carry records", key.id());
+            return self.reset(key, Errno::ENOBUFS, hands);
+        }
         self.ports[at].attach(pump.fd, pump.kind);
         self.pump(at, hands);
         self.write(at, shared, hands);

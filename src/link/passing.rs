@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::inbox::{Cmd, First, Found, Pending};
 use super::pair::{Pair, Shared, window_of};
-use super::port::{Hands, SourceState};
+use super::port::{Hands, Plant, SourceState};
 use crate::errno::{Errno, OsResult};
 use crate::fdpass::{Described, PumpKind, Rebuilt};
 use crate::limits::INITIAL_WINDOW;
@@ -71,9 +71,14 @@ impl Pair {
         &mut self,
         (at, key): (usize, Key),
         result: OsResult<Found>,
+        shared: &Shared,
         hands: &mut Hands,
         now_us: u64,
     ) {
+        if self.ports.get(at).is_some_and(|p| p.key == key && p.plant == Plant::Later) {
+            self.ports[at].plant = Plant::Wanted;
+            return self.plant(at, shared);
+        }
         if self.ports.get(at).is_none_or(|p| p.key != key || p.source != SourceState::Describing) {
             return;
         }
@@ -84,6 +89,10 @@ impl Pair {
                 return self.reset(key, e.errno, hands);
             }
         };
+        if found.bytes.is_some() && found.fds.is_empty() {
+            // Something else than fds came with the bytes (a program's own SO_PASSCRED): looking again would find it again.
+            self.ports[at].no_peeks();
+        }
         if !found.before.is_empty() {
             self.mux.on_read(key, Chunk::from_vec(found.before), false, None, now_us);
         }
@@ -144,11 +153,15 @@ impl Pair {
     /// The command behind `key` has ended.
     pub(super) fn finish_children(&mut self, key: Key, hands: &mut Hands) {
         let Some(at) = self.port_of(key) else { return };
-        let children = self.ports[at].children.clone();
-        for at in children.into_iter().filter_map(|child| self.port_of(child)).collect::<Vec<_>>() {
-            let child = self.ports[at].key;
+        for child in self.ports[at].children.clone() {
+            // One child's end may have been that of others.
+            let Some(at) = self.port_of(child) else { continue };
             match self.ports[at].kind {
-                Some(PumpKind::Source | PumpKind::Socket | PumpKind::SeqPacket | PumpKind::Datagram) => {
+                Some(PumpKind::Sink | PumpKind::Fill(_) | PumpKind::Listener(_) | PumpKind::Listening(_)) | None => {
+                    self.reset(child, Errno::EPIPE, hands);
+                }
+                // What they hold is read, and then their end.
+                Some(_) => {
                     self.ports[at].finishing = true;
                     if let Some(op) = self.ports[at].source_op {
                         hands.engine.cancel(op);
@@ -156,7 +169,6 @@ impl Pair {
                         self.pump(at, hands);
                     }
                 }
-                _ => self.reset(child, Errno::EPIPE, hands),
             }
         }
     }

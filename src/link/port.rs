@@ -86,6 +86,8 @@ pub(super) struct Port {
     pub(super) in_flight: u32,
     /// Memory that must be filled before the front message may leave.
     pub(super) fills: u32,
+    /// Bytes that have come for memory.
+    pub(super) filled: u64,
     /// This stream fills memory for a message of that one.
     pub(super) fills_for: Option<Key>,
     /// The front item's recipes are with a helper.
@@ -99,6 +101,8 @@ pub(super) struct Port {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Plant {
     No,
+    /// A helper that looks for fds must end first.
+    Later,
     /// The read in flight must end first: it would take the byte.
     Wanted,
     /// A helper is at it.
@@ -158,6 +162,7 @@ impl Port {
             stalled: None,
             in_flight: 0,
             fills: 0,
+            filled: 0,
             fills_for: None,
             rebuilding: false,
             fin: false,
@@ -213,6 +218,11 @@ impl Port {
         self.source = SourceState::Polling;
         let op = Op::Poll { fd: Rc::clone(fd), events: libc::POLLIN };
         self.source_op = Some(hands.engine.submit(op, token));
+    }
+
+    /// Reads without a look ahead, until fds come.
+    pub(super) fn no_peeks(&mut self) {
+        self.peeks = 0;
     }
 
     /// The room that the next read needs.
@@ -287,7 +297,14 @@ impl Port {
                 self.source_op = Some(hands.engine.submit(Op::Recv { fd, into, max, fds: true }, token));
                 Read::Underway
             }
-            (Op::Measure { fd }, Ok(0)) if record_end::has_ended(&*fd) => Read::Eof,
+            (Op::Measure { fd }, Ok(0)) => match record_end::what_is_next(&*fd) {
+                Ok(true) => Read::Eof,
+                Ok(false) => {
+                    self.measured = Some(0);
+                    Read::Ready
+                }
+                Err(errno) => Read::Failed(errno),
+            },
             (Op::Measure { .. }, Ok(len)) => {
                 self.measured = Some(len);
                 Read::Ready

@@ -79,7 +79,13 @@ impl Pair {
         self.drop_unheard(at, hands);
         let ours = self.ports[at].is_socket() && !self.ports[at].shared;
         if unread && ours && self.ports[at].source != SourceState::Ended {
+            let describing = self.ports[at].source == SourceState::Describing;
             self.ports[at].want_plant();
+            if describing {
+                // A helper may still be reading: `on_described` goes on.
+                self.ports[at].plant = Plant::Later;
+                return;
+            }
             return self.plant(at, shared);
         }
         self.ports[at].stop_source();
@@ -87,7 +93,7 @@ impl Pair {
     }
 
     /// Starts the helper, once no read is in flight.
-    fn plant(&mut self, at: usize, shared: &Shared) {
+    pub(super) fn plant(&mut self, at: usize, shared: &Shared) {
         let port = &mut self.ports[at];
         let Some(fd) = port.fd.as_ref().filter(|_| port.plant == Plant::Wanted && port.source_op.is_none()) else {
             return;
@@ -194,9 +200,14 @@ impl Pair {
         let Some(PumpKind::Listener(kind)) = self.ports[listener].kind else { unreachable!("only a listener accepts") };
         let kind = fdpass::socket_pump(kind);
         let at = self.add_port(key);
-        self.mux.widen(key, window_of(&kind));
+        if !self.mux.widen(key, window_of(&kind)) {
+            return self.reset(key, Errno::ENOBUFS, hands);
+        }
         self.ports[at].attach(fd, kind);
-        self.pump(at, hands);
+        // The far end must know that these are records before the first one comes: `Accepted` starts them.
+        if !self.ports[at].keeps_records() {
+            self.pump(at, hands);
+        }
     }
 
     /// The source's next step, when nothing is in flight for it.

@@ -92,7 +92,8 @@ impl Port {
     /// Bytes came for the fd, and whether a record ends with them.
     ///
     /// # Errors
-    /// EMSGSIZE: a record longer than any may be.
+    /// EMSGSIZE: a record longer than any may be. EFBIG: more than the memory was to hold. EPROTO: fds for something that
+    /// is no socket.
     pub(super) fn take_in(
         &mut self,
         chunk: Chunk,
@@ -100,6 +101,15 @@ impl Port {
         recipes: Option<Recipes>,
         overhead: u32,
     ) -> Result<(), Errno> {
+        if recipes.is_some() && self.kind.is_some() && !self.is_socket() {
+            return Err(Errno::EPROTO);
+        }
+        if let Some(PumpKind::Fill(fill)) = &self.kind {
+            self.filled += chunk.len() as u64;
+            if self.filled > fill.size() {
+                return Err(Errno::EFBIG);
+            }
+        }
         if self.keeps_records() {
             let assembly = self.assembly.get_or_insert_default();
             assembly.add(chunk, recipes, overhead)?;
@@ -222,7 +232,7 @@ impl Port {
     /// After FIN, when all is written: the program sees the end. Returns whether that has just happened.
     pub(super) fn close_sink_if_done(&mut self) -> bool {
         let idle = self.queue.is_empty() && self.sink_op.is_none();
-        let planting = matches!(self.plant, Plant::Wanted | Plant::Working);
+        let planting = matches!(self.plant, Plant::Later | Plant::Wanted | Plant::Working);
         if !self.fin || self.sink_closed || !idle || planting || self.fd.is_none() {
             return false;
         }

@@ -153,7 +153,7 @@ impl Worker {
             Cmd::Open { service, request, verdict, .. } => pair.open(service, request, verdict),
             Cmd::Attach { key, pump, first, .. } => pair.attach(key, pump, first, shared, &mut hands, now_us),
             Cmd::Reset { key, errno, .. } => pair.reset(key, errno, &mut hands),
-            Cmd::Described { port, result, .. } => pair.on_described(port, result, &mut hands, now_us),
+            Cmd::Described { port, result, .. } => pair.on_described(port, result, shared, &mut hands, now_us),
             Cmd::Rebuilt { port, result, .. } => pair.on_rebuilt(port, result, shared, &mut hands),
             Cmd::Planted { port, .. } => pair.on_planted(port, shared, &mut hands),
             Cmd::FinishChildren { key, .. } => pair.finish_children(key, &mut hands),

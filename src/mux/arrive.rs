@@ -3,7 +3,7 @@
 use super::machine::{low32, reset_frame};
 use super::recv::{self, Early};
 use super::send::{SendHalf, cost};
-use super::{Event, Key, Mux, Payload, Recipes};
+use super::{Event, Mux, Payload, Recipes};
 use crate::errno::Errno;
 use crate::limits::{CONTROL_QUEUE_MAX, OPEN_MAX, RECIPES_PENDING_MAX, STREAMS_MAX};
 use crate::wire::frame::{FrameType, HEADER_LEN, Header, flags};
@@ -97,13 +97,13 @@ impl<P: Payload> Mux<P> {
             }
             return Ok(());
         };
+        let key = self.key_at(slot);
         let stream = &mut self.streams[slot];
         if !ours || std::mem::replace(&mut stream.accepted, true) {
             bad!("ACCEPT for stream {}, which waits for none", header.stream);
         }
         stream.send.on_accept();
-        let key = Key { slot, id: stream.id };
-        if stream.recv.is_wider_than(self.options.window) && !std::mem::replace(&mut stream.recv.credit_due, true) {
+        if stream.recv.is_wide && !std::mem::replace(&mut stream.recv.credit_due, true) {
             self.credit_due.push_back(slot);
         }
         self.events.push_back(Event::Accepted { key });
@@ -114,8 +114,8 @@ impl<P: Payload> Mux<P> {
 
     fn on_reset(&mut self, header: Header) {
         let Some(&slot) = self.by_id.get(&header.stream) else { return };
+        let key = self.key_at(slot);
         self.remove(slot);
-        let key = Key { slot, id: header.stream };
         self.events.push_back(Event::Reset { key, errno: reset_errno(header.aux) });
     }
 
@@ -123,10 +123,10 @@ impl<P: Payload> Mux<P> {
         let Some(slot) = self.known(header.stream)? else { return Ok(()) };
         self.note_credit(slot, header.credit);
         if header.flags & flags::READ_CLOSED != 0 {
+            let key = self.key_at(slot);
             let stream = &mut self.streams[slot];
             if !stream.send.is_done() {
                 stream.send.stop();
-                let key = Key { slot, id: stream.id };
                 let unread = header.flags & flags::UNREAD != 0;
                 self.events.push_back(Event::ReadClosed { key, unread });
             }
@@ -139,7 +139,7 @@ impl<P: Payload> Mux<P> {
         let stream = &mut self.streams[slot];
         stream.send.on_credit(credit);
         if stream.send.take_starved() {
-            let key = Key { slot, id: stream.id };
+            let key = self.key_at(slot);
             self.events.push_back(Event::MayRead { key });
         }
     }
@@ -153,7 +153,7 @@ impl<P: Payload> Mux<P> {
         // Counted where it waits: here until the other lane is through, then until its message has come.
         let recipe = frame.recipe_len();
         if self.recipes_pending + recipe > RECIPES_PENDING_MAX {
-            self.fail(Key { slot, id: frame.header.stream }, Errno::ENOBUFS);
+            self.fail(self.key_at(slot), Errno::ENOBUFS);
             return Ok(());
         }
         self.recipes_pending += recipe;
@@ -174,8 +174,8 @@ impl<P: Payload> Mux<P> {
 
     fn deliver(&mut self, slot: usize, frame: Early<P>) -> WireResult<()> {
         let Early { header, payload, first, last } = frame;
+        let key = self.key_at(slot);
         let stream = &mut self.streams[slot];
-        let key = Key { slot, id: stream.id };
         match header.kind {
             FrameType::Move | FrameType::MoveBack => return stream.recv.on_move(header.kind),
             FrameType::Recipe => return stream.recv.on_recipe(&header, payload.as_ref()),

@@ -19,7 +19,7 @@ use super::recv::{self, RecvHalf};
 use super::send::{Piece, SendHalf, Turn};
 use super::types::{Event, Key, Options, Recipes};
 use super::{Batch, Payload, reaches};
-use crate::limits::{DEAD_AFTER_MS, OPEN_MAX, PING_AFTER_MS, STREAMS_MAX};
+use crate::limits::{DEAD_AFTER_MS, OPEN_MAX, PING_AFTER_MS, RECORD_STREAMS_MAX, STREAMS_MAX};
 use crate::wire::frame::{FrameType, Header, flags};
 use crate::wire::hello::Lane;
 use crate::wire::{ProtocolError, WireResult, bad};
@@ -27,6 +27,8 @@ use crate::wire::{ProtocolError, WireResult, bad};
 #[derive(Debug)]
 pub(super) struct Stream<P> {
     pub(super) id: u32,
+    /// How many streams were before it, here; never given again.
+    pub(super) birth: u64,
     pub(super) send: SendHalf<P>,
     pub(super) recv: RecvHalf<P>,
     /// The verdict, given or received.
@@ -37,6 +39,9 @@ pub(super) struct Stream<P> {
 pub struct Mux<P> {
     pub(super) options: Options,
     pub(super) next_id: u32,
+    births: u64,
+    /// Streams that were widened.
+    wide: usize,
     pub(super) peer_highest: Option<u32>,
     pub(super) streams: Slab<Stream<P>>,
     pub(super) by_id: HashMap<u32, usize>,
@@ -57,6 +62,8 @@ impl<P: Payload> Mux<P> {
         Self {
             options,
             next_id: u32::from(options.dialer),
+            births: 0,
+            wide: 0,
             peer_highest: None,
             streams: Slab::new(),
             by_id: HashMap::new(),
@@ -108,7 +115,12 @@ impl<P: Payload> Mux<P> {
     /// # Errors
     /// As `open`.
     pub fn announce(&mut self, window: u32) -> Result<Key, Errno> {
-        self.birth(window, true)
+        let key = self.birth(self.options.window, true)?;
+        if self.widen(key, window) {
+            return Ok(key);
+        }
+        self.remove(key.slot);
+        Err(Errno::ENOBUFS)
     }
 
     fn birth(&mut self, window: u32, held: bool) -> Result<Key, Errno> {
@@ -128,9 +140,11 @@ impl<P: Payload> Mux<P> {
     }
 
     pub(super) fn insert(&mut self, id: u32, send: SendHalf<P>, window: u32) -> Key {
-        let slot = self.streams.insert(Stream { id, send, recv: RecvHalf::new(window), accepted: false });
+        let slot =
+            self.streams.insert(Stream { id, birth: self.births, send, recv: RecvHalf::new(window), accepted: false });
+        self.births += 1;
         self.by_id.insert(id, slot);
-        Key { slot, id }
+        self.key_at(slot)
     }
 
     /// Takes up a stream that the peer announced by a recipe; then `accept` or `reset` it.
@@ -162,17 +176,17 @@ impl<P: Payload> Mux<P> {
 
     /// Whether the peer waits for our verdict on this stream.
     pub fn waits_for_us(&self, key: Key) -> bool {
-        !self.is_ours(key.id) && self.streams.get(key.slot).is_some_and(|s| s.id == key.id && !s.accepted)
+        !self.is_ours(key.id) && self.streams.get(key.slot).is_some_and(|s| s.birth == key.birth && !s.accepted)
     }
 
     /// Whether we wait for the peer's verdict on this stream.
     pub fn waits_for_peer(&self, key: Key) -> bool {
-        self.is_ours(key.id) && self.streams.get(key.slot).is_some_and(|s| s.id == key.id && !s.accepted)
+        self.is_ours(key.id) && self.streams.get(key.slot).is_some_and(|s| s.birth == key.birth && !s.accepted)
     }
 
     /// Whether the verdict has been given or received.
     pub fn is_open(&self, key: Key) -> bool {
-        self.streams.get(key.slot).is_some_and(|s| s.id == key.id && s.accepted)
+        self.streams.get(key.slot).is_some_and(|s| s.birth == key.birth && s.accepted)
     }
 
     /// Ends the stream now, both ways; also the verdict no.
@@ -186,7 +200,7 @@ impl<P: Payload> Mux<P> {
     /// How many bytes the source may give now.
     pub fn room(&self, key: Key) -> u32 {
         match self.streams.get(key.slot) {
-            Some(s) if s.id == key.id => s.send.room(),
+            Some(s) if s.birth == key.birth => s.send.room(),
             _ => 0,
         }
     }
@@ -199,20 +213,30 @@ impl<P: Payload> Mux<P> {
     }
 
     /// Lets the peer send more than a new stream's window: what comes here must be whole before it can be consumed.
-    pub fn widen(&mut self, key: Key, window: u32) {
-        let Some(stream) = self.stream(key) else { return };
-        let before = stream.recv.granted();
-        let wider = stream.recv.widen(window) != before;
+    /// `false`: RECORD_STREAMS_MAX streams have that already.
+    pub fn widen(&mut self, key: Key, window: u32) -> bool {
+        let (usual, wide) = (self.options.window, self.wide);
+        let Some(stream) = self.stream(key) else { return true };
+        if window <= usual || stream.recv.is_wide {
+            return true;
+        }
+        if wide >= RECORD_STREAMS_MAX {
+            return false;
+        }
+        stream.recv.is_wide = true;
+        stream.recv.widen(window);
         // Before the verdict the peer may not know the stream; ACCEPT, or what follows it, tells it then.
-        if wider && stream.accepted && stream.recv.state == recv::State::Open && !stream.recv.credit_due {
+        if stream.accepted && stream.recv.state == recv::State::Open && !stream.recv.credit_due {
             stream.recv.credit_due = true;
             self.credit_due.push_back(key.slot);
         }
+        self.wide += 1;
+        true
     }
 
     /// The stream of this number, if there is one.
     pub fn find(&self, id: u32) -> Option<Key> {
-        self.by_id.get(&id).map(|&slot| Key { slot, id })
+        self.by_id.get(&id).map(|&slot| self.key_at(slot))
     }
 
     /// Says no to a stream that the peer announced by a recipe which nobody will follow.
@@ -281,7 +305,7 @@ impl<P: Payload> Mux<P> {
 
     /// Every stream ends with `errno`: the session is over.
     pub fn reset_all(&mut self, errno: Errno) {
-        let all: Vec<Key> = self.streams.iter().map(|(slot, s)| Key { slot, id: s.id }).collect();
+        let all: Vec<Key> = self.streams.iter().map(|(slot, _)| self.key_at(slot)).collect();
         for key in all {
             self.remove(key.slot);
             self.events.push_back(Event::Reset { key, errno });
@@ -404,7 +428,13 @@ impl<P: Payload> Mux<P> {
     // ---- bookkeeping ---------------------------------------------------------------------------------------------
 
     fn stream(&mut self, key: Key) -> Option<&mut Stream<P>> {
-        self.streams.get_mut(key.slot).filter(|s| s.id == key.id)
+        self.streams.get_mut(key.slot).filter(|s| s.birth == key.birth)
+    }
+
+    /// The stream in this slot, which is there.
+    pub(super) fn key_at(&self, slot: usize) -> Key {
+        let Stream { id, birth, .. } = self.streams[slot];
+        Key { slot, id, birth }
     }
 
     pub(super) fn is_ours(&self, id: u32) -> bool {
@@ -445,6 +475,7 @@ impl<P: Payload> Mux<P> {
         let stream = self.streams.remove(slot);
         self.by_id.remove(&stream.id);
         self.growth -= stream.recv.growth();
+        self.wide -= usize::from(stream.recv.is_wide);
         self.recipes_pending -= stream.recv.recipes_len();
     }
 }

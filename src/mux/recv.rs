@@ -42,6 +42,16 @@ pub(super) struct Early<P> {
 }
 
 impl<P: Payload> Early<P> {
+    /// Whether nothing else bounds how many of these may wait: DATA has its charge, and each recipe's last frame its
+    /// message's.
+    fn is_free(&self) -> bool {
+        match self.header.kind {
+            FrameType::Data => false,
+            FrameType::Recipe => self.header.flags & flags::MORE != 0,
+            _ => true,
+        }
+    }
+
     pub(super) fn recipe_len(&self) -> usize {
         if self.header.kind == FrameType::Recipe { self.payload.len() } else { 0 }
     }
@@ -64,6 +74,8 @@ pub(super) struct RecvHalf<P> {
     /// The part of `window` that was paid from the session's growth budget.
     grown: u32,
     last_grant_us: u64,
+    /// Its window was widened.
+    pub(super) is_wide: bool,
     pub(super) credit_due: bool,
     /// RECIPE frames of the message to come.
     pub(super) recipes: Vec<u8>,
@@ -84,6 +96,7 @@ impl<P: Payload> RecvHalf<P> {
             window,
             grown: 0,
             last_grant_us: 0,
+            is_wide: false,
             credit_due: false,
             recipes: Vec::new(),
             recipes_whole: false,
@@ -115,7 +128,7 @@ impl<P: Payload> RecvHalf<P> {
     /// Keeps a frame for later. DATA is bounded by its charge; of all else the number is bounded here, and the bytes by
     /// the session (`recipes_len`).
     pub(super) fn keep(&mut self, frame: Early<P>) -> WireResult<()> {
-        if frame.header.kind != FrameType::Data {
+        if frame.is_free() {
             self.early_control += 1;
             if self.early_control > EARLY_CONTROL_MAX {
                 bad!("stream {}: {EARLY_CONTROL_MAX} frames wait for a MOVE that does not come", frame.header.stream);
@@ -128,7 +141,7 @@ impl<P: Payload> RecvHalf<P> {
 
     pub(super) fn take_early(&mut self) -> Option<Early<P>> {
         let frame = self.early.pop_front()?;
-        if frame.header.kind != FrameType::Data {
+        if frame.is_free() {
             self.early_control -= 1;
         }
         self.early_recipes -= frame.recipe_len();
@@ -200,11 +213,6 @@ impl<P: Payload> RecvHalf<P> {
             self.window = window;
         }
         self.granted
-    }
-
-    /// Whether more was granted than a new stream's window, which the peer may not know yet.
-    pub(super) fn is_wider_than(&self, window: u32) -> bool {
-        self.window > window
     }
 
     /// A part of the recipes of the message to come.

@@ -4,11 +4,12 @@ use nix::errno::Errno;
 
 use crate::limits::{FDS_MAX, RECIPES_MAX};
 
-/// A stream: its slot, and its id against the slot's next tenant.
+/// A stream: its slot, and its birth against the slot's next tenant. The id would not do: the peer may give it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     pub(super) slot: usize,
     pub(super) id: u32,
+    pub(super) birth: u64,
 }
 
 impl Key {

@@ -8,6 +8,15 @@ pub struct Mount {
     pub point: Vec<u8>,
     pub kind: Vec<u8>,
     pub source: Vec<u8>,
+    /// The file system's own options.
+    pub options: Vec<u8>,
+}
+
+impl Mount {
+    /// Whether root has made this FUSE mount: any user may give theirs our type and any source, but not this.
+    pub fn is_roots(&self) -> bool {
+        self.options.split(|b| *b == b',').any(|option| option == b"user_id=0")
+    }
 }
 
 /// The mount with this id, if the process sees it.
@@ -28,8 +37,14 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ').skip(3);
     let (root, point) = (fields.next()?, fields.next()?);
     let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
-    let (kind, source) = (fields.next()?, fields.next()?);
-    Some(Mount { root: plain(root), point: plain(point), kind: plain(kind), source: plain(source) })
+    let (kind, source, options) = (fields.next()?, fields.next()?, fields.next()?);
+    Some(Mount {
+        root: plain(root),
+        point: plain(point),
+        kind: plain(kind),
+        source: plain(source),
+        options: plain(options),
+    })
 }
 
 /// Space, tab, newline and backslash are written as three octal digits.

@@ -1,10 +1,11 @@
 //! tun and tap interfaces, Documentation/networking/tuntap.rst.
 
 use std::fs::OpenOptions;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::stat::{fstat, stat};
 
 use crate::errno::{Errno, OsError, OsResult, Step};
 
@@ -35,7 +36,22 @@ fn request(name: &str) -> libc::ifreq {
     request
 }
 
+nix::ioctl_none!(tungetdevnetns, b'T', 227);
+
+/// Whether the interface is in this thread's network namespace. In one of their own any user may call theirs anything.
+fn is_of_this_network(fd: &impl AsFd) -> OsResult<bool> {
+    // SAFETY: TUNGETDEVNETNS (kernel 5.11) takes nothing and returns a new fd.
+    let got = unsafe { tungetdevnetns(fd.as_fd().as_raw_fd()) }.step("TUNGETDEVNETNS")?;
+    // SAFETY: the kernel has just made this fd for us.
+    let theirs = fstat(unsafe { OwnedFd::from_raw_fd(got) }).step("fstat")?;
+    let ours = stat("/proc/thread-self/ns/net").step("stat /proc/thread-self/ns/net")?;
+    Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))
+}
+
 /// The interface behind an open /dev/net/tun; `None` when it has none yet.
+///
+/// # Errors
+/// EXDEV: it is in another network namespace.
 pub fn of(fd: &impl AsFd) -> OsResult<Option<Queue>> {
     let raw = fd.as_fd().as_raw_fd();
     let mut found = request("");
@@ -44,6 +60,9 @@ pub fn of(fd: &impl AsFd) -> OsResult<Option<Queue>> {
         Ok(_) => {}
         Err(Errno::EBADFD) => return Ok(None),
         Err(errno) => return Err(OsError::new("TUNGETIFF", errno)),
+    }
+    if !is_of_this_network(fd)? {
+        return Err(OsError::on("carry", "a tap of another network namespace", Errno::EXDEV));
     }
     let name: Vec<u8> = found.ifr_name.iter().map(|c| c.to_ne_bytes()[0]).take_while(|b| *b != 0).collect();
     // SAFETY: TUNGETIFF has filled the flags.

@@ -1,9 +1,12 @@
 //! Terminals: their state, and a raw one that is put back.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Mutex;
 
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::stat::fstat;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 use crate::errno::{OsResult, Step};
@@ -60,34 +63,52 @@ pub fn open(state: &State) -> OsResult<(OwnedFd, OwnedFd)> {
     Ok((master, slave))
 }
 
+/// What raw terminals were before, by device number, and how many hold each raw: one terminal may have crossed twice.
+static BEFORE: Mutex<BTreeMap<u64, (Termios, OwnedFd, usize)>> = Mutex::new(BTreeMap::new());
+
 /// A terminal that passes every byte on as it is, until this is dropped: what it did before is done by the other
 /// machine's meanwhile.
+#[derive(Debug)]
 pub struct Raw {
-    fd: OwnedFd,
-    before: Termios,
-}
-
-impl std::fmt::Debug for Raw {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Raw({})", self.fd.as_raw_fd())
-    }
+    device: u64,
 }
 
 impl Raw {
     pub fn new(fd: &impl AsFd) -> OsResult<Self> {
         let fd = fd.as_fd().try_clone_to_owned().step("dup")?;
+        let device = fstat(&fd).step("fstat")?.st_rdev;
+        let mut all = BEFORE.lock().expect("a panic ends the process");
+        if let Some((.., holders)) = all.get_mut(&device) {
+            *holders += 1;
+            return Ok(Self { device });
+        }
         let before = tcgetattr(&fd).step("tcgetattr")?;
         let mut raw = before.clone();
         cfmakeraw(&mut raw);
         set(&fd, &raw)?;
-        Ok(Self { fd, before })
+        all.insert(device, (before, fd, 1));
+        Ok(Self { device })
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // A terminal that has hung up needs nothing put back.
-        let _ = set(&self.fd, &self.before);
+        let mut all = BEFORE.lock().expect("a panic ends the process");
+        let Some((before, fd, holders)) = all.get_mut(&self.device) else { return };
+        *holders -= 1;
+        if *holders == 0 {
+            // A terminal that has hung up needs nothing put back.
+            let _ = set(fd, before);
+            all.remove(&self.device);
+        }
+    }
+}
+
+/// Puts every terminal back as it was: for a process that ends without dropping what it holds.
+pub fn put_back_all() {
+    for (before, fd, _) in std::mem::take(&mut *BEFORE.lock().expect("a panic ends the process")).into_values() {
+        // As above.
+        let _ = set(&fd, &before);
     }
 }
 

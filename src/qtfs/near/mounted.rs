@@ -22,9 +22,10 @@ impl Mounted for SeenMounts {
     fn open(&self, host_path: &[u8], access: Access) -> OsResult<OwnedFd> {
         let shown = || host_path.escape_ascii().to_string();
         let table = std::fs::read(TABLE).step_on("read", TABLE)?;
-        // The latest mount of a path is the one that is seen.
-        let found = mountinfo::all(&table).filter(|m| m.kind == b"fuse.qtfs" && m.root == b"/");
-        let found = found.filter_map(|mount| Some((inside(host_path, &mount.source)?, mount.point))).last();
+        let found = mountinfo::all(&table).filter(|m| m.kind == b"fuse.qtfs" && m.root == b"/" && m.is_roots());
+        // The mount whose source is nearest to the file.
+        let found = found.filter_map(|mount| Some((inside(host_path, &mount.source)?, mount.point)));
+        let found = found.min_by_key(|(rest, _)| rest.len());
         let Some((rest, point)) = found else {
             return Err(OsError::on("carry", format!("{}: mounted nowhere here", shown()), Errno::EOPNOTSUPP));
         };

@@ -90,7 +90,7 @@ fn look(dir: BorrowedFd<'_>, process: &OwnedFd, root: &[u8]) -> Result<Option<Op
     let mut all = Vec::new();
     std::io::Read::read_to_end(&mut std::fs::File::from(file), &mut all).map_err(|e| errno_of(&e))?;
     Ok(mountinfo::find(&all, id).map(|mount| {
-        let ours = mount.kind == QTFS && mount.source.first() == Some(&b'/');
+        let ours = mount.kind == QTFS && mount.is_roots() && mount.source.first() == Some(&b'/');
         ours.then(|| Qtfs { here: join(root, &mount.point), source: join(&mount.source, &mount.root) })
     }))
 }

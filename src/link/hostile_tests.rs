@@ -1,0 +1,204 @@
+//! A peer that speaks the protocol by hand, and not to our good.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
+
+use super::tests::{World, pair_of};
+use super::*;
+use crate::fdpass::{Maker, Pump};
+use crate::limits::{INITIAL_WINDOW, RECORD_MAX};
+use crate::ring::Wish;
+use crate::sys::scm;
+use crate::wire::frame::{FrameType, HEADER_LEN, Header, flags};
+use crate::wire::hello::{Hello, Lane, Role, Verdict};
+use crate::wire::recipe::{Access, Recipe, Seals, encode_all};
+use crate::wire::service;
+
+type Opened = (UnixStream, Attached);
+
+struct Takes(Mutex<mpsc::Sender<Opened>>);
+
+impl Handler for Takes {
+    fn on_open(&self, incoming: Incoming) {
+        let (fd, theirs, kind) = pair_of(SockType::Stream);
+        let attached = incoming.stream.attach(Pump { fd, kind });
+        // The test may have ended.
+        let _ = self.0.lock().unwrap().send((theirs, attached));
+    }
+}
+
+/// A node, and a peer of it that is only a TCP connection.
+struct Peer {
+    node: Node,
+    link: TcpStream,
+    opened: mpsc::Receiver<Opened>,
+}
+
+const CREDIT: u32 = 100_000;
+const READ_ONLY: Access = Access { read: true, write: false, append: false, nonblock: false };
+
+fn memfd(stream: u32) -> Recipe {
+    Recipe::Memfd { stream, access: READ_ONLY, len: 5, offset: 0, seals: Seals::default() }
+}
+
+impl Peer {
+    fn new() -> Self {
+        let (tell, opened) = mpsc::channel();
+        let handler = Arc::new(Takes(Mutex::new(tell)));
+        let (files, fds) = (None, Maker::default());
+        let node = Node::start(NodeOptions { workers: 1, engine: Wish::Auto, handler, files, fds }).unwrap();
+        let door = Door::bind("127.0.0.1:0", node.clone()).unwrap();
+        let addr = door.addresses()[0];
+        door.open().unwrap();
+        let link = TcpStream::connect(addr).unwrap();
+        link.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let hello = Hello {
+            role: Role::Client,
+            lane: Lane::Lat,
+            verdict: Verdict::Ok,
+            node: [9; 16],
+            session: 77,
+            index: 0,
+            workers: 1,
+            initial_window: INITIAL_WINDOW,
+            record_max: RECORD_MAX,
+            features: 0,
+            name: "hostile".into(),
+            reason: String::new(),
+        };
+        let mut peer = Self { node, link, opened };
+        peer.link.write_all(&hello.encode()).unwrap();
+        assert_eq!(peer.hear().0.kind, FrameType::Hello);
+        peer
+    }
+
+    fn say(&mut self, frames: &[Vec<u8>]) {
+        self.link.write_all(&frames.concat()).unwrap();
+    }
+
+    fn hear(&mut self) -> (Header, Vec<u8>) {
+        let mut head = [0; HEADER_LEN];
+        self.link.read_exact(&mut head).unwrap();
+        let header = Header::decode(&head).unwrap();
+        let mut body = vec![0; header.len as usize];
+        self.link.read_exact(&mut body).unwrap();
+        (header, body)
+    }
+
+    fn hear_of(&mut self, kind: FrameType, stream: u32) -> Header {
+        loop {
+            let (header, _) = self.hear();
+            if header.kind == kind && header.stream == stream {
+                return header;
+            }
+        }
+    }
+
+    fn open(&mut self, stream: u32, service: u16, credit: u32) -> Opened {
+        self.say(&[frame(FrameType::Open, stream, 0, service, credit, b"")]);
+        self.opened.recv_timeout(Duration::from_secs(5)).unwrap()
+    }
+
+    /// Whether its worker still answers, after helpers have had their time.
+    fn lives(&mut self) {
+        std::thread::sleep(Duration::from_millis(300));
+        self.say(&[frame(FrameType::Ping, 0, 0, 0, 5, b"")]);
+        self.hear_of(FrameType::Pong, 0);
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.node.leave(Duration::ZERO);
+    }
+}
+
+fn frame(kind: FrameType, stream: u32, flags: u8, aux: u16, credit: u32, body: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(body.len()).unwrap();
+    let mut out = Header { len, flags, aux, credit, ..Header::new(kind, stream) }.encode().to_vec();
+    out.extend_from_slice(body);
+    out
+}
+
+fn message(stream: u32, recipes: &[Recipe]) -> Vec<u8> {
+    let count = u16::try_from(recipes.len()).unwrap();
+    let mut out = frame(FrameType::Recipe, stream, 0, 0, CREDIT, &encode_all(recipes));
+    out.extend(frame(FrameType::Data, stream, flags::HAS_FDS, count, CREDIT, b"d"));
+    out
+}
+
+#[test]
+fn an_id_that_is_used_again_meets_nothing_of_its_last_owner() {
+    let mut peer = Peer::new();
+    let _first = peer.open(7, service::UDS, 0);
+    std::thread::sleep(Duration::from_millis(200));
+    let pipe = Recipe::Pipe { stream: 9, access: READ_ONLY };
+    let reset = frame(FrameType::Reset, 7, 0, 104, 0, b"");
+    peer.say(&[message(7, &[pipe]), reset, frame(FrameType::Open, 7, 0, service::UDS, 0, b"")]);
+    peer.lives();
+}
+
+#[test]
+fn a_commands_end_among_fds_that_never_became_whole() {
+    let mut peer = Peer::new();
+    let (_end, attached) = peer.open(7, service::EXEC, CREDIT);
+    peer.say(&[message(7, &[memfd(9), Recipe::Pipe { stream: 11, access: READ_ONLY }])]);
+    std::thread::sleep(Duration::from_millis(300));
+    attached.finish_children();
+    peer.lives();
+}
+
+#[test]
+fn memory_takes_no_more_than_was_said() {
+    let mut peer = Peer::new();
+    let _end = peer.open(7, service::UDS, CREDIT);
+    peer.say(&[message(7, &[memfd(9)])]);
+    peer.hear_of(FrameType::Accept, 9);
+    peer.say(&[frame(FrameType::Data, 9, 0, 0, CREDIT, b"12345"), frame(FrameType::Data, 9, 0, 0, CREDIT, b"6")]);
+    assert_eq!(i32::from(peer.hear_of(FrameType::Reset, 9).aux), libc::EFBIG);
+    peer.lives();
+}
+
+#[test]
+fn memory_carries_no_fds() {
+    let mut peer = Peer::new();
+    let _end = peer.open(7, service::UDS, CREDIT);
+    peer.say(&[message(7, &[memfd(9)])]);
+    peer.hear_of(FrameType::Accept, 9);
+    peer.say(&[message(9, &[memfd(11)])]);
+    assert_eq!(i32::from(peer.hear_of(FrameType::Reset, 9).aux), libc::EPROTO);
+    peer.lives();
+}
+
+#[test]
+fn records_sent_at_once_to_a_listener_that_crossed_stay_apart() {
+    let world = World::new(1);
+    let (near, far) = world.connect();
+    let seqpacket = || socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let path = std::env::temp_dir().join(format!("farside-listener-{}", std::process::id()));
+    let address = UnixAddr::new(&path).unwrap();
+    let listener = seqpacket();
+    bind(listener.as_raw_fd(), &address).unwrap();
+    listen(&listener, Backlog::new(5).unwrap()).unwrap();
+    scm::send(near.as_fd(), b"here", &[listener.as_fd()]).unwrap();
+    let crossed = scm::receive_waiting(far.as_fd(), &mut [0; 10]).unwrap().fds;
+    let client = seqpacket();
+    connect(client.as_raw_fd(), &address).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let records = [&b"one"[..], b"", b"three"];
+    for record in records {
+        scm::send(client.as_fd(), record, &[]).unwrap();
+    }
+    let there = crate::sys::unix::accept(crossed[0].as_fd()).unwrap();
+    for record in records {
+        let mut room = [0; 100];
+        let got = scm::receive_waiting(there.as_fd(), &mut room).unwrap();
+        assert_eq!(&room[..got.len], record);
+    }
+}
