@@ -83,6 +83,8 @@ pub const EARLY_CONTROL_MAX: usize = 256;
 pub const RING_SQ_ENTRIES: u32 = 256;
 /// Completion queue: a burst of completions between two turns; the kernel keeps what does not fit (IORING_FEAT_NODROP).
 pub const RING_CQ_ENTRIES: u32 = 4096;
+/// Events of one epoll_wait(2), 12 bytes each: as many as a submission queue holds; the rest comes with the next one.
+pub const EPOLL_EVENTS: usize = RING_SQ_ENTRIES as usize;
 /// Helper threads of a process: as many blocking calls (connect, open, fork) as may be under way at once.
 pub const HELPERS_MAX: usize = 64;
 /// A helper without work ends after this time.

@@ -147,6 +147,7 @@ promises! {
     the_exit_status_is_the_commands
     death_by_signal_n_is_128_and_n
     what_cannot_be_run_is_127_or_126_with_one_line
+    a_script_without_a_shebang_is_the_shells
     without_a_server_255_and_one_line_soon
     bulk_both_ways_with_a_slow_reader_while_small_requests_are_answered
     a_reader_that_stands_still_stops_the_command_and_nobody_else

@@ -4,7 +4,7 @@ use clap::Parser;
 
 use super::daemon;
 use super::node::{DEFAULT_LISTEN, say_exports};
-use super::services::{self, Plan};
+use super::services::{self, EngineArgs, Plan};
 use super::uds::UdsArgs;
 use super::udsproxyd::join;
 use crate::config::{NodeConfig, config_dir};
@@ -30,6 +30,8 @@ struct Args {
     peer_addr: Option<String>,
     /// Its TCP port
     peer_port: Option<u16>,
+    #[command(flatten)]
+    engine: EngineArgs,
     #[command(flatten)]
     uds: UdsArgs,
     #[command(flatten)]
@@ -62,6 +64,7 @@ pub fn main() -> Result<(), String> {
     tracing::info!("{} request threads a mount", exports.threads());
     let plan = Plan {
         workers: args.uds_threads.clamp(1, daemon::default_workers()),
+        engine: args.engine.engine,
         listen,
         peer,
         exec: false,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::daemon;
-use super::services::{self, Plan};
+use super::services::{self, EngineArgs, Plan};
 use super::uds::UdsArgs;
 use crate::config::{NodeConfig, config_dir};
 use crate::qtfs::far::Exports;
@@ -21,6 +21,8 @@ pub(crate) struct HostArgs {
     /// Worker threads [default: one a core]
     #[arg(long)]
     workers: Option<usize>,
+    #[command(flatten)]
+    engine: EngineArgs,
     #[command(flatten)]
     uds: UdsArgs,
     #[command(flatten)]
@@ -43,6 +45,7 @@ fn run(args: HostArgs) -> Result<(), String> {
     say_exports(&config.exports);
     let plan = Plan {
         workers: args.workers.unwrap_or_else(daemon::default_workers),
+        engine: args.engine.engine,
         listen,
         peer: config.peer,
         exec: true,

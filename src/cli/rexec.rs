@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use super::address;
 use crate::config;
+use crate::ring::Wish;
 
 const HELP: &str = "\
 Runs a command on the other machine as if it ran here.
@@ -21,6 +22,9 @@ Options (only before COMMAND):
                             192.168.10.0/24 [env: FARSIDE_INSECURE_PLAINTEXT=1]
   -h, --help                Print this
   -V, --version             Print the version
+
+FARSIDE_ENGINE says how rexec itself reaches the kernel: auto, io_uring,
+io_uring-basic (only what Linux 5.10 has) or epoll.
 
 Exit status: the command's; 128+N when signal N killed it; 127 when it was not
 found there and 126 when it could not be run; 255 and one line on stderr when
@@ -68,9 +72,13 @@ pub fn main() -> i32 {
             config::PLAINTEXT_ENV
         ));
     }
+    let engine = match Wish::from_env() {
+        Ok(engine) => engine,
+        Err(e) => return usage(&e),
+    };
     super::daemon::init_client_logs();
     eprintln!("rexec: warning: the link to {addr} is NOT encrypted");
-    crate::rexec::run(&addr, args)
+    crate::rexec::run(&addr, args, engine)
 }
 
 fn usage(what: &str) -> i32 {

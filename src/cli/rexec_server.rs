@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use super::services::{self, Plan};
+use super::services::{self, EngineArgs, Plan};
 use super::{address, daemon};
 use crate::config::{NodeConfig, config_dir};
 
@@ -21,6 +21,8 @@ struct Args {
     #[arg(long)]
     workers: Option<usize>,
     #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
     log: daemon::LogArgs,
 }
 
@@ -34,6 +36,8 @@ pub fn main() -> Result<(), String> {
     daemon::plaintext_gate("rexec_server", args.insecure_plaintext)?;
     let config = NodeConfig::load(&config_dir()).map_err(|e| format!("rexec_server: {e}"))?;
     let workers = args.workers.unwrap_or_else(daemon::default_workers);
-    let plan = Plan { workers, listen, peer: None, exec: true, uds: None, exports: None, pass: config.pass };
+    let engine = args.engine.engine;
+    let pass = config.pass;
+    let plan = Plan { workers, engine, listen, peer: None, exec: true, uds: None, exports: None, pass };
     services::run(plan).map_err(|e| format!("rexec_server: {e}"))
 }

@@ -23,6 +23,7 @@ use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Pendin
 use crate::qtfs::far::{Exports, serve};
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
+use crate::ring::{WISH_ENV, Wish};
 use crate::sys::nofile;
 use crate::sys::unix::{self, SocketKind};
 use crate::udsproxyd::far::{Cancel, Far};
@@ -34,6 +35,7 @@ use crate::wire::service;
 /// What a node is to do.
 pub(super) struct Plan {
     pub(super) workers: usize,
+    pub(super) engine: Wish,
     pub(super) listen: String,
     /// The other node, if this one is to dial it.
     pub(super) peer: Option<String>,
@@ -165,7 +167,8 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
         exec: plan.exec.then(rexec::Server::default),
         uds: plan.uds.is_some().then(|| Far::new(Policy::open())).transpose()?,
     };
-    let node = Node::start(NodeOptions { workers: plan.workers, handler: Arc::new(services), files, fds })?;
+    let (workers, engine, handler) = (plan.workers, plan.engine, Arc::new(services));
+    let node = Node::start(NodeOptions { workers, engine, handler, files, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
     let local = plan.uds.map(|(args, file)| Local::open(args, &file, &node)).transpose()?;
     let status = format!("serving on {:?}", door.addresses());
@@ -193,6 +196,15 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     local.map_or(Ok(()), Local::close)
 }
 
+/// Options that every program with workers has.
+#[derive(Debug, clap::Args)]
+pub(super) struct EngineArgs {
+    /// How to reach the kernel: auto (the best that works), io_uring (or an error that says why not), io_uring-basic
+    /// (only what Linux 5.10 has, for a kernel whose newer parts make trouble), epoll
+    #[arg(long, value_name = "ENGINE", env = WISH_ENV, default_value = "auto")]
+    pub(super) engine: Wish,
+}
+
 /// The doors for programs of this machine.
 struct Local {
     args: UdsArgs,
@@ -212,15 +224,15 @@ impl Local {
 
     /// What node.toml says now, or as before when it can't be read.
     fn reload(&self) {
+        let file = config_dir().join("node.toml");
         let read = NodeConfig::load(&config_dir()).map_err(|e| e.to_string());
-        match read.and_then(|config| self.args.options(&config.uds)) {
+        let named = |e| format!("{}: {e}", file.display());
+        match read.and_then(|config| self.args.options(&config.uds).map_err(named)) {
             Ok(options) => match self.handle.reload(options) {
                 Ok(()) => tracing::info!("reloaded: rules and exports"),
                 Err(e) => tracing::error!("reloaded: rules, and exports but for some: {e}"),
             },
-            Err(e) => {
-                tracing::error!("not reloaded, all stays as it is: {}: {e}", config_dir().join("node.toml").display())
-            }
+            Err(e) => tracing::error!("not reloaded, all stays as it is: {e}"),
         }
     }
 

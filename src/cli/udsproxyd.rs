@@ -3,7 +3,7 @@
 use clap::Parser;
 
 use super::daemon;
-use super::services::{self, Plan};
+use super::services::{self, EngineArgs, Plan};
 use super::uds::UdsArgs;
 use crate::config::{NodeConfig, config_dir};
 
@@ -26,6 +26,8 @@ struct Args {
     /// Its TCP port
     peer_port: u16,
     #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
     uds: UdsArgs,
     #[command(flatten)]
     log: daemon::LogArgs,
@@ -47,6 +49,7 @@ pub fn main() -> Result<(), String> {
     let config = NodeConfig::load(&config_dir()).map_err(|e| format!("udsproxyd: {e}"))?;
     let plan = Plan {
         workers: args.threads,
+        engine: args.engine.engine,
         listen: join(&args.addr, args.port),
         peer: Some(join(&args.peer_addr, args.peer_port)),
         exec: false,

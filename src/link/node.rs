@@ -26,6 +26,7 @@ use crate::errno::{Errno, OsError, OsResult};
 use crate::fdpass::Maker;
 use crate::limits::{INITIAL_WINDOW, LINKS_MAX, RECORD_MAX, REOPEN_MS};
 use crate::mux::Options;
+use crate::ring::Wish;
 use crate::wire::hello::{Hello, Lane, Role, Verdict};
 
 /// Who is at the other end of a session.
@@ -65,6 +66,8 @@ pub trait FileServer: Send + Sync {
 pub struct NodeOptions {
     /// Worker threads: one a core, unless told otherwise.
     pub workers: usize,
+    /// How the workers are to reach the kernel.
+    pub engine: Wish,
     pub handler: Arc<dyn Handler>,
     pub files: Option<Arc<dyn FileServer>>,
     /// What this node makes when fds cross.
@@ -129,7 +132,7 @@ impl Node {
     /// Starts the workers.
     ///
     /// # Errors
-    /// A worker's ring cannot be set up; the errno tells why (see `Uring::new`).
+    /// A worker's ring cannot be set up; the line says why.
     pub fn start(options: NodeOptions) -> OsResult<Self> {
         let workers = options.workers.clamp(1, LINKS_MAX);
         let inboxes = (0..workers).map(|_| worker::inbox()).collect::<OsResult<Vec<_>>>()?;
@@ -140,7 +143,7 @@ impl Node {
             id,
             name,
             inboxes,
-            files: options.files,
+            files: options.files.clone(),
             helpers: Helpers::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -148,13 +151,21 @@ impl Node {
         }));
         // While threads can be had: one helper is always there from now on.
         node.0.helpers.run(|| ());
+        let mut said = String::new();
         for index in 0..workers {
-            node.start_worker(index, Arc::clone(&options.handler), options.fds.clone())?;
+            let line = node.start_worker(index, &options)?;
+            // As a rule all have the same one.
+            if line != said {
+                tracing::info!("engine: {line}");
+                said = line;
+            }
         }
         Ok(node)
     }
 
-    fn start_worker(&self, index: usize, handler: Arc<dyn Handler>, maker: Maker) -> OsResult<()> {
+    /// Returns which engine it has.
+    fn start_worker(&self, index: usize, options: &NodeOptions) -> OsResult<String> {
+        let (handler, maker, wish) = (Arc::clone(&options.handler), options.fds.clone(), options.engine);
         let inbox = Arc::clone(&self.0.inboxes[index]);
         let (helpers, node) = (self.0.helpers.clone(), self.clone());
         let (ready, told) = mpsc::channel();
@@ -164,9 +175,9 @@ impl Node {
                 News::Leaving => node.on_peer_leaving(pair),
                 News::Ended(reason) => node.on_pair_end(pair, reason),
             });
-            match Worker::new(shared, on_news) {
-                Ok(worker) => {
-                    let _ = ready.send(Ok(()));
+            match Worker::new(shared, on_news, wish) {
+                Ok((worker, line)) => {
+                    let _ = ready.send(Ok(line));
                     if let Err(e) = worker.run() {
                         // The ring failed under us: no stream of this worker can go on, and half a node helps nobody.
                         tracing::error!("worker {index}: {e}");

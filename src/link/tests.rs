@@ -12,6 +12,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair
 use super::*;
 use crate::errno::Errno;
 use crate::fdpass::{Maker, Mode, Pump, PumpKind};
+use crate::ring::Wish;
 use crate::sys::scm;
 use crate::wire::service;
 
@@ -65,15 +66,25 @@ fn soon() -> Instant {
 impl World {
     pub(super) fn new(workers: usize) -> Self {
         let (tell, opened) = mpsc::channel();
-        let far =
-            Node::start(NodeOptions { workers, handler: Arc::new(Far(tell)), files: None, fds: Maker::default() })
-                .unwrap();
+        let far = Node::start(NodeOptions {
+            workers,
+            engine: Wish::Auto,
+            handler: Arc::new(Far(tell)),
+            files: None,
+            fds: Maker::default(),
+        })
+        .unwrap();
         let door = Door::bind("127.0.0.1:0", far.clone()).unwrap();
         let addr = door.addresses()[0].to_string();
         door.open().unwrap();
-        let near =
-            Node::start(NodeOptions { workers: 1, handler: Arc::new(Nobody), files: None, fds: Maker::default() })
-                .unwrap();
+        let near = Node::start(NodeOptions {
+            workers: 1,
+            engine: Wish::Auto,
+            handler: Arc::new(Nobody),
+            files: None,
+            fds: Maker::default(),
+        })
+        .unwrap();
         keep_session(&near, addr).unwrap();
         while !near.has_session(None) {
             std::thread::sleep(Duration::from_millis(5));
@@ -382,8 +393,13 @@ fn when_the_far_node_dies_every_stream_ends_and_a_new_session_comes() {
 fn two_nodes_that_dial_each_other_at_once_keep_one_session() {
     for _ in 0..20 {
         let start = || {
-            let node =
-                Node::start(NodeOptions { workers: 2, handler: Arc::new(Nobody), files: None, fds: Maker::default() });
+            let node = Node::start(NodeOptions {
+                workers: 2,
+                engine: Wish::Auto,
+                handler: Arc::new(Nobody),
+                files: None,
+                fds: Maker::default(),
+            });
             let node = node.unwrap();
             let door = Door::bind("127.0.0.1:0", node.clone()).unwrap();
             let addr = door.addresses()[0].to_string();
@@ -410,7 +426,8 @@ fn two_nodes_that_dial_each_other_at_once_keep_one_session() {
 #[test]
 fn an_address_that_unencrypted_links_may_not_have_is_refused_by_name() {
     let handler = Arc::new(Nobody);
-    let node = Node::start(NodeOptions { workers: 1, handler, files: None, fds: Maker::default() }).unwrap();
+    let node = Node::start(NodeOptions { workers: 1, engine: Wish::Auto, handler, files: None, fds: Maker::default() })
+        .unwrap();
     let said = Door::bind("10.1.2.3:1", node.clone()).unwrap_err();
     assert!(said.errno == Errno::EACCES && said.to_string().contains("10.1.2.3:1"), "{said}");
     let hello = node.hello(crate::wire::hello::Role::Peer, crate::wire::hello::Lane::Lat, 1, 0);

@@ -13,7 +13,7 @@ use super::port::Hands;
 use super::token::{Token, What};
 use crate::errno::{Errno, OsResult, Step};
 use crate::limits::COOL_AFTER_MS;
-use crate::ring::{Done, Engine, Fd, Op, Pool, Size, Uring};
+use crate::ring::{Done, Engine, Fd, Op, Opened, Pool, Size, Wish, open};
 
 /// How often pings, cooling and deadlines are looked at: fine enough for limits of seconds. A read that still waits at a
 /// second look has done so for about COOL_AFTER_MS.
@@ -45,11 +45,11 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// On the worker's own thread: the ring takes no other.
-    pub(super) fn new(shared: Shared, on_news: OnNews) -> OsResult<Self> {
-        let engine = Box::new(Uring::new()?);
+    /// On the worker's own thread: the ring takes no other. Also returns which engine it is, for people.
+    pub(super) fn new(shared: Shared, on_news: OnNews, wish: Wish) -> OsResult<(Self, String)> {
+        let Opened { engine, line } = open(wish)?;
         let wake = std::os::fd::AsFd::as_fd(&shared.inbox.event).try_clone_to_owned().step("dup")?;
-        Ok(Self {
+        let worker = Self {
             engine,
             pool: Pool::default(),
             shared,
@@ -60,7 +60,8 @@ impl Worker {
             born: Instant::now(),
             stopping: false,
             on_news,
-        })
+        };
+        Ok((worker, line))
     }
 
     /// Runs until it was told to stop and its last pair is over.

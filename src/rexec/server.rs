@@ -10,12 +10,12 @@
 //! command's stdio are pumped by the worker and never come by here.
 
 use std::ffi::CString;
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -66,6 +66,23 @@ impl Server {
     }
 }
 
+/// Reads until a moment, however often a byte comes.
+struct Until<'a> {
+    stream: &'a UnixStream,
+    deadline: Instant,
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(into)
+    }
+}
+
 struct Command {
     peer: Arc<Peer>,
     control: UnixStream,
@@ -98,14 +115,15 @@ impl Command {
 
     /// The request's length comes with the fds, the request behind it.
     fn receive(&self) -> OsResult<(Request, Vec<OwnedFd>)> {
-        let patience = Some(Duration::from_millis(EXEC_REQUEST_DEADLINE_MS));
-        self.control.set_read_timeout(patience).step("SO_RCVTIMEO")?;
+        let patience = Duration::from_millis(EXEC_REQUEST_DEADLINE_MS);
+        let until = Until { stream: &self.control, deadline: Instant::now() + patience };
+        self.control.set_read_timeout(Some(patience)).step("SO_RCVTIMEO")?;
         let mut length = [0; 4];
         let first = scm::receive_waiting(self.control.as_fd(), &mut length).step("read the request")?;
         if first.len != length.len() || first.truncated {
             return Err(OsError::new("read the request", Errno::ECONNRESET));
         }
-        let bytes = frames::body(&self.control, u32::from_le_bytes(length) as usize, REQUEST_MAX)?;
+        let bytes = frames::body(until, u32::from_le_bytes(length) as usize, REQUEST_MAX)?;
         self.control.set_read_timeout(None).step("SO_RCVTIMEO")?;
         let request = Request::decode(&bytes).map_err(|e| OsError::on("exec request", e, Errno::EPROTO))?;
         if request.fds.len() != first.fds.len() {

@@ -69,16 +69,15 @@ impl Hangups {
         result.expect("a watched fd is in the epoll, and open");
     }
 
-    /// Appends the watches that are over, and what poll(2) says of their sockets.
-    pub(super) fn look(&mut self, over: &mut Vec<(u64, u32)>) -> OsResult<()> {
+    /// The watches that are over, and what poll(2) says of their sockets.
+    pub(super) fn look(&mut self) -> Vec<(u64, u32)> {
         let mut events = [EpollEvent::empty(); EVENTS];
         let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
             Ok(count) => count,
+            // The epoll is still ready: the next look finds the same.
             Err(Errno::EINTR) => 0,
-            Err(e) => return Err(crate::errno::OsError::new("epoll_wait", e)),
+            Err(errno) => panic!("epoll_wait on an epoll of our own: {errno}"),
         };
-        let told = events[..count].iter().map(|e| (e.data(), e.events().bits().cast_unsigned()));
-        over.extend(told);
-        Ok(())
+        events[..count].iter().map(|e| (e.data(), e.events().bits().cast_unsigned())).collect()
     }
 }

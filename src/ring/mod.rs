@@ -1,10 +1,23 @@
 //! A worker's way to the kernel: operations in, completions out. The only room that names io_uring.
+//!
+//! ```text
+//!                    ┌── uring: a ring; `Features` says what of Linux 6.1 is missing ── hangup: the ring's own epoll
+//!   probe: Wish ──▶ Engine                                                        └──┐
+//!                    └── epoll: readiness ───────────────────────────────────── calls: one that never waits
+//! ```
 
 mod buf;
+mod calls;
+mod envelope;
+mod epoll;
 mod hangup;
 mod op;
+mod probe;
+mod slots;
+#[cfg(test)]
+mod tests;
 mod uring;
 
 pub use buf::{Chunk, Filling, Pool, Size};
 pub use op::{Done, Engine, Fd, Message, Op, OpId};
-pub use uring::Uring;
+pub use probe::{Opened, WISH_ENV, Wish, open};

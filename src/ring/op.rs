@@ -73,6 +73,37 @@ pub enum Op {
     },
 }
 
+impl Op {
+    pub(super) fn fd(&self) -> &Fd {
+        match self {
+            Self::Recv { fd, .. }
+            | Self::Peek { fd, .. }
+            | Self::Measure { fd }
+            | Self::Read { fd, .. }
+            | Self::Send { fd, .. }
+            | Self::SendChunk { fd, .. }
+            | Self::Write { fd, .. }
+            | Self::Accept { fd }
+            | Self::Poll { fd, .. }
+            | Self::Hangup { fd } => fd,
+        }
+    }
+
+    pub(super) fn is_write(&self) -> bool {
+        matches!(self, Self::Send { .. } | Self::SendChunk { .. } | Self::Write { .. })
+    }
+
+    /// Whether control data, and so fds, may come or go with it.
+    pub(super) fn has_control(&self) -> bool {
+        match self {
+            Self::Recv { fds, .. } => *fds,
+            Self::Peek { .. } | Self::Measure { .. } => true,
+            Self::Send { message, .. } => !message.fds.is_empty(),
+            _ => false,
+        }
+    }
+}
+
 /// Which operation, for `cancel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpId(pub(super) u64);
@@ -92,7 +123,28 @@ pub struct Done {
     pub record_cut: bool,
 }
 
-/// One worker's way to the kernel. `uring` is the first; the rest of the house knows only this.
+/// What a call has brought, before it is somebody's.
+pub(super) struct Outcome {
+    pub(super) result: Result<u32, Errno>,
+    pub(super) fds: Vec<OwnedFd>,
+    pub(super) control_lost: bool,
+    pub(super) record_cut: bool,
+}
+
+impl From<Result<u32, Errno>> for Outcome {
+    fn from(result: Result<u32, Errno>) -> Self {
+        Self { result, fds: Vec::new(), control_lost: false, record_cut: false }
+    }
+}
+
+impl Outcome {
+    pub(super) fn done(self, token: u64, op: Op) -> Done {
+        let Self { result, fds, control_lost, record_cut } = self;
+        Done { token, op, result, fds, control_lost, record_cut }
+    }
+}
+
+/// One worker's way to the kernel: a ring, or epoll. The rest of the house knows only this.
 pub trait Engine {
     /// Hands the operation over; it starts at the next `wait`, or before.
     fn submit(&mut self, op: Op, token: u64) -> OpId;

@@ -208,11 +208,16 @@ fn send(socket: RawFd, record: &[u8; RECORD]) {
     unsafe { libc::send(socket, record.as_ptr().cast(), RECORD, libc::MSG_NOSIGNAL) };
 }
 
+/// As execvp(3) has it.
+const SHELL: &std::ffi::CStr = c"/bin/sh";
+
 /// A plan with its pointer arrays, so that nothing is allocated after fork.
 struct Prepared<'a> {
     plan: &'a Plan,
     argv: Vec<*const libc::c_char>,
     env: Vec<*const libc::c_char>,
+    /// What runs a script that does not say so itself: the shell, the script, its arguments.
+    script: Vec<*const libc::c_char>,
     /// Room for the fds' temporary numbers.
     moved: Vec<(RawFd, RawFd)>,
     /// Above every number that the command gets.
@@ -230,7 +235,19 @@ impl<'a> Prepared<'a> {
         let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
         let above = plan.fds.iter().map(|(_, to)| *to).max().unwrap_or(2).max(2) + 1;
         let moved = Vec::with_capacity(plan.fds.len());
-        Self { plan, argv: pointers(&plan.argv), env: pointers(&plan.env), moved, above, keep, limit: nofile::given() }
+        let arguments = plan.argv.iter().skip(1).map(|s| s.as_ptr());
+        let script =
+            [SHELL.as_ptr(), std::ptr::null()].into_iter().chain(arguments).chain([std::ptr::null()]).collect();
+        Self {
+            plan,
+            script,
+            argv: pointers(&plan.argv),
+            env: pointers(&plan.env),
+            moved,
+            above,
+            keep,
+            limit: nofile::given(),
+        }
     }
 }
 
@@ -519,8 +536,9 @@ unsafe fn reset_signals() {
     }
 }
 
-/// As execvp(3): the first candidate that can be run; EACCES is remembered while others are only missing.
-unsafe fn exec(prepared: &Prepared<'_>) {
+/// As execvp(3): the first candidate that can be run; EACCES is remembered while others are only missing, and a script
+/// without a `#!` line is the shell's.
+unsafe fn exec(prepared: &mut Prepared<'_>) {
     let mut denied = false;
     for program in &prepared.plan.programs {
         // SAFETY: NUL-terminated strings and null-terminated arrays, prepared before the fork.
@@ -528,6 +546,12 @@ unsafe fn exec(prepared: &Prepared<'_>) {
         match Errno::last_raw() {
             libc::EACCES => denied = true,
             libc::ENOENT | libc::ENOTDIR => {}
+            libc::ENOEXEC => {
+                prepared.script[1] = program.as_ptr();
+                // SAFETY: as above; the place in `script` was kept for the program's name.
+                unsafe { libc::execve(SHELL.as_ptr(), prepared.script.as_ptr(), prepared.env.as_ptr()) };
+                return;
+            }
             _ => return,
         }
     }

@@ -101,6 +101,13 @@ def what_cannot_be_run_is_127_or_126_with_one_line():
         assert command.encode() in err, f"{command} is not named: {err!r}"
 
 
+def a_script_without_a_shebang_is_the_shells():
+    script = tempfile.NamedTemporaryFile(delete=False).name
+    same(rexec("sh", "-c", f"printf 'echo \"$0 says $1\"; exit 7' >{script}; chmod 755 {script}")[0], 0, "a far script")
+    status, out, err = rexec(script, "hi there")
+    same((status, out, err), (7, f"{script} says hi there\n".encode(), b""), "run by the shell")
+
+
 def without_a_server_255_and_one_line_soon():
     host = os.environ["CMD_NET_ADDR"].rsplit(":", 1)[0]
     begun = time.monotonic()
