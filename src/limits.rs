@@ -83,6 +83,15 @@ pub const EARLY_CONTROL_MAX: usize = 256;
 pub const RING_SQ_ENTRIES: u32 = 256;
 /// Completion queue: a burst of completions between two turns; the kernel keeps what does not fit (IORING_FEAT_NODROP).
 pub const RING_CQ_ENTRIES: u32 = 4096;
+/// Message headers kept for the next message, 1.4 KiB each: as many as are usually in flight at once on one worker.
+pub const ENVELOPES_KEPT: usize = 64;
+/// Hangups told in one look, an array on the stack; the next look tells the rest.
+pub const HANGUP_EVENTS: usize = 64;
+/// How long one message of the probe for an engine may take: it never leaves its thread.
+pub const ENGINE_PROBE: Duration = Duration::from_secs(1);
+/// A ring that goes waits so long, and so often, for its cancelled operations: a second in all, for a slow disk.
+pub const RING_DROP_WAIT: Duration = Duration::from_millis(100);
+pub const RING_DROP_WAITS: usize = 10;
 /// Events of one epoll_wait(2), 12 bytes each: as many as a submission queue holds; the rest comes with the next one.
 pub const EPOLL_EVENTS: usize = RING_SQ_ENTRIES as usize;
 /// Helper threads of a process: as many blocking calls (connect, open, fork) as may be under way at once.

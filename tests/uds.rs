@@ -1,16 +1,19 @@
 //! udsproxyd and libudsproxy.so between two machines: each test is a promise.
 //!
 //! Python programs that know nothing of a proxy connect on the DPU (`uds/near.py`, in the function named like the test)
-//! to Python servers on the host (`uds/far.py`).
+//! to Python servers on the host (`uds/far.py`). Both daemons keep every promise on each engine (`uds/tiers.rs`).
 
 mod lab;
 #[path = "rexec/talk.rs"]
 mod talk;
+#[path = "uds/tiers.rs"]
+mod tiers;
 
 use std::time::{Duration, Instant};
 
 use lab::{DPU_ADDR, Dpu, HOST_ADDR, Host, Lab, Machine, Running, bin, eventually, repository, shim};
 use talk::Talk;
+use tiers::{Tier, in_every_tier};
 
 const PLAINTEXT: (&str, &str) = ("FARSIDE_INSECURE_PLAINTEXT", "1");
 const PORT: &str = "12121";
@@ -19,6 +22,7 @@ const DIR: &str = "/var/tmp/far";
 
 struct Proxied {
     lab: Lab,
+    tier: Tier,
     threads: &'static str,
     host: Option<Running>,
     dpu: Option<Running>,
@@ -35,7 +39,7 @@ impl Proxied {
         for machine in [Host, Dpu] {
             lab.run(machine, &["mkdir", "-p", DIR]).ok();
         }
-        let mut proxied = Self { lab, threads, host: None, dpu: None, far, servers: None };
+        let mut proxied = Self { lab, tier: Tier::of_this_test(), threads, host: None, dpu: None, far, servers: None };
         proxied.start_servers();
         proxied
     }
@@ -78,7 +82,8 @@ impl Proxied {
             Dpu => (DPU_ADDR, HOST_ADDR),
         };
         let words = [bin("udsproxyd"), self.threads, own, PORT, peer, PORT, "--uid", "65534"];
-        let daemon = self.lab.spawn_with(machine, &[PLAINTEXT], &words);
+        let daemon = self.lab.spawn_with(machine, &[PLAINTEXT, self.tier.wish()], &words);
+        daemon.wait_for(self.tier.line());
         daemon.wait_for("serving on");
         *self.daemon(machine) = Some(daemon);
     }
@@ -135,8 +140,7 @@ impl Proxied {
 
 macro_rules! promises {
     ($($name:ident)+) => {
-        $(#[test]
-        fn $name() {
+        $(fn $name() {
             Proxied::up().keeps(stringify!($name), &[]);
         })+
     };
@@ -157,7 +161,6 @@ promises! {
     a_client_that_is_killed_is_an_end_for_its_server
 }
 
-#[test]
 fn the_two_start_in_any_order_and_either_may_have_the_servers() {
     for (first, second, far) in [(Host, Dpu, Dpu), (Dpu, Host, Host)] {
         let mut proxied = Proxied::lab_only("1", far);
@@ -168,7 +171,6 @@ fn the_two_start_in_any_order_and_either_may_have_the_servers() {
     }
 }
 
-#[test]
 fn two_threads_keep_the_same_promises() {
     let proxied = Proxied::up_with("2");
     for promise in [
@@ -184,22 +186,18 @@ fn two_threads_keep_the_same_promises() {
     proxied.keeps("fds_cross", &["7"]);
 }
 
-#[test]
 fn an_fd_comes_with_the_byte_it_was_sent_with() {
     Proxied::up().keeps("an_fd_comes_with_the_byte_it_was_sent_with", &[]);
 }
 
-#[test]
 fn one_fd_crosses_either_way() {
     Proxied::up().keeps("fds_cross", &["1"]);
 }
 
-#[test]
 fn as_many_fds_as_a_message_holds_cross_either_way() {
     Proxied::up().keeps("fds_cross", &["253"]);
 }
 
-#[test]
 fn a_killed_server_is_an_end_at_once() {
     let mut proxied = Proxied::up();
     let mut near = proxied.talk("a_killed_server_is_an_end_at_once", &[]);
@@ -212,7 +210,6 @@ fn a_killed_server_is_an_end_at_once() {
     proxied.keeps("a_request_gets_its_answer", &[]);
 }
 
-#[test]
 fn without_the_other_machine_a_local_errno_soon_and_later_it_works() {
     let mut proxied = Proxied::lab_only("1", Host);
     proxied.start(Dpu);
@@ -236,17 +233,14 @@ fn a_daemon_that_is_killed_and_started_again(machine: Machine) {
     near.ends();
 }
 
-#[test]
 fn the_hosts_daemon_may_be_killed_and_started_again() {
     a_daemon_that_is_killed_and_started_again(Host);
 }
 
-#[test]
 fn the_dpus_daemon_may_be_killed_and_started_again() {
     a_daemon_that_is_killed_and_started_again(Dpu);
 }
 
-#[test]
 fn a_link_that_was_cut_comes_back_by_itself() {
     let proxied = Proxied::up();
     let mut near = proxied.talk("a_new_connect_works_after", &["15", "12"]);
@@ -259,7 +253,6 @@ fn a_link_that_was_cut_comes_back_by_itself() {
     near.ends();
 }
 
-#[test]
 fn a_link_that_was_reset_comes_back_by_itself() {
     let proxied = Proxied::up();
     let mut near = proxied.talk("a_new_connect_works_after", &["3", "5"]);
@@ -271,7 +264,6 @@ fn a_link_that_was_reset_comes_back_by_itself() {
     near.ends();
 }
 
-#[test]
 fn connections_come_and_go_and_leave_nothing() {
     let proxied = Proxied::up();
     proxied.keeps("sixty_four_may_connect_at_once", &[]);
@@ -310,12 +302,39 @@ fn sigterm_ends_a_daemon_in_time(machine: Machine) {
     near.ends();
 }
 
-#[test]
 fn sigterm_ends_the_dpus_daemon_in_time_and_it_starts_again_at_once() {
     sigterm_ends_a_daemon_in_time(Dpu);
 }
 
-#[test]
 fn sigterm_ends_the_hosts_daemon_in_time_and_it_starts_again_at_once() {
     sigterm_ends_a_daemon_in_time(Host);
+}
+
+in_every_tier! {
+    a_request_gets_its_answer
+    either_side_may_end_its_half_first
+    one_that_is_never_read_holds_up_nobody
+    sixty_four_may_connect_at_once
+    bulk_both_ways_with_a_slow_reader_while_others_are_answered
+    the_far_errno_is_the_callers_and_the_fd_stays_good
+    nobody_is_nobody_there_too
+    a_user_who_may_not_ask_gets_the_local_errno
+    an_eventfd_ends_the_stream
+    a_socket_that_crossed_carries_bytes_and_fds_itself
+    many_fds_in_many_messages_all_arrive_whole
+    a_client_that_is_killed_is_an_end_for_its_server
+    the_two_start_in_any_order_and_either_may_have_the_servers
+    two_threads_keep_the_same_promises
+    an_fd_comes_with_the_byte_it_was_sent_with
+    one_fd_crosses_either_way
+    as_many_fds_as_a_message_holds_cross_either_way
+    a_killed_server_is_an_end_at_once
+    without_the_other_machine_a_local_errno_soon_and_later_it_works
+    the_hosts_daemon_may_be_killed_and_started_again
+    the_dpus_daemon_may_be_killed_and_started_again
+    a_link_that_was_cut_comes_back_by_itself
+    a_link_that_was_reset_comes_back_by_itself
+    connections_come_and_go_and_leave_nothing
+    sigterm_ends_the_dpus_daemon_in_time_and_it_starts_again_at_once
+    sigterm_ends_the_hosts_daemon_in_time_and_it_starts_again_at_once
 }

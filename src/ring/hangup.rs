@@ -17,9 +17,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::op::Fd;
 use crate::errno::{Errno, OsResult, Step};
-
-/// Hangups told in one look; the next look tells the rest.
-const EVENTS: usize = 64;
+use crate::limits::HANGUP_EVENTS;
 
 pub(super) struct Hangups {
     epoll: Epoll,
@@ -71,7 +69,7 @@ impl Hangups {
 
     /// The watches that are over, and what poll(2) says of their sockets.
     pub(super) fn look(&mut self) -> Vec<(u64, u32)> {
-        let mut events = [EpollEvent::empty(); EVENTS];
+        let mut events = [EpollEvent::empty(); HANGUP_EVENTS];
         let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
             Ok(count) => count,
             // The epoll is still ready: the next look finds the same.

@@ -16,6 +16,7 @@ use super::epoll::EpollEngine;
 use super::op::{Done, Engine, Fd, Message, Op};
 use super::uring::{Features, Uring};
 use crate::errno::{Errno, OsError, OsResult, Step};
+use crate::limits::ENGINE_PROBE;
 use crate::mux::Payload;
 
 /// The environment variable that every program takes its wish from.
@@ -108,9 +109,6 @@ fn uring() -> OsResult<Uring> {
     Ok(ring)
 }
 
-/// How long the probe's fd may take: it crosses a socket pair of this thread.
-const PROBE: Duration = Duration::from_secs(1);
-
 /// Whether a message with an fd arrives by the ring, and brings that fd alone. The receiver has to wait for it: that is
 /// when some kernels add what nobody asked for.
 fn passes_fds(ring: &mut Uring) -> OsResult<bool> {
@@ -125,7 +123,7 @@ fn passes_fds(ring: &mut Uring) -> OsResult<bool> {
     let send = ring.submit(Op::Send { fd: a, message }, 1);
     while done.len() < 2 {
         let before = done.len();
-        ring.wait(Some(PROBE), &mut done)?;
+        ring.wait(Some(ENGINE_PROBE), &mut done)?;
         // One half was refused, so the other one waits for nothing.
         if done.len() == before || done.iter().any(|d| d.result != Ok(1)) {
             ring.cancel(recv);

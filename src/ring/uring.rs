@@ -26,14 +26,12 @@ use super::hangup::{Hangups, Watch};
 use super::op::{Done, Engine, Op, OpId, Outcome};
 use super::slots::Slots;
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::limits::{RING_CQ_ENTRIES, RING_SQ_ENTRIES};
+use crate::limits::{ENVELOPES_KEPT, RING_CQ_ENTRIES, RING_DROP_WAIT, RING_DROP_WAITS, RING_SQ_ENTRIES};
 
 /// The completion of a cancel request itself.
 const NOBODY: u64 = u64::MAX;
 /// The completion of the poll on the hangups' epoll.
 const HANGUPS: u64 = u64::MAX - 1;
-/// Envelopes kept for the next message: above this many sends and reads at once they are made anew.
-const ENVELOPES_KEPT: usize = 64;
 
 /// What a kernel may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,8 +317,8 @@ impl Drop for Uring {
         for id in self.slots.ids() {
             self.cancel(OpId(id));
         }
-        for _ in 0..DROP_WAITS {
-            if self.slots.len() == 0 || self.wait(Some(DROP_WAIT), &mut done).is_err() {
+        for _ in 0..RING_DROP_WAITS {
+            if self.slots.len() == 0 || self.wait(Some(RING_DROP_WAIT), &mut done).is_err() {
                 break;
             }
         }
@@ -328,10 +326,6 @@ impl Drop for Uring {
         std::mem::forget(std::mem::take(&mut self.slots));
     }
 }
-
-/// How long, and how often, a ring that goes waits for its cancelled operations: a second in all.
-const DROP_WAIT: Duration = Duration::from_millis(100);
-const DROP_WAITS: usize = 10;
 
 fn poll_add(fd: &impl AsFd, events: i16) -> squeue::Entry {
     opcode::PollAdd::new(types::Fd(fd.as_fd().as_raw_fd()), u32::from(events.cast_unsigned())).build()

@@ -427,6 +427,8 @@ def a_client_that_is_killed_is_an_end_for_its_server():
     child = os.fork()
     if child == 0:
         sock = connect("speaks_and_listens")
+        # The server has spoken: on a socket whose client is dead it could not, and would not listen either.
+        sock.recv(1, socket.MSG_PEEK)
         sock.sendall(b"x" * 1000)
         os.kill(os.getpid(), 9)
     os.waitpid(child, 0)
