@@ -103,6 +103,7 @@ promises! {
     seqpacket_records_stay_apart
     datagrams_are_answered
     datagrams_keep_their_order
+    records_sent_just_before_a_close_arrive
     fds_come_with_their_record
     a_syslog_over_there_hears_programs_here
     children_and_threads_do_it_too

@@ -224,15 +224,15 @@ impl Local {
 
     /// What node.toml says now, or as before when it can't be read.
     fn reload(&self) {
+        let file = config_dir().join("node.toml");
         let read = NodeConfig::load(&config_dir()).map_err(|e| e.to_string());
-        match read.and_then(|config| self.args.options(&config.uds)) {
+        let named = |e| format!("{}: {e}", file.display());
+        match read.and_then(|config| self.args.options(&config.uds).map_err(named)) {
             Ok(options) => match self.handle.reload(options) {
                 Ok(()) => tracing::info!("reloaded: rules and exports"),
                 Err(e) => tracing::error!("reloaded: rules, and exports but for some: {e}"),
             },
-            Err(e) => {
-                tracing::error!("not reloaded, all stays as it is: {}: {e}", config_dir().join("node.toml").display())
-            }
+            Err(e) => tracing::error!("not reloaded, all stays as it is: {e}"),
         }
     }
 

@@ -69,13 +69,24 @@ def log(sock):
 
 
 def tell(listener):
-    """To each client, every record logged so far and whatever comes within 20 s, until it has as many as it wants."""
+    """To each client as many logged records as it wants, each of which must come within 20 s."""
     listener.listen(8)
     while True:
         client, _ = listener.accept()
         with client:
             for _ in range(int(client.recv(20))):
                 client.send(logged.get(timeout=20))
+            client.recv(20)
+
+
+def count(listener):
+    """To each client as many records as it wants, and the end at once."""
+    listener.listen(8)
+    while True:
+        client, _ = listener.accept()
+        with client:
+            for n in range(int(client.recv(20))):
+                client.send(b"%d" % n)
 
 
 threading.stack_size(256 << 10)
@@ -83,6 +94,7 @@ for target, kind, names in ((accept, socket.SOCK_SEQPACKET, ("seq", "\0farside-s
                             (reply, socket.SOCK_DGRAM, ("dgram", "\0farside-dgram")),
                             (log, socket.SOCK_DGRAM, ("log",)),
                             (tell, socket.SOCK_SEQPACKET, ("logged",)),
+                            (count, socket.SOCK_SEQPACKET, ("counts",)),
                             (accept, socket.SOCK_STREAM, ("stream",))):
     for name in names:
         threading.Thread(target=target, args=(make(kind, name),), daemon=True).start()

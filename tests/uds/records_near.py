@@ -44,7 +44,9 @@ def told(count):
     with unix(SEQ) as sock:
         sock.connect(f"{DIR}/logged")
         sock.send(b"%d" % count)
-        return [sock.recv(1 << 20) for _ in range(count)]
+        records = [sock.recv(1 << 20) for _ in range(count)]
+        sock.send(b"thanks")
+        return records
 
 
 def seqpacket_records_stay_apart():
@@ -96,6 +98,15 @@ def datagrams_keep_their_order():
             sock.sendto(b"%d" % n, f"{DIR}/log")
     for n, record in enumerate(told(2000)):
         same(record, b"%d" % n, "what was logged next")
+
+
+def records_sent_just_before_a_close_arrive():
+    with unix(SEQ) as sock:
+        sock.connect(f"{DIR}/counts")
+        sock.send(b"2000")
+        for n in range(2000):
+            same(sock.recv(100), b"%d" % n, "the next record")
+        same(sock.recv(100), b"", "the end")
 
 
 def fds_come_with_their_record():
