@@ -55,7 +55,9 @@ pub fn run(input: &[u8]) {
         if choices.byte() % 8 < 5 {
             let before = victim.mux.books();
             if victim.hear(&mut choices).is_err() {
-                break;
+                // The session ends here; its sums are not looked at any more.
+                victim.end();
+                return;
             }
             free_frames += victim.mux.books().early_free.saturating_sub(before.early_free);
         } else {
@@ -63,19 +65,32 @@ pub fn run(input: &[u8]) {
         }
         victim.is_bounded(free_frames);
     }
-    // The session ends, and nothing may be left of it.
-    victim.mux.reset_all(Errno::ECONNRESET);
-    while victim.mux.poll_event().is_some() {}
+    victim.end();
     let books = victim.mux.books();
     assert_eq!((books.streams, books.recipes, books.growth, books.queued), (0, 0, 0, 0), "{books:?}");
 }
 
 impl Victim {
+    /// As a driver ends a session: nothing may be left of it.
+    fn end(&mut self) {
+        self.mux.reset_all(Errno::ECONNRESET);
+        while self.mux.poll_event().is_some() {}
+        assert_eq!(self.mux.streams(), 0);
+    }
+
     /// A frame from the peer, perhaps many times over.
     fn hear(&mut self, choices: &mut Choices) -> WireResult<()> {
         let header = Header {
-            flags: choices.one_of(&[0, 0, flags::FIN, flags::EOR, flags::MORE, flags::HAS_FDS, flags::READ_CLOSED, 0xff])
-                & flags::ALL,
+            flags: choices.one_of(&[
+                0,
+                0,
+                flags::FIN,
+                flags::EOR,
+                flags::MORE,
+                flags::HAS_FDS,
+                flags::READ_CLOSED,
+                0xff,
+            ]) & flags::ALL,
             aux: choices.one_of(&[0, 0, 1, 2, 253, 254, u16::MAX]),
             stream: self.number(choices),
             credit: choices.one_of(&[0, INITIAL_WINDOW, 1 << 20, WINDOW_MAX, 1 << 31, u32::MAX]),
@@ -182,8 +197,7 @@ impl Victim {
         }
     }
 
-    /// `free_frames`: early frames that cost nothing, which nothing bounds yet; see `empty_frames_that_wait_are_bounded`
-    /// in src/mux.
+    /// `free_frames`: early frames that cost nothing, which nothing bounds yet; see tests/mux_streams.rs.
     fn is_bounded(&self, free_frames: usize) {
         let books = self.mux.books();
         assert!(books.streams <= STREAMS_MAX, "{books:?}");

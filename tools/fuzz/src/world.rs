@@ -182,7 +182,8 @@ impl World {
         let (key, records) = (side.key, side.records);
         let room = mux.room(key);
         assert!(room <= WINDOW_MAX, "more room than a window can be");
-        if side.said.eof || side.unheard {
+        // A driver has nothing to read from before it has said yes.
+        if side.said.eof || side.unheard || side.undecided {
             return;
         }
         let most = choices.one_of(&[1, 200, 20_000, if records { RECORD_MAX } else { 100_000 }]) as usize;
@@ -197,7 +198,7 @@ impl World {
         if !records && len == 0 {
             len = 1;
         }
-        let recipes = (choices.byte() % 8 == 0).then(|| self.recipes(at, id, choices)).flatten();
+        let recipes = choices.byte().is_multiple_of(8).then(|| self.recipes(at, id, choices)).flatten();
         self.say(at, id, len, records, recipes);
     }
 
@@ -298,7 +299,7 @@ impl World {
     /// The verdict on what the peer has opened or announced.
     fn decide(&mut self, at: usize, choices: &mut Choices) {
         let Some(id) = self.pick(at, choices) else { return };
-        let yes = choices.byte() % 4 > 0;
+        let yes = !choices.byte().is_multiple_of(4);
         let (mux, side) = self.of(at, id);
         if !std::mem::take(&mut side.undecided) {
             return;
