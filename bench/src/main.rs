@@ -2,13 +2,15 @@
 
 mod latency;
 mod serve;
+mod target;
 mod throughput;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+
+use target::Target;
 
 /// Measures what a program sees through a unix socket: directly, or through a proxy.
 ///
@@ -24,8 +26,8 @@ struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Answer the measurements on a unix socket, until SIGINT or SIGTERM
-    Serve { path: PathBuf },
+    /// Answer the measurements on a unix socket or a TCP address (ADDR:PORT), until SIGINT or SIGTERM
+    Serve { target: Target },
     /// Round trips of small requests, closed loop: each connection waits for its answer before it asks again
     Latency(Load),
     /// Bytes one way, as fast as they are taken
@@ -34,9 +36,9 @@ enum What {
 
 #[derive(Debug, Clone, Args)]
 struct Load {
-    /// The server's socket
+    /// The server's socket; ADDR:PORT: the same over bare TCP, to compare with
     #[arg(long, value_name = "PATH")]
-    connect: PathBuf,
+    connect: Target,
     /// Connections at once, a thread each
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
     connections: u16,
@@ -62,7 +64,7 @@ impl Load {
 
 fn main() -> ExitCode {
     let result = match Bench::parse().what {
-        What::Serve { path } => serve::run(&path),
+        What::Serve { target } => serve::run(&target),
         What::Latency(load) => latency::run(&load),
         What::Throughput(load) => throughput::run(&load),
     };

@@ -5,26 +5,25 @@
 //! ```
 
 use std::io::{self, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+
+use crate::target::{Listener, Stream, Target};
 
 pub(crate) const ECHO: u8 = b'E';
 pub(crate) const SINK: u8 = b'S';
 
-pub(crate) fn run(path: &Path) -> Result<(), String> {
-    let listener = UnixListener::bind(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    println!("serving on {}", path.display());
-    for client in listener.incoming() {
-        let client = client.map_err(|e| format!("accept: {e}"))?;
+pub(crate) fn run(target: &Target) -> Result<(), String> {
+    let listener = Listener::bind(target).map_err(|e| format!("{target}: {e}"))?;
+    println!("serving on {target}");
+    loop {
+        let client = listener.accept().map_err(|e| format!("accept: {e}"))?;
         std::thread::spawn(move || {
             // A client that goes away ends its own measurement, and says so itself.
             let _ = answer(client);
         });
     }
-    Ok(())
 }
 
-fn answer(mut client: UnixStream) -> io::Result<()> {
+fn answer(mut client: Stream) -> io::Result<()> {
     let mut wish = [0; 5];
     client.read_exact(&mut wish)?;
     let size = u32::from_le_bytes([wish[1], wish[2], wish[3], wish[4]]) as usize;
@@ -48,9 +47,9 @@ fn answer(mut client: UnixStream) -> io::Result<()> {
 }
 
 /// A connection that has said its wish.
-pub(crate) fn connect(path: &Path, wish: u8, size: u32) -> Result<UnixStream, String> {
-    let mut stream = UnixStream::connect(path).map_err(|e| format!("connect to {}: {e}", path.display()))?;
+pub(crate) fn connect(target: &Target, wish: u8, size: u32) -> Result<Stream, String> {
+    let mut stream = Stream::connect(target).map_err(|e| format!("connect to {target}: {e}"))?;
     let size = size.to_le_bytes();
-    stream.write_all(&[wish, size[0], size[1], size[2], size[3]]).map_err(|e| format!("{}: {e}", path.display()))?;
+    stream.write_all(&[wish, size[0], size[1], size[2], size[3]]).map_err(|e| format!("{target}: {e}"))?;
     Ok(stream)
 }

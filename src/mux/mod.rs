@@ -15,6 +15,7 @@
 
 mod arrive;
 mod batch;
+mod books;
 mod lane;
 mod machine;
 mod recv;
@@ -24,6 +25,7 @@ mod sim;
 mod types;
 
 pub use batch::{Batch, Part};
+pub use books::Books;
 pub use machine::Mux;
 pub use types::{Event, Key, Options, Recipes};
 

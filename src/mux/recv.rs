@@ -160,6 +160,12 @@ impl<P: Payload> RecvHalf<P> {
         self.recipes.len() + self.early_recipes
     }
 
+    /// How many frames wait for their turn, and how many of them are DATA that was charged nothing.
+    pub(super) fn early_frames(&self) -> (usize, usize) {
+        let free = |f: &&Early<P>| f.header.kind == FrameType::Data && f.header.len == 0 && f.header.flags == 0;
+        (self.early.len(), self.early.iter().filter(free).count())
+    }
+
     /// MOVE or MOVE_BACK in its turn: from now on the other lane is in order.
     pub(super) fn on_move(&mut self, kind: FrameType) -> WireResult<()> {
         self.lane = match (kind, self.lane) {

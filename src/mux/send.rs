@@ -189,6 +189,11 @@ impl<P: Payload> SendHalf<P> {
         }
     }
 
+    /// Bytes that wait for their turn.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.iter().map(|piece| piece.payload.len()).sum()
+    }
+
     /// The next frame for this direction, of at most `max` payload bytes.
     pub(super) fn turn(&mut self, max: usize) -> Turn<P> {
         if !self.has_turn() {
