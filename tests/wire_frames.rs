@@ -15,7 +15,9 @@ use farside::sys::thread_identity::Identity;
 use farside::udsproxyd::wire::ConnectRequest;
 use farside::wire::frame::{FrameType, Header, flags};
 use farside::wire::hello::{Hello, Lane, Role, Verdict};
-use farside::wire::recipe::{Access, Device, FileId, Recipe, SocketKind, decode_all, encode_all};
+use farside::wire::recipe::{
+    Access, Device, FileId, Recipe, Seals, SocketKind, Tap, TerminalState, decode_all, encode_all,
+};
 use farside_contract::{Op, Request};
 use seeds::{Seed, for_seeds};
 
@@ -76,12 +78,37 @@ fn recipe(seed: &mut Seed, place: usize) -> Recipe {
     let access = Access { read: bits & 1 > 0, write: bits & 2 > 0, append: bits & 4 > 0, nonblock: bits & 8 > 0 };
     let (stream, nonblock) = (seed.number(), bits & 16 > 0);
     let kind = seed.one_of(&[SocketKind::Stream, SocketKind::SeqPacket, SocketKind::Datagram]);
-    match seed.up_to(5) {
+    match seed.up_to(9) {
         0 => Recipe::Pipe { stream, access },
         1 => Recipe::Socket { stream, kind, nonblock },
         2 => Recipe::Listener { stream, kind, backlog: seed.number(), nonblock },
-        3 => Recipe::Device { device: seed.one_of(&Device::ALL), access },
+        3 => {
+            let numbered = seed.one_of(&Device::NUMBERED).0;
+            let group = Device::VfioGroup(seed.number());
+            Recipe::Device { device: seed.one_of(&[numbered, group]), access }
+        }
         4 if place > 0 => Recipe::Same { index: u16::try_from(seed.up_to(place - 1)).unwrap() },
+        5 => {
+            let modes = [seed.number(), seed.number(), seed.number(), seed.number()];
+            let characters = seed.bytes(19).try_into().unwrap();
+            let state = TerminalState { modes, characters, rows: seed.number(), columns: seed.number() };
+            Recipe::Terminal { stream, access, state }
+        }
+        6 => {
+            let seals = Seals { seal: nonblock, shrink: access.read, grow: access.write, ..Seals::default() };
+            let len = u64::try_from(seed.up_to(16 << 20)).unwrap();
+            Recipe::Memfd { stream, access, len, offset: seed.number(), seals }
+        }
+        7 => Recipe::HostFile { path: b"/var/lib/x y".to_vec(), access, offset: seed.number() },
+        8 => Recipe::Tap(Tap {
+            name: "vnet0".into(),
+            ethernet: access.read,
+            no_packet_info: access.write,
+            vnet_header: access.append,
+            multi_queue: access.nonblock,
+            vnet_header_len: seed.number(),
+            nonblock,
+        }),
         _ => {
             let file = FileId { mount: seed.bytes(16).try_into().unwrap(), node: seed.number() };
             Recipe::File { file, access, offset: seed.number() }
@@ -98,8 +125,10 @@ fn connect(seed: &mut Seed) -> ConnectRequest {
         0 => [b"/".to_vec(), vec![seed.number::<u8>().max(1); len]].concat(),
         _ => [b"\0".to_vec(), seed.bytes(1 + len.min(100))].concat(),
     };
+    let kind = seed.one_of(&[SocketKind::Stream, SocketKind::SeqPacket, SocketKind::Datagram]);
     ConnectRequest {
-        kind: seed.one_of(&[SocketKind::Stream, SocketKind::SeqPacket, SocketKind::Datagram]),
+        named: kind == SocketKind::Datagram && seed.up_to(1) == 1,
+        kind,
         name,
         caller: Identity { uid: seed.number(), gid: seed.number(), groups },
         nonblocking: seed.up_to(1) == 1,

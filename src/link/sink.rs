@@ -156,6 +156,7 @@ impl Port {
                 self.in_flight = overhead;
                 let mut message = Box::new(Message::from(chunks));
                 message.fds = fds;
+                message.record = self.keeps_records();
                 Op::Send { fd, message }
             }
             Item::Bytes { chunk, overhead } => {

@@ -164,6 +164,8 @@ pub trait Engine {
 pub struct Message {
     pub batch: Batch<Chunk>,
     pub fds: Vec<OwnedFd>,
+    /// One record: sent whole or not at all. Where the receiver has no room it ends with EAGAIN.
+    pub record: bool,
     sent: usize,
 }
 
@@ -183,6 +185,7 @@ impl Message {
     pub fn clear(&mut self) {
         self.batch.clear();
         self.fds.clear();
+        self.record = false;
         self.sent = 0;
     }
 
@@ -222,6 +225,6 @@ impl From<Vec<Chunk>> for Message {
     fn from(chunks: Vec<Chunk>) -> Self {
         let mut batch = Batch::default();
         chunks.into_iter().filter(|c| !c.is_empty()).for_each(|c| batch.push_body(c));
-        Self { batch, fds: Vec::new(), sent: 0 }
+        Self { batch, fds: Vec::new(), record: false, sent: 0 }
     }
 }

@@ -336,7 +336,10 @@ fn message(op: &Op, envelope: &mut Envelope) -> squeue::Entry {
     let call = envelope.address(op).expect("an operation on messages");
     if call.sends {
         // MSG_WAITALL: since 5.19 the ring goes on by itself after a short send; before that it ends early.
-        let flags = call.flags | libc::MSG_WAITALL;
+        // A record is never tried again by the ring: unix(7) sockets take its bytes before they find the receiver's queue
+        // full, and what the ring sends then is an empty one.
+        let record = matches!(op, Op::Send { message, .. } if message.record);
+        let flags = call.flags | if record { libc::MSG_DONTWAIT } else { libc::MSG_WAITALL };
         opcode::SendMsg::new(raw, call.header).flags(flags.cast_unsigned()).build()
     } else {
         opcode::RecvMsg::new(raw, call.header).flags(call.flags.cast_unsigned()).build()
