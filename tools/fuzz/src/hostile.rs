@@ -176,7 +176,9 @@ impl Victim {
             7 => self.mux.on_eof(key),
             8 => self.mux.on_sink_gone(key, choices.flag()),
             9 => self.mux.reset(key, Errno::EPIPE),
-            10 => self.mux.widen(key, RECORD_WINDOW),
+            10 => {
+                self.mux.widen(key, RECORD_WINDOW);
+            }
             _ => {
                 for (key, count) in std::mem::take(&mut self.unconsumed) {
                     self.mux.on_consumed(key, count, self.now_us);
