@@ -27,6 +27,8 @@ pub const MERGE_MAX: usize = 512;
 /// A stream socket's first reads are preceded by a peek for passed fds: programs that pass any do so early on, and the
 /// others pay for it no longer than that.
 pub const PEEKS_FIRST: u32 = 32;
+/// Looks ahead that found no fds where the kernel had said something: two windows of a stream whose fds lie behind them.
+pub const FRUITLESS_MAX: u32 = 32;
 /// Charged against the window for each record, so that empty records are bounded too.
 pub const RECORD_COST: u32 = 64;
 /// Charged against the window for each fd recipe.

@@ -90,8 +90,7 @@ impl Pair {
             }
         };
         if found.bytes.is_some() && found.fds.is_empty() {
-            // Something else than fds came with the bytes (a program's own SO_PASSCRED): looking again would find it again.
-            self.ports[at].no_peeks();
+            self.ports[at].on_fruitless_look();
         }
         if !found.before.is_empty() {
             self.mux.on_read(key, Chunk::from_vec(found.before), false, None, now_us);

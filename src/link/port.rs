@@ -23,7 +23,7 @@ use super::inbox::Verdict;
 use super::sink::{Assembly, Item};
 use crate::errno::Errno;
 use crate::fdpass::PumpKind;
-use crate::limits::{BULK_FRAME_MAX, PEEKS_FIRST};
+use crate::limits::{BULK_FRAME_MAX, FRUITLESS_MAX, PEEKS_FIRST};
 use crate::mux::{Key, Recipes};
 use crate::ring::{Chunk, Done, Engine, Fd, Filling, Op, OpId, Pool, Size};
 use crate::sys::record_end;
@@ -70,6 +70,7 @@ pub(super) struct Port {
     pub(super) held: Option<Chunk>,
     /// Reads that a peek still precedes.
     peeks: u32,
+    fruitless: u32,
     /// The length of the record that comes next.
     measured: Option<u32>,
     /// Streams that this one's messages announced, here or there; some may have ended since.
@@ -153,6 +154,7 @@ impl Port {
             cooling: false,
             held: None,
             peeks: PEEKS_FIRST,
+            fruitless: 0,
             measured: None,
             children: Vec::new(),
             queue: VecDeque::new(),
@@ -220,9 +222,14 @@ impl Port {
         self.source_op = Some(hands.engine.submit(op, token));
     }
 
-    /// Reads without a look ahead, until fds come.
-    pub(super) fn no_peeks(&mut self) {
-        self.peeks = 0;
+    /// A look ahead saw control data, and a helper found no fds with it: they lie further behind, or it was something else
+    /// (a program's own SO_PASSCRED), which every look would see. After some the looks end, until fds come.
+    pub(super) fn on_fruitless_look(&mut self) {
+        self.fruitless += 1;
+        if self.fruitless >= FRUITLESS_MAX {
+            self.fruitless = 0;
+            self.peeks = 0;
+        }
     }
 
     /// The room that the next read needs.

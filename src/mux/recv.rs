@@ -46,7 +46,7 @@ impl<P: Payload> Early<P> {
     /// message's.
     fn is_free(&self) -> bool {
         match self.header.kind {
-            FrameType::Data => false,
+            FrameType::Data => cost(self.header.len as usize, self.header.flags & flags::EOR != 0, 0) == 0,
             FrameType::Recipe => self.header.flags & flags::MORE != 0,
             _ => true,
         }
