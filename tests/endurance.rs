@@ -218,7 +218,8 @@ fn median(mut all: Vec<f64>) -> f64 {
 fn requests_beside_bulk(proxied: &Daemons, target: &str) -> (f64, f64) {
     let mut bulk = proxied.bench(&["throughput", "--connect", target, "--seconds", "3.4"]);
     std::thread::sleep(Duration::from_millis(400));
-    let line = proxied.bench(&["latency", "--connect", target, "--seconds", "2.2", "--warm-up", "0.3"]);
+    let paced = ["latency", "--connect", target, "--rate", "500", "--seconds", "2.2", "--warm-up", "0.3"];
+    let line = proxied.bench(&paced);
     let p99 = figure(&finished(line), "p99 ", "us");
     let deadline = Instant::now() + Duration::from_secs(20);
     while bulk.ended().is_none() && Instant::now() < deadline {
