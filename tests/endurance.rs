@@ -132,7 +132,7 @@ fn one_line_and_all_others_go_on(role: &str) {
         ("a_hello_with_more_in_it", "4 bytes too many"),
     ] {
         let before = proxied.complaints(Host).len();
-        let said = proxied.raw_node(role, case);
+        let said = proxied.raw_node(role, &[case]);
         // The line comes from another thread than the connection's end.
         std::thread::sleep(Duration::from_millis(150));
         let new = proxied.complaints(Host).split_off(before);
@@ -165,6 +165,41 @@ fn a_command_that_breaks_the_protocol_is_one_line_and_all_others_go_on() {
     one_line_and_all_others_go_on("client");
 }
 
+#[test]
+fn a_node_that_says_anything_at_all_ends_no_daemon_and_leaves_nothing_behind() {
+    let _lock = beside_others();
+    let proxied = Daemons::up();
+    proxied.keeps("churn", &["100"]);
+    std::thread::sleep(REST / 2);
+    let fds = proxied.fds();
+    let mut near = proxied.talk("hold", &["20"]);
+    near.hear("HELD");
+    for seed in ["1", "2", "3"] {
+        proxied.raw_node("peer", &["anything", seed]).ok();
+    }
+    near.say("go");
+    near.hear("ANSWERED");
+    near.say("go");
+    near.hear("CLOSED");
+    near.say("go");
+    near.ends();
+    proxied.say_nothing_of_panics();
+    proxied.all_end();
+    proxied.fds_return(fds);
+}
+
+#[test]
+#[ignore = "known defect: DATA or FIN on a crossed listener's stream buries the stream; its port, fds and directory stay for ever"]
+fn a_listener_that_crossed_goes_with_its_stream() {
+    let _lock = beside_others();
+    let proxied = Daemons::up();
+    proxied.keeps("churn", &["100"]);
+    std::thread::sleep(REST / 2);
+    let fds = proxied.fds();
+    proxied.raw_node("peer", &["ended_listeners"]).ok();
+    proxied.fds_return(fds);
+}
+
 // ---- times --------------------------------------------------------------------------------------------------------
 
 /// The figure before `unit` in proxy-bench's line, behind `name`.
@@ -183,7 +218,8 @@ fn median(mut all: Vec<f64>) -> f64 {
 fn requests_beside_bulk(proxied: &Daemons, target: &str) -> (f64, f64) {
     let mut bulk = proxied.bench(&["throughput", "--connect", target, "--seconds", "3.4"]);
     std::thread::sleep(Duration::from_millis(400));
-    let line = proxied.bench(&["latency", "--connect", target, "--seconds", "2.2", "--warm-up", "0.3"]);
+    let paced = ["latency", "--connect", target, "--rate", "500", "--seconds", "2.2", "--warm-up", "0.3"];
+    let line = proxied.bench(&paced);
     let p99 = figure(&finished(line), "p99 ", "us");
     let deadline = Instant::now() + Duration::from_secs(20);
     while bulk.ended().is_none() && Instant::now() < deadline {
@@ -230,12 +266,7 @@ fn small_requests_beside_bulk_on_one_gigabit_wait_hardly_longer_than_over_bare_t
         "medians: p99 {:.0} us, bare {:.0} us: {slower:.2}; bulk {:.0}, bare {:.0} MB/s: {share:.2}",
         ours.0, bare.0, ours.1, bare.1
     );
-    // Behind all that the bulk may queue on the path a request waits 50 ms. Where other work takes the processors, bare TCP
-    // is woken twice and ours six times a request: there the ratio says more of the machine than of us.
-    assert!(
-        (slower < 5.0 || ours.0 < 50_000.0) && share >= 0.5,
-        "p99 {slower:.2} times bare TCP's, bulk {share:.2} of it"
-    );
+    assert!(slower < 5.0 && share >= 0.5, "p99 {slower:.2} times bare TCP's, bulk {share:.2} of it");
 }
 
 #[test]

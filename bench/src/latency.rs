@@ -1,8 +1,8 @@
-//! Round trips, closed loop.
+//! Round trips: closed loop, or at even times.
 
 use std::io::{Read, Write};
 use std::sync::{Arc, Barrier};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
@@ -30,7 +30,11 @@ pub(crate) fn run(load: &Load) -> Result<(), String> {
                 (0..size).map(|i| u8::try_from((i + usize::from(number)) % 251).expect("below 251")).collect();
             let mut got = vec![0; size];
             let begun = Instant::now();
+            let mut due = Duration::ZERO;
             loop {
+                std::thread::sleep(due.saturating_sub(begun.elapsed()));
+                // A late answer delays what follows it, but nothing is made up for.
+                due = begun.elapsed() + Duration::from_secs(1).checked_div(load.rate).unwrap_or_default();
                 let asked_at = begun.elapsed();
                 if asked_at >= warm_up + counted {
                     return Ok(times);

@@ -48,6 +48,10 @@ struct Load {
     /// Seconds that count
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Requests a second of each connection, at even times; 0: the next one as soon as the last is answered. Beside a
+    /// load that comes in bursts a closed loop asks most often when nothing is in its way, and its percentiles say so
+    #[arg(long, default_value_t = 0)]
+    rate: u32,
     /// Seconds before, that do not count
     #[arg(long, default_value_t = 0.5)]
     warm_up: f64,

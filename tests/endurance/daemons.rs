@@ -73,8 +73,8 @@ impl Daemons {
 
     /// A node of its own on the DPU that speaks to the host's daemon.
     #[track_caller]
-    pub(crate) fn raw_node(&self, role: &str, case: &str) -> Said {
-        self.lab.run(Dpu, &["/usr/bin/python3", &path("raw.py"), HOST_ADDR, PORT, role, case])
+    pub(crate) fn raw_node(&self, role: &str, case: &[&str]) -> Said {
+        self.lab.run(Dpu, &[&["/usr/bin/python3", &path("raw.py"), HOST_ADDR, PORT, role], case].concat())
     }
 
     /// A daemon's lines of level WARN or above.
@@ -122,7 +122,10 @@ impl Daemons {
             let now = self.fds();
             now.0 <= before.0 && now.1 <= before.1
         };
-        let shown = || format!("{:?} now, {before:?} before", self.fds());
+        let open = |machine| {
+            self.lab.sh(machine, "ls -l /proc/$(pgrep -x udsproxyd)/fd | sed 's/.* -> //' | sort | uniq -c").out()
+        };
+        let shown = || format!("{:?} now, {before:?} before\n{}\n{}", self.fds(), open(Host), open(Dpu));
         eventually("the fds of both daemons return", Duration::from_secs(20), back, shown);
     }
 

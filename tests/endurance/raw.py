@@ -1,14 +1,18 @@
-"""A node that breaks the protocol: `raw.py ADDR PORT ROLE CASE` dials, says HELLO as it should, and then does CASE.
+"""A node that breaks the protocol: `raw.py ADDR PORT ROLE CASE [SEED]` dials, says HELLO as it should, and then does CASE.
 
 Ends well when the other side has closed the connection, which is what it must do.  The layout is in src/wire.
 """
 import os
+import random
 import socket
 import struct
 import sys
+import time
 
 ADDR, PORT, ROLE, CASE = sys.argv[1], int(sys.argv[2]), {"peer": 0, "client": 1}[sys.argv[3]], sys.argv[4]
-HELLO, PING, OPEN, DATA, CREDIT = 1, 2, 5, 8, 9
+HELLO, PING, OPEN, ACCEPT, RESET, DATA, CREDIT, RECIPE, MOVE, MOVE_BACK = 1, 2, 5, 6, 7, 8, 9, 10, 11, 12
+FIN, EOR, MORE, HAS_FDS, READ_CLOSED, UNREAD = 1, 2, 4, 8, 16, 32
+UDS, EXEC, LISTENER_CLIENT = 1, 2, 3
 NODE, SESSION = os.urandom(16), struct.unpack("<Q", os.urandom(8))[0]
 
 
@@ -88,7 +92,102 @@ def not_a_hello(words):
     closed(dial(words))
 
 
+def recipe(rng):
+    """One fd's recipe, right or nearly so; it may announce a stream of either side."""
+    stream = struct.pack("<I", rng.choice((1, 3, 5, 7, 9, 2, 101, 0xFFFFFFFF)))
+    # Not 3, a listener: ending its stream leaves it behind, which `ended_listeners` is about.
+    kind = rng.choice((1, 2, 4, 5, 6))
+    rest = {
+        1: stream + bytes([rng.choice((1, 2, 3, 15))]),
+        2: stream + bytes([rng.randrange(3), rng.randrange(2)]),
+        4: bytes([rng.randrange(5), rng.choice((1, 2, 3))]),
+        5: struct.pack("<H", rng.choice((0, 0, 1, 65535))),
+        6: os.urandom(24) + b"\1" + struct.pack("<Q", rng.choice((0, 1 << 63))),
+    }[kind]
+    return bytes([kind]) + rest
+
+
+def with_fds(rng, stream):
+    count = rng.choice((1, 2, 3, 20))
+    body = b"".join(recipe(rng) for _ in range(count))
+    cut = rng.randrange(len(body))
+    parts = [frame(RECIPE, body, stream=stream)]
+    if rng.random() < 0.3:
+        parts = [frame(RECIPE, body[:cut], MORE, stream=stream), frame(RECIPE, body[cut:], stream=stream)]
+    return b"".join(parts) + frame(DATA, b"with fds", HAS_FDS, aux=count, stream=stream)
+
+
+def any_words(rng, number):
+    """A frame or two that could be meant, on one of a few streams; one in twenty may well end the session."""
+    stream = rng.choice((1, 1, 1, 3, 3, 5, 7))
+    name = rng.choice((b"/var/tmp/far/echo",) * 4 + (b"/var/tmp/far/talks", b"/none", b"\0x"))
+    flags = rng.choice((0, 0, 0, 0, 0, FIN, EOR, READ_CLOSED, READ_CLOSED | UNREAD))
+    body = bytes(rng.choice((0, 1, 100, 5000)))
+    credit = rng.choice((0, 65536, 1 << 20, 1 << 31, 0xFFFFFFFF))
+    if number < 4 or rng.random() < 0.1:
+        fresh = (1, 3, 5, 7)[number] if number < 4 else 1001 + 2 * number
+        return frame(OPEN, connect_request(name), aux=UDS, stream=fresh, credit=credit)
+    if rng.random() < 0.05:
+        return rng.choice((
+            frame(OPEN, body, aux=rng.choice((UDS, EXEC, LISTENER_CLIENT, 0, 77)), stream=rng.choice((stream, 2001))),
+            frame(ACCEPT, stream=rng.choice((stream, 2, 4)), credit=credit),
+            frame(rng.choice((MOVE, MOVE_BACK)), stream=stream),
+        ))
+    return rng.choice((
+        frame(DATA, body, flags & (FIN | EOR), stream=stream, credit=credit),
+        frame(DATA, body, flags & (FIN | EOR), stream=stream, credit=credit),
+        with_fds(rng, stream),
+        frame(OPEN, struct.pack("<I", stream), aux=LISTENER_CLIENT, stream=3001 + 2 * number, credit=credit),
+        frame(RESET, aux=rng.choice((0, 1, 104, 65535)), stream=rng.choice((5, 7, 9, 101))),
+        frame(CREDIT, flags=flags & (READ_CLOSED | UNREAD), stream=stream, credit=credit),
+        frame(PING, credit=credit),
+    ))
+
+
+def anything():
+    """Two hundred sessions, each of frames that could be meant, on both links of its pair."""
+    global SESSION
+    seed = int(sys.argv[5])
+    print("seed", seed)
+    rng = random.Random(seed)
+    for _ in range(200):
+        SESSION = rng.getrandbits(64)
+        socks = [linked()]
+        if rng.random() < 0.5:
+            socks.append(linked(lane=1))
+        try:
+            for number in range(rng.randrange(1, 60)):
+                # What opens must come first, and on LAT; some of the rest waits for a MOVE on the other link.
+                sock = socks[0] if number < 8 or rng.random() < 0.8 else socks[-1]
+                sock.sendall(any_words(rng, number))
+                time.sleep(rng.choice((0, 0, 0, 0.001)))
+            # What the daemon does with it takes a moment; some sessions are cut in the midst of it.
+            socks[0].settimeout(rng.choice((0.001, 0.02)))
+            socks[0].recv(65536)
+        except (ConnectionResetError, BrokenPipeError, TimeoutError):
+            pass
+        for sock in socks:
+            sock.close()
+
+
+def ended_listeners():
+    """A listener crosses, its stream is ended in the orderly way, and then the session ends."""
+    global SESSION
+    words = frame(OPEN, connect_request(b"/var/tmp/far/echo"), aux=UDS, stream=1, credit=65536)
+    words += frame(RECIPE, struct.pack("<BIBIB", 3, 9, 0, 5, 0), stream=1) + frame(DATA, b"x", HAS_FDS, aux=1, stream=1)
+    for last in (frame(DATA, b"x", stream=9), frame(DATA, flags=FIN, stream=9)) * 5:
+        SESSION += 1
+        sock = linked()
+        sock.sendall(words)
+        time.sleep(0.1)
+        sock.sendall(last)
+        time.sleep(0.1)
+        sock.close()
+
+
 CASES = {
+    "ended_listeners": ended_listeners,
+    "anything": anything,
     "garbage": lambda: breaking(b"\xff" * 4096),
     "zeros": lambda: breaking(bytes(4096)),
     "truncated": truncated,
