@@ -189,7 +189,6 @@ fn a_node_that_says_anything_at_all_ends_no_daemon_and_leaves_nothing_behind() {
 }
 
 #[test]
-#[ignore = "known defect: DATA or FIN on a crossed listener's stream buries the stream; its port, fds and directory stay for ever"]
 fn a_listener_that_crossed_goes_with_its_stream() {
     let _lock = beside_others();
     let proxied = Daemons::up();

@@ -236,6 +236,10 @@ impl Pair {
             }
             Event::Data { key, payload, record_end, recipes, overhead } => {
                 let Some(at) = self.port_of(key) else { return self.refuse(recipes.into_iter().collect()) };
+                if self.ports[at].is_home() {
+                    // Nothing is to be said on a listener's stream.
+                    return self.reset(key, Errno::EPROTO, hands);
+                }
                 if self.ports[at].sink_closed {
                     self.mux.on_sink_gone(key, false);
                     return self.refuse(recipes.into_iter().collect());
@@ -247,6 +251,9 @@ impl Pair {
             }
             Event::Fin { key } => {
                 let Some(at) = self.port_of(key) else { return };
+                if self.ports[at].is_home() {
+                    return self.reset(key, Errno::ECONNRESET, hands);
+                }
                 self.ports[at].fin = true;
                 self.close_sink(at, shared, hands);
             }

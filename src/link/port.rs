@@ -196,6 +196,11 @@ impl Port {
         matches!(self.kind, Some(PumpKind::SeqPacket | PumpKind::Datagram))
     }
 
+    /// Whether it is a listener that was made here for a far one: it lives as long as its stream.
+    pub(super) fn is_home(&self) -> bool {
+        matches!(self.kind, Some(PumpKind::Listening(_)))
+    }
+
     pub(super) fn is_listener(&self) -> bool {
         matches!(self.kind, Some(PumpKind::Listener(_)))
     }
