@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use daemons::{DIR, Daemons};
 use lab::{Dpu, HOST_ADDR, Host, Running, eventually};
+use talk::Talk;
 
 /// What measures times runs alone; the others run beside each other.
 static QUIET: RwLock<()> = RwLock::new(());
@@ -107,13 +108,29 @@ fn a_close_with_something_unread_is_a_reset_for_the_other_program() {
     Daemons::up().keeps("unread_is_a_reset", &[]);
 }
 
+/// Connections that have nothing to do with what follows.
+fn others(proxied: &Daemons) -> Talk {
+    let mut near = proxied.talk("hold", &["20"]);
+    near.hear("HELD");
+    near
+}
+
+/// They are all answered, and then closed.
+fn go_on(mut near: Talk) {
+    for done in ["ANSWERED", "CLOSED"] {
+        near.say("go");
+        near.hear(done);
+    }
+    near.say("go");
+    near.ends();
+}
+
 /// What a peer that breaks the protocol does: the connection ends, one line says why, nobody else notices.
 fn one_line_and_all_others_go_on(role: &str) {
     let _lock = beside_others();
     let proxied = Daemons::up();
     let mut wrong = Vec::new();
-    let mut near = proxied.talk("hold", &["20"]);
-    near.hear("HELD");
+    let others = others(&proxied);
     for (case, words) in [
         ("garbage", "frame of type 255"),
         ("zeros", "frame of type 0"),
@@ -144,12 +161,7 @@ fn one_line_and_all_others_go_on(role: &str) {
             wrong.push(format!("{case}: not one line with '{words}': {new:#?}"));
         }
     }
-    near.say("go");
-    near.hear("ANSWERED");
-    near.say("go");
-    near.hear("CLOSED");
-    near.say("go");
-    near.ends();
+    go_on(others);
     proxied.say_nothing_of_panics();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -172,17 +184,11 @@ fn a_node_that_says_anything_at_all_ends_no_daemon_and_leaves_nothing_behind() {
     proxied.keeps("churn", &["100"]);
     std::thread::sleep(REST / 2);
     let fds = proxied.fds();
-    let mut near = proxied.talk("hold", &["20"]);
-    near.hear("HELD");
+    let others = others(&proxied);
     for seed in ["1", "2", "3"] {
         proxied.raw_node("peer", &["anything", seed]).ok();
     }
-    near.say("go");
-    near.hear("ANSWERED");
-    near.say("go");
-    near.hear("CLOSED");
-    near.say("go");
-    near.ends();
+    go_on(others);
     proxied.say_nothing_of_panics();
     proxied.all_end();
     proxied.fds_return(fds);

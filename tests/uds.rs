@@ -138,29 +138,6 @@ impl Proxied {
     }
 }
 
-macro_rules! promises {
-    ($($name:ident)+) => {
-        $(fn $name() {
-            Proxied::up().keeps(stringify!($name), &[]);
-        })+
-    };
-}
-
-promises! {
-    a_request_gets_its_answer
-    either_side_may_end_its_half_first
-    one_that_is_never_read_holds_up_nobody
-    sixty_four_may_connect_at_once
-    bulk_both_ways_with_a_slow_reader_while_others_are_answered
-    the_far_errno_is_the_callers_and_the_fd_stays_good
-    nobody_is_nobody_there_too
-    a_user_who_may_not_ask_gets_the_local_errno
-    an_eventfd_ends_the_stream
-    a_socket_that_crossed_carries_bytes_and_fds_itself
-    many_fds_in_many_messages_all_arrive_whole
-    a_client_that_is_killed_is_an_end_for_its_server
-}
-
 fn the_two_start_in_any_order_and_either_may_have_the_servers() {
     for (first, second, far) in [(Host, Dpu, Dpu), (Dpu, Host, Host)] {
         let mut proxied = Proxied::lab_only("1", far);
@@ -311,30 +288,35 @@ fn sigterm_ends_the_hosts_daemon_in_time_and_it_starts_again_at_once() {
 }
 
 in_every_tier! {
-    a_request_gets_its_answer
-    either_side_may_end_its_half_first
-    one_that_is_never_read_holds_up_nobody
-    sixty_four_may_connect_at_once
-    bulk_both_ways_with_a_slow_reader_while_others_are_answered
-    the_far_errno_is_the_callers_and_the_fd_stays_good
-    nobody_is_nobody_there_too
-    a_user_who_may_not_ask_gets_the_local_errno
-    an_eventfd_ends_the_stream
-    a_socket_that_crossed_carries_bytes_and_fds_itself
-    many_fds_in_many_messages_all_arrive_whole
-    a_client_that_is_killed_is_an_end_for_its_server
-    the_two_start_in_any_order_and_either_may_have_the_servers
-    two_threads_keep_the_same_promises
-    an_fd_comes_with_the_byte_it_was_sent_with
-    one_fd_crosses_either_way
-    as_many_fds_as_a_message_holds_cross_either_way
-    a_killed_server_is_an_end_at_once
-    without_the_other_machine_a_local_errno_soon_and_later_it_works
-    the_hosts_daemon_may_be_killed_and_started_again
-    the_dpus_daemon_may_be_killed_and_started_again
-    a_link_that_was_cut_comes_back_by_itself
-    a_link_that_was_reset_comes_back_by_itself
-    connections_come_and_go_and_leave_nothing
-    sigterm_ends_the_dpus_daemon_in_time_and_it_starts_again_at_once
-    sigterm_ends_the_hosts_daemon_in_time_and_it_starts_again_at_once
+    // The function of near.py is all there is to them.
+    plain {
+        a_request_gets_its_answer
+        either_side_may_end_its_half_first
+        one_that_is_never_read_holds_up_nobody
+        sixty_four_may_connect_at_once
+        bulk_both_ways_with_a_slow_reader_while_others_are_answered
+        the_far_errno_is_the_callers_and_the_fd_stays_good
+        nobody_is_nobody_there_too
+        a_user_who_may_not_ask_gets_the_local_errno
+        an_eventfd_ends_the_stream
+        a_socket_that_crossed_carries_bytes_and_fds_itself
+        many_fds_in_many_messages_all_arrive_whole
+        a_client_that_is_killed_is_an_end_for_its_server
+    }
+    own {
+        the_two_start_in_any_order_and_either_may_have_the_servers
+        two_threads_keep_the_same_promises
+        an_fd_comes_with_the_byte_it_was_sent_with
+        one_fd_crosses_either_way
+        as_many_fds_as_a_message_holds_cross_either_way
+        a_killed_server_is_an_end_at_once
+        without_the_other_machine_a_local_errno_soon_and_later_it_works
+        the_hosts_daemon_may_be_killed_and_started_again
+        the_dpus_daemon_may_be_killed_and_started_again
+        a_link_that_was_cut_comes_back_by_itself
+        a_link_that_was_reset_comes_back_by_itself
+        connections_come_and_go_and_leave_nothing
+        sigterm_ends_the_dpus_daemon_in_time_and_it_starts_again_at_once
+        sigterm_ends_the_hosts_daemon_in_time_and_it_starts_again_at_once
+    }
 }

@@ -6,16 +6,26 @@ use crate::config;
 use crate::errno::OsResult;
 use crate::limits::DRAIN_MS;
 use crate::link::Node;
+use crate::ring::{WISH_ENV, Wish};
 use crate::sys::signals;
 
+/// Options that every server has.
 #[derive(Debug, clap::Args)]
-pub struct LogArgs {
+pub struct DaemonArgs {
+    /// How to reach the kernel: auto (the best that works), io_uring (or an error that says why not), io_uring-basic
+    /// (only what Linux 5.10 has, for a kernel whose newer parts make trouble), epoll
+    #[arg(long, value_name = "ENGINE", env = WISH_ENV, default_value = "auto")]
+    pub(super) engine: Wish,
     /// How much is logged to stderr; RUST_LOG (`debug`, `farside::link=trace`, ...) says more, and wins
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = ["error", "warn", "info", "debug", "trace"])]
     log: String,
+    /// Links without encryption or proof of identity: loopback and 192.168.10.0/24 only
+    /// [env: FARSIDE_INSECURE_PLAINTEXT=1]
+    #[arg(long)]
+    pub(super) insecure_plaintext: bool,
 }
 
-pub fn init_logs(args: &LogArgs) {
+pub fn init_logs(args: &DaemonArgs) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("RUST_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(&args.log));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);

@@ -4,7 +4,7 @@ use clap::Parser;
 
 use super::daemon;
 use super::node::{DEFAULT_LISTEN, say_exports};
-use super::services::{self, EngineArgs, Plan};
+use super::services::{self, Plan};
 use super::uds::UdsArgs;
 use super::udsproxyd::join;
 use crate::config::{NodeConfig, config_dir};
@@ -31,23 +31,17 @@ struct Args {
     /// Its TCP port
     peer_port: Option<u16>,
     #[command(flatten)]
-    engine: EngineArgs,
-    #[command(flatten)]
     uds: UdsArgs,
     #[command(flatten)]
-    log: daemon::LogArgs,
-    /// Links without encryption or proof of identity: loopback and 192.168.10.0/24 only
-    /// [env: FARSIDE_INSECURE_PLAINTEXT=1]
-    #[arg(long)]
-    insecure_plaintext: bool,
+    daemon: daemon::DaemonArgs,
 }
 
 /// # Errors
 /// One line: what failed, on what, and what to do.
 pub fn main() -> Result<(), String> {
     let args = Args::parse();
-    daemon::init_logs(&args.log);
-    daemon::plaintext_gate("engine", args.insecure_plaintext)?;
+    daemon::init_logs(&args.daemon);
+    daemon::plaintext_gate("engine", args.daemon.insecure_plaintext)?;
     let config = NodeConfig::load(&config_dir()).map_err(|e| e.to_string())?;
     let (listen, peer) = match (args.addr, args.port, args.peer_addr, args.peer_port) {
         (Some(addr), Some(port), Some(peer), Some(peer_port)) => (join(&addr, port), Some(join(&peer, peer_port))),
@@ -64,7 +58,7 @@ pub fn main() -> Result<(), String> {
     tracing::info!("{} request threads a mount", exports.threads());
     let plan = Plan {
         workers: args.uds_threads.clamp(1, daemon::default_workers()),
-        engine: args.engine.engine,
+        engine: args.daemon.engine,
         listen,
         peer,
         exec: false,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::daemon;
-use super::services::{self, EngineArgs, Plan};
+use super::services::{self, Plan};
 use super::uds::UdsArgs;
 use crate::config::{NodeConfig, config_dir};
 use crate::qtfs::far::Exports;
@@ -22,30 +22,24 @@ pub(crate) struct HostArgs {
     #[arg(long)]
     workers: Option<usize>,
     #[command(flatten)]
-    engine: EngineArgs,
-    #[command(flatten)]
     uds: UdsArgs,
     #[command(flatten)]
-    log: daemon::LogArgs,
-    /// Links without encryption or proof of identity: loopback and the lab's 192.168.10.0/24 only
-    /// [env: FARSIDE_INSECURE_PLAINTEXT=1]
-    #[arg(long)]
-    pub insecure_plaintext: bool,
+    daemon: daemon::DaemonArgs,
 }
 
 pub(crate) fn host(args: HostArgs) -> ExitCode {
-    daemon::init_logs(&args.log);
+    daemon::init_logs(&args.daemon);
     daemon::exit(run(args))
 }
 
 fn run(args: HostArgs) -> Result<(), String> {
-    daemon::plaintext_gate("farside host", args.insecure_plaintext)?;
+    daemon::plaintext_gate("farside host", args.daemon.insecure_plaintext)?;
     let config = NodeConfig::load(&config_dir()).map_err(|e| e.to_string())?;
     let listen = args.listen.or(config.listen).unwrap_or_else(|| DEFAULT_LISTEN.into());
     say_exports(&config.exports);
     let plan = Plan {
         workers: args.workers.unwrap_or_else(daemon::default_workers),
-        engine: args.engine.engine,
+        engine: args.daemon.engine,
         listen,
         peer: config.peer,
         exec: true,

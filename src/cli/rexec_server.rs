@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use super::services::{self, EngineArgs, Plan};
+use super::services::{self, Plan};
 use super::{address, daemon};
 use crate::config::{NodeConfig, config_dir};
 
@@ -14,29 +14,24 @@ use crate::config::{NodeConfig, config_dir};
 #[derive(Debug, Parser)]
 #[command(name = "rexec_server", version)]
 struct Args {
-    /// Serve unencrypted links, to loopback and 192.168.10.0/24 only [env: FARSIDE_INSECURE_PLAINTEXT=1]
-    #[arg(long)]
-    insecure_plaintext: bool,
     /// Worker threads [default: one a core]
     #[arg(long)]
     workers: Option<usize>,
     #[command(flatten)]
-    engine: EngineArgs,
-    #[command(flatten)]
-    log: daemon::LogArgs,
+    daemon: daemon::DaemonArgs,
 }
 
 /// # Errors
 /// One line: what failed, on what, and what to do.
 pub fn main() -> Result<(), String> {
     let args = Args::parse();
-    daemon::init_logs(&args.log);
+    daemon::init_logs(&args.daemon);
     let listen =
         address::from_env()?.ok_or("rexec_server: CMD_NET_ADDR is not set; say where to serve, tcp://ADDR:PORT")?;
-    daemon::plaintext_gate("rexec_server", args.insecure_plaintext)?;
+    daemon::plaintext_gate("rexec_server", args.daemon.insecure_plaintext)?;
     let config = NodeConfig::load(&config_dir()).map_err(|e| format!("rexec_server: {e}"))?;
     let workers = args.workers.unwrap_or_else(daemon::default_workers);
-    let engine = args.engine.engine;
+    let engine = args.daemon.engine;
     let pass = config.pass;
     let plan = Plan { workers, engine, listen, peer: None, exec: true, uds: None, exports: None, pass };
     services::run(plan).map_err(|e| format!("rexec_server: {e}"))

@@ -23,7 +23,7 @@ use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Pendin
 use crate::qtfs::far::{Exports, serve};
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
-use crate::ring::{WISH_ENV, Wish};
+use crate::ring::Wish;
 use crate::sys::nofile;
 use crate::sys::unix::{self, SocketKind};
 use crate::udsproxyd::far::{Cancel, Far};
@@ -194,15 +194,6 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     }
     daemon::leave(&node);
     local.map_or(Ok(()), Local::close)
-}
-
-/// Options that every program with workers has.
-#[derive(Debug, clap::Args)]
-pub(super) struct EngineArgs {
-    /// How to reach the kernel: auto (the best that works), io_uring (or an error that says why not), io_uring-basic
-    /// (only what Linux 5.10 has, for a kernel whose newer parts make trouble), epoll
-    #[arg(long, value_name = "ENGINE", env = WISH_ENV, default_value = "auto")]
-    pub(super) engine: Wish,
 }
 
 /// The doors for programs of this machine.

@@ -3,7 +3,7 @@
 use clap::Parser;
 
 use super::daemon;
-use super::services::{self, EngineArgs, Plan};
+use super::services::{self, Plan};
 use super::uds::UdsArgs;
 use crate::config::{NodeConfig, config_dir};
 
@@ -26,30 +26,24 @@ struct Args {
     /// Its TCP port
     peer_port: u16,
     #[command(flatten)]
-    engine: EngineArgs,
-    #[command(flatten)]
     uds: UdsArgs,
     #[command(flatten)]
-    log: daemon::LogArgs,
-    /// Links without encryption or proof of identity: loopback and 192.168.10.0/24 only
-    /// [env: FARSIDE_INSECURE_PLAINTEXT=1]
-    #[arg(long)]
-    insecure_plaintext: bool,
+    daemon: daemon::DaemonArgs,
 }
 
 /// # Errors
 /// One line: what failed, on what, and what to do.
 pub fn main() -> Result<(), String> {
     let args = Args::parse();
-    daemon::init_logs(&args.log);
-    daemon::plaintext_gate("udsproxyd", args.insecure_plaintext)?;
+    daemon::init_logs(&args.daemon);
+    daemon::plaintext_gate("udsproxyd", args.daemon.insecure_plaintext)?;
     if args.threads == 0 {
         return Err("udsproxyd: 0 threads; say 1 or more".into());
     }
     let config = NodeConfig::load(&config_dir()).map_err(|e| format!("udsproxyd: {e}"))?;
     let plan = Plan {
         workers: args.threads,
-        engine: args.engine.engine,
+        engine: args.daemon.engine,
         listen: join(&args.addr, args.port),
         peer: Some(join(&args.peer_addr, args.peer_port)),
         exec: false,

@@ -69,7 +69,7 @@ pub(super) fn rebuild(stream: u32, access: Access, len: u64, offset: u64, seals:
     let fd = if access.write { made } else { again(&made, OFlag::O_RDONLY)? };
     lseek(&fd, i64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EINVAL))?, Whence::SeekSet)
         .step("lseek")?;
-    let fill = Fill { len, seals: flags_of(seals) };
+    let fill = Fill { len, come: 0, seals: flags_of(seals) };
     Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Fill(Box::new(fill)) })) })
 }
 
@@ -77,13 +77,16 @@ pub(super) fn rebuild(stream: u32, access: Access, len: u64, offset: u64, seals:
 #[derive(Debug)]
 pub struct Fill {
     len: u64,
+    /// Bytes that have come.
+    come: u64,
     seals: SealFlag,
 }
 
 impl Fill {
-    /// What it may hold.
-    pub fn size(&self) -> u64 {
-        self.len
+    /// So many more bytes have come. EFBIG: more than were said.
+    pub fn take_in(&mut self, count: usize) -> Result<(), Errno> {
+        self.come += count as u64;
+        if self.come > self.len { Err(Errno::EFBIG) } else { Ok(()) }
     }
 
     /// All bytes have come: seals it.

@@ -165,7 +165,7 @@ impl Node {
 
     /// Returns which engine it has.
     fn start_worker(&self, index: usize, options: &NodeOptions) -> OsResult<String> {
-        let (handler, maker, wish) = (Arc::clone(&options.handler), options.fds.clone(), options.engine);
+        let (handler, maker, wish) = (Arc::clone(&options.handler), Arc::new(options.fds.clone()), options.engine);
         let inbox = Arc::clone(&self.0.inboxes[index]);
         let (helpers, node) = (self.0.helpers.clone(), self.clone());
         let (ready, told) = mpsc::channel();

@@ -32,7 +32,7 @@ pub(super) struct Shared {
     pub(super) inbox: Arc<Inbox>,
     pub(super) helpers: Helpers,
     pub(super) handler: Arc<dyn Handler>,
-    pub(super) maker: fdpass::Maker,
+    pub(super) maker: Arc<fdpass::Maker>,
 }
 
 pub(super) struct Pair {

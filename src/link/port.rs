@@ -14,7 +14,7 @@
 //! until a helper has made the fds. A port is removed when both directions have ended and no operation is in flight.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::sys::socket::{Shutdown, shutdown};
@@ -26,7 +26,7 @@ use crate::fdpass::PumpKind;
 use crate::limits::{BULK_FRAME_MAX, FRUITLESS_MAX, PEEKS_FIRST};
 use crate::mux::{Key, Recipes};
 use crate::ring::{Chunk, Done, Engine, Fd, Filling, Op, OpId, Pool, Size};
-use crate::sys::record_end;
+use crate::sys::{record_end, unix};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SourceState {
@@ -87,8 +87,6 @@ pub(super) struct Port {
     pub(super) in_flight: u32,
     /// Memory that must be filled before the front message may leave.
     pub(super) fills: u32,
-    /// Bytes that have come for memory.
-    pub(super) filled: u64,
     /// This stream fills memory for a message of that one.
     pub(super) fills_for: Option<Key>,
     /// The front item's recipes are with a helper.
@@ -164,7 +162,6 @@ impl Port {
             stalled: None,
             in_flight: 0,
             fills: 0,
-            filled: 0,
             fills_for: None,
             rebuilding: false,
             fin: false,
@@ -190,6 +187,11 @@ impl Port {
 
     pub(super) fn is_socket(&self) -> bool {
         matches!(self.kind, Some(PumpKind::Socket | PumpKind::SeqPacket | PumpKind::Datagram))
+    }
+
+    /// Whether its program's socket is gone altogether, not only half of it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_socket() && self.fd.as_ref().is_some_and(|fd| unix::is_gone(fd.as_fd()))
     }
 
     pub(super) fn keeps_records(&self) -> bool {
@@ -309,7 +311,7 @@ impl Port {
                 self.source_op = Some(hands.engine.submit(Op::Recv { fd, into, max, fds: true }, token));
                 Read::Underway
             }
-            (Op::Measure { fd }, Ok(0)) => match record_end::what_is_next(&*fd) {
+            (Op::Measure { fd }, Ok(0)) => match record_end::has_ended(&*fd) {
                 Ok(true) => Read::Eof,
                 Ok(false) => {
                     self.measured = Some(0);

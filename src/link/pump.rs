@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv};
 
 use super::inbox::{Cmd, Found};
@@ -61,12 +60,21 @@ impl Pair {
             return self.reset(key, errno, hands);
         }
         let reading = self.ports[at].source_op.is_some() && self.ports[at].source != SourceState::Ended;
-        if reading && self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(fd)) {
-            // Gone altogether: the read in flight is about to tell how, and so what the peer must hear.
+        if reading && self.ports[at].is_gone() {
+            // The read in flight is about to tell how it went, and so what the peer must hear.
             self.drop_sink(at);
-            return;
+        } else {
+            self.nobody_reads(at, false, hands);
         }
-        self.mux.on_sink_gone(key, false);
+    }
+
+    /// The program takes no more. `unread`: it left something unread.
+    fn nobody_reads(&mut self, at: usize, unread: bool, hands: &mut Hands) {
+        let port = &self.ports[at];
+        if let Some(op) = port.sink_op {
+            hands.engine.cancel(op);
+        }
+        self.mux.on_sink_gone(port.key, unread);
         self.drop_sink(at);
     }
 
@@ -182,7 +190,7 @@ impl Pair {
     ) {
         self.ports[at].source = SourceState::Describing;
         let (inbox, pair, port) = (Arc::clone(&shared.inbox), self.id, (at, self.ports[at].key));
-        let maker = shared.maker.clone();
+        let maker = Arc::clone(&shared.maker);
         shared.helpers.run(move || {
             let result = take().and_then(|(found, fds)| {
                 let fds = fds.into_iter().map(|fd| (fd, Mode::Passed)).collect();
@@ -243,16 +251,10 @@ impl Pair {
     fn end_source(&mut self, at: usize, unread: bool, hands: &mut Hands) {
         let key = self.ports[at].key;
         // A master reads its end when nobody has the slave open: nothing can be written to it either.
-        let hung_up = matches!(self.ports[at].kind, Some(PumpKind::Master))
-            || unread
-            || (self.ports[at].is_socket() && self.ports[at].fd.as_ref().is_some_and(|fd| is_hung_up(fd)));
+        let hung_up = matches!(self.ports[at].kind, Some(PumpKind::Master)) || unread || self.ports[at].is_gone();
         self.mux.on_eof(key);
         if hung_up || (self.ports[at].finishing && self.ports[at].is_socket()) {
-            self.mux.on_sink_gone(key, unread);
-            if let Some(op) = self.ports[at].sink_op {
-                hands.engine.cancel(op);
-            }
-            self.drop_sink(at);
+            self.nobody_reads(at, unread, hands);
         }
         self.ports[at].end_source();
         let token = self.token(What::PortHangup, at);
@@ -266,25 +268,20 @@ impl Pair {
         port.hangup = None;
         let (Ok(_), false, Some(fd)) = (done.result, port.sink_closed, &port.fd) else { return };
         let unread = matches!(recv(fd.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT), Err(Errno::ECONNRESET));
-        if let Some(op) = port.sink_op {
-            hands.engine.cancel(op);
-        }
-        let key = port.key;
-        self.mux.on_sink_gone(key, unread);
-        self.drop_sink(at);
+        self.nobody_reads(at, unread, hands);
     }
 
     pub(super) fn write(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
         let token = self.token(What::PortSink, at);
         let Some(recipes) = self.ports[at].write_sink(hands, token) else { return };
         let (inbox, pair, key) = (Arc::clone(&shared.inbox), self.id, self.ports[at].key);
-        let maker = shared.maker.clone();
+        let maker = Arc::clone(&shared.maker);
         shared.helpers.run(move || {
             let result = match decode_all(recipes.bytes(), recipes.count()) {
                 Ok(recipes) => maker.rebuild(&recipes),
                 Err(e) => {
                     tracing::error!("{e}");
-                    Err(crate::errno::OsError::new("decode recipes", Errno::EPROTO))
+                    Err(OsError::new("decode recipes", Errno::EPROTO))
                 }
             };
             inbox.push(Cmd::Rebuilt { pair, port: (at, key), result });
@@ -377,11 +374,4 @@ impl Pair {
         }
         self.look_at_watches();
     }
-}
-
-/// Whether the other end is gone altogether, not only silent: POLLHUP of a unix or TCP socket, poll(2).
-fn is_hung_up(fd: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))
-        && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLHUP))
 }

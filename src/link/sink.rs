@@ -104,11 +104,8 @@ impl Port {
         if recipes.is_some() && self.kind.is_some() && !self.is_socket() {
             return Err(Errno::EPROTO);
         }
-        if let Some(PumpKind::Fill(fill)) = &self.kind {
-            self.filled += chunk.len() as u64;
-            if self.filled > fill.size() {
-                return Err(Errno::EFBIG);
-            }
+        if let Some(PumpKind::Fill(fill)) = &mut self.kind {
+            fill.take_in(chunk.len())?;
         }
         if self.keeps_records() {
             let assembly = self.assembly.get_or_insert_default();

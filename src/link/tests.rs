@@ -13,7 +13,7 @@ use super::*;
 use crate::errno::Errno;
 use crate::fdpass::{Maker, Mode, Pump, PumpKind};
 use crate::ring::Wish;
-use crate::sys::scm;
+use crate::sys::{scm, unix};
 use crate::wire::service;
 
 /// A pair of sockets, and how this node's end is pumped.
@@ -470,19 +470,13 @@ fn a_program_that_ended_its_half_and_then_goes_is_missed_at_once() {
         (&far).write_all(b"answer").unwrap();
         let mut got = [0; 6];
         (&near).read_exact(&mut got).unwrap();
-        assert!(!hung_up(&far), "only half of it has ended");
+        assert!(!unix::is_gone(far.as_fd()), "only half of it has ended");
         drop(near);
         let gone = Instant::now();
         // Nothing is written meanwhile: only the kernel's word tells.
-        while !hung_up(&far) {
+        while !unix::is_gone(far.as_fd()) {
             assert!(gone.elapsed() < Duration::from_secs(2), "nobody heard that the program has gone");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-}
-
-fn hung_up(fd: &UnixStream) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
-    poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
 }

@@ -3,6 +3,8 @@
 /// proc(5): `36 35 98:0 /root /mount/point rw,opts tags... - fstype source super-opts`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// st_dev of its files: major, minor.
+    pub device: (u32, u32),
     /// The directory of the file system that is mounted here: `/`, or deeper for a bind mount.
     pub root: Vec<u8>,
     pub point: Vec<u8>,
@@ -34,11 +36,14 @@ pub fn all(mountinfo: &[u8]) -> impl Iterator<Item = Mount> {
 }
 
 fn parse(line: &[u8]) -> Option<Mount> {
-    let mut fields = line.split(|b| *b == b' ').skip(3);
+    let mut fields = line.split(|b| *b == b' ').skip(2);
+    let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
+    let device = (major.parse().ok()?, minor.parse().ok()?);
     let (root, point) = (fields.next()?, fields.next()?);
     let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
     let (kind, source, options) = (fields.next()?, fields.next()?, fields.next()?);
     Some(Mount {
+        device,
         root: plain(root),
         point: plain(point),
         kind: plain(kind),
@@ -82,6 +87,7 @@ mod tests {
         assert_eq!(mount.kind, b"fuse.qtfs");
         assert_eq!(mount.source, b"/var/lib/lib\\virt");
         assert_eq!(find(SEEN, 22).unwrap().kind, b"proc");
+        assert_eq!(plain(br"/a\040b\134c\x"), br"/a b\c\x");
         assert_eq!(all(SEEN).count(), 2, "the cut line is none");
     }
 

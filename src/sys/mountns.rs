@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, setns
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use nix::unistd::Pid;
 
+use super::mountinfo;
 use crate::errno::{Errno, OsResult, Step};
 
 const OWN: &str = "/proc/self/ns/mnt";
@@ -96,31 +97,7 @@ pub fn unmount(path: &Path) -> OsResult<()> {
 pub fn mount_points() -> OsResult<Vec<PathBuf>> {
     const TABLE: &str = "/proc/thread-self/mountinfo";
     let table = std::fs::read(TABLE).step_on("read", TABLE)?;
-    let field = |line: &[u8]| line.split(|&b| b == b' ').nth(4).map(unescaped);
-    Ok(table.split(|&b| b == b'\n').filter_map(field).collect())
-}
-
-/// The kernel writes space, tab, newline and backslash as three octal digits.
-fn unescaped(field: &[u8]) -> PathBuf {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail
-            .get(..3)
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|d| u8::from_str_radix(d, 8).ok());
-        match octal {
-            Some(byte) if first == b'\\' => {
-                out.push(byte);
-                rest = &tail[3..];
-            }
-            _ => {
-                out.push(first);
-                rest = tail;
-            }
-        }
-    }
-    OsString::from_vec(out).into()
+    Ok(mountinfo::all(&table).map(|mount| OsString::from_vec(mount.point).into()).collect())
 }
 
 #[cfg(test)]
@@ -128,8 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mount_points_are_read_as_they_are_named() {
-        assert_eq!(unescaped(br"/a\040b\134c\x"), Path::new(r"/a b\c\x"));
+    fn mount_points_are_found() {
         assert!(mount_points().unwrap().iter().any(|p| p == Path::new("/proc")));
     }
 }

@@ -14,7 +14,7 @@ use crate::errno::Errno;
 ///
 /// # Errors
 /// ECONNRESET, which the kernel says once, and others that a read would give.
-pub fn what_is_next(fd: &impl AsFd) -> Result<bool, Errno> {
+pub fn has_ended(fd: &impl AsFd) -> Result<bool, Errno> {
     if !super::unix::has_hung_up(fd.as_fd()) {
         return Ok(false);
     }
@@ -51,10 +51,10 @@ mod tests {
     fn an_empty_record_is_not_the_end() {
         let (near, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty()).unwrap();
         send(far.as_raw_fd(), b"", MsgFlags::empty()).unwrap();
-        assert_eq!(what_is_next(&near), Ok(false));
+        assert_eq!(has_ended(&near), Ok(false));
         drop(far);
-        assert_eq!(what_is_next(&near), Ok(false), "the empty record is still to be read");
+        assert_eq!(has_ended(&near), Ok(false), "the empty record is still to be read");
         nix::unistd::read(&near, &mut [0; 1]).unwrap();
-        assert_eq!(what_is_next(&near), Ok(true));
+        assert_eq!(has_ended(&near), Ok(true));
     }
 }

@@ -1,7 +1,7 @@
 //! Unix sockets by their names' exact bytes: a path of up to 108 bytes, or an abstract name from its NUL on.
 
 use std::mem::{self, offset_of};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::errno::Errno;
 
@@ -182,16 +182,28 @@ pub fn network_of(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(got) })
 }
 
-/// Whether the other end of a stream or seqpacket socket has gone.
+/// Whether the other end of a stream or seqpacket socket has gone, or sends no more.
 pub fn has_hung_up(fd: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    let (events, told) = (libc::POLLRDHUP, libc::POLLHUP | libc::POLLRDHUP | libc::POLLERR);
+    poll(fd, events) & told != 0
+}
+
+/// Whether the other end is gone altogether: POLLHUP of a unix socket, poll(2).
+pub fn is_gone(fd: BorrowedFd<'_>) -> bool {
+    poll(fd, 0) & libc::POLLHUP != 0
+}
+
+fn poll(fd: BorrowedFd<'_>, events: libc::c_short) -> libc::c_short {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     // SAFETY: one pollfd.
     let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
-    ready > 0 && poll.revents & (libc::POLLHUP | libc::POLLRDHUP | libc::POLLERR) != 0
+    if ready > 0 { poll.revents } else { 0 }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]

@@ -2,6 +2,7 @@
 
 One thread and one epoll for thousands of echo connections; the others have a thread a client.
 """
+import contextlib
 import hashlib
 import os
 import queue
@@ -11,6 +12,9 @@ import struct
 import sys
 import threading
 import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "common"))
+from promise import serve  # noqa: E402
 
 DIR = sys.argv[1]
 seen = queue.Queue()
@@ -121,25 +125,19 @@ def count(more):
         opened += more
 
 
-def serve(listener, answer):
-    def one(client):
-        with client:
-            count(1)
-            try:
-                answer(client)
-            except OSError as e:
-                print(f"{answer.__name__}: {e}", file=sys.stderr, flush=True)
-            count(-1)
-
-    while True:
-        client, _ = listener.accept()
-        threading.Thread(target=one, args=(client,), daemon=True).start()
+@contextlib.contextmanager
+def counted():
+    count(1)
+    try:
+        yield
+    finally:
+        count(-1)
 
 
 os.makedirs(DIR, exist_ok=True)
 os.chmod(DIR, 0o755)
 threading.stack_size(256 << 10)
 for answer in (sums, counts, mortal, watch, talks, leaves_unread, tells, never_reads):
-    threading.Thread(target=serve, args=(listen(answer.__name__), answer), daemon=True).start()
+    threading.Thread(target=serve, args=(listen(answer.__name__), answer, counted), daemon=True).start()
 print("READY", flush=True)
 echo_many(listen("echo"))

@@ -12,14 +12,12 @@ import sys
 import threading
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "common"))
+from promise import exactly, ready  # noqa: E402
+
 DIR = sys.argv[2]
 # A private socket a connection in the daemon, made by one thread an ask.
 AT_ONCE = 16
-
-
-def ready(word):
-    print(word, flush=True)
-    return sys.stdin.readline().strip()
 
 
 def connect(name):
@@ -27,15 +25,6 @@ def connect(name):
     sock.connect(f"{DIR}/{name}")
     sock.settimeout(20)
     return sock
-
-
-def exactly(sock, size):
-    got = b""
-    while len(got) < size:
-        part = sock.recv(size - len(got))
-        assert part, f"it ended after {len(got)} of {size} bytes"
-        got += part
-    return got
 
 
 def ask(sock, text):

@@ -9,6 +9,9 @@ import struct
 import sys
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "common"))
+from promise import exactly  # noqa: E402
+
 ADDR, PORT, ROLE, CASE = sys.argv[1], int(sys.argv[2]), {"peer": 0, "client": 1}[sys.argv[3]], sys.argv[4]
 HELLO, PING, OPEN, ACCEPT, RESET, DATA, CREDIT, RECIPE, MOVE, MOVE_BACK = 1, 2, 5, 6, 7, 8, 9, 10, 11, 12
 FIN, EOR, MORE, HAS_FDS, READ_CLOSED, UNREAD = 1, 2, 4, 8, 16, 32
@@ -46,15 +49,6 @@ def linked(lane=0):
     body = exactly(sock, length)
     assert kind == HELLO and body[12] == 0, "it did not say yes"
     return sock
-
-
-def exactly(sock, size):
-    got = b""
-    while len(got) < size:
-        part = sock.recv(size - len(got))
-        assert part, "closed within the HELLO"
-        got += part
-    return got
 
 
 def closed(sock):

@@ -18,6 +18,9 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "common"))
+from promise import ready, same  # noqa: E402
+
 REXEC = os.environ["REXEC"]
 PYTHON = "/usr/bin/python3"
 PIPE = subprocess.PIPE
@@ -45,22 +48,8 @@ def unwarned(text):
     return rest
 
 
-def same(got, wanted, what):
-    assert got == wanted, f"{what}: {short(got)} where {short(wanted)} was to be"
-
-
-def short(value):
-    text = repr(value)
-    return text if len(text) < 600 else f"{text[:300]} ... {text[-200:]} ({len(value)})"
-
-
 def one_line(text, what):
     assert text.count(b"\n") == 1 and text.endswith(b"\n"), f"{what}: one line was to be said, not {text!r}"
-
-
-def ready(word="READY"):
-    print(word, flush=True)
-    return sys.stdin.readline().strip()
 
 
 def noise(seed, size):

@@ -10,6 +10,9 @@ import sys
 import threading
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "common"))
+from promise import serve  # noqa: E402
+
 DIR = sys.argv[1]
 MIB = 1 << 20
 seen = queue.Queue()
@@ -175,19 +178,6 @@ def listen(name, mode=0o666):
         os.chmod(f"{DIR}/{name}", mode)
     listener.listen(128)
     return listener
-
-
-def serve(listener, answer):
-    def one(client):
-        with client:
-            try:
-                answer(client)
-            except OSError as e:
-                print(f"{answer.__name__}: {e}", file=sys.stderr, flush=True)
-
-    while True:
-        client, _ = listener.accept()
-        threading.Thread(target=one, args=(client,), daemon=True).start()
 
 
 os.makedirs(DIR, exist_ok=True)

@@ -13,17 +13,11 @@ import sys
 import threading
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "common"))
+from promise import exactly, ready, same  # noqa: E402
+
 MIB = 1 << 20
 DIR = sys.argv[2]
-
-
-def same(got, wanted, what):
-    assert got == wanted, f"{what}: {got!r:.400} where {wanted!r:.400} was to be"
-
-
-def ready(word="READY"):
-    print(word, flush=True)
-    return sys.stdin.readline().strip()
 
 
 def connect(name, timeout=20):
@@ -51,15 +45,6 @@ def read_all(sock):
     while part := sock.recv(65536):
         parts.append(part)
     return b"".join(parts)
-
-
-def exactly(sock, size):
-    got = b""
-    while len(got) < size:
-        part = sock.recv(size - len(got))
-        assert part, f"it ended after {len(got)} of {size} bytes"
-        got += part
-    return got
 
 
 def ask(sock, text):

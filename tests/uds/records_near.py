@@ -11,18 +11,12 @@ import sys
 import threading
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "common"))
+from promise import ready, same  # noqa: E402
+
 DIR = sys.argv[2]
 SO_SNDBUFFORCE = 32
 SEQ, DGRAM = socket.SOCK_SEQPACKET, socket.SOCK_DGRAM
-
-
-def same(got, wanted, what):
-    assert got == wanted, f"{what}: {got!r:.200} where {wanted!r:.200} was to be"
-
-
-def ready(word="READY"):
-    print(word, flush=True)
-    return sys.stdin.readline().strip()
 
 
 def unix(kind, own=None):

@@ -89,22 +89,24 @@ pub(crate) fn keep(tier: Tier, name: &'static str, all: &'static [&'static str],
     promise();
 }
 
-/// A test of each promise in each tier.
+/// A test of each promise in each tier: `plain` ones are a function of near.py, `own` ones a function here. None can be
+/// ignored, so none is missing from the table.
 macro_rules! in_every_tier {
-    ($($(#[$meta:meta])* $name:ident)+) => {
-        /// Those that are to be shown: one that is ignored is in no table.
-        const PROMISES: &[&str] = {
-            const ALL: &[(&str, &str)] = &[$((stringify!($name), stringify!($($meta)*))),+];
-            &crate::tiers::shown::<{ crate::tiers::count(ALL) }>(ALL)
-        };
-        in_every_tier! { @tier io_uring Ring $($(#[$meta])* $name)+ }
-        in_every_tier! { @tier io_uring_basic BasicRing $($(#[$meta])* $name)+ }
-        in_every_tier! { @tier epoll Epoll $($(#[$meta])* $name)+ }
+    (plain { $($plain:ident)+ } own { $($own:ident)+ }) => {
+        $(fn $plain() {
+            Proxied::up().keeps(stringify!($plain), &[]);
+        })+
+        in_every_tier! { @all $($plain)+ $($own)+ }
     };
-    (@tier $module:ident $tier:ident $($(#[$meta:meta])* $name:ident)+) => {
+    (@all $($name:ident)+) => {
+        const PROMISES: &[&str] = &[$(stringify!($name)),+];
+        in_every_tier! { @tier io_uring Ring $($name)+ }
+        in_every_tier! { @tier io_uring_basic BasicRing $($name)+ }
+        in_every_tier! { @tier epoll Epoll $($name)+ }
+    };
+    (@tier $module:ident $tier:ident $($name:ident)+) => {
         mod $module {
             $(#[test]
-            $(#[$meta])*
             fn $name() {
                 let (tier, name) = (crate::tiers::Tier::$tier, stringify!($name));
                 crate::tiers::keep(tier, name, crate::PROMISES, crate::$name);
@@ -113,25 +115,3 @@ macro_rules! in_every_tier {
     };
 }
 pub(crate) use in_every_tier;
-
-/// Promises without an attribute, and so not ignored.
-pub(crate) const fn count(all: &[(&str, &str)]) -> usize {
-    let (mut at, mut count) = (0, 0);
-    while at < all.len() {
-        count += all[at].1.is_empty() as usize;
-        at += 1;
-    }
-    count
-}
-
-pub(crate) const fn shown<const N: usize>(all: &[(&'static str, &'static str)]) -> [&'static str; N] {
-    let (mut at, mut count, mut names) = (0, 0, [""; N]);
-    while at < all.len() {
-        if all[at].1.is_empty() {
-            names[count] = all[at].0;
-            count += 1;
-        }
-        at += 1;
-    }
-    names
-}

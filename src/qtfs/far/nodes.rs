@@ -25,6 +25,7 @@ use crate::limits::{MOUNTS_CROSSED_MAX, NODES_MAX};
 use crate::qtfs::abi::ROOT;
 use crate::sys::file::{self, Stat};
 use crate::sys::handle::FileHandle;
+use crate::sys::mountinfo;
 
 /// How far up a walk goes before it gives up: deeper than PATH_MAX allows a path to be. It also ends a circle of
 /// places, which renames on the host can leave behind.
@@ -355,15 +356,8 @@ fn probe(fd: BorrowedFd<'_>, stat: &Stat) -> Fs {
     Fs { handles: handles.filter(works), device }
 }
 
-/// The third field of the mount's line in /proc/self/mountinfo.
 fn mounted_device(mount_id: u64) -> Option<(u32, u32)> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    table.lines().find_map(|line| {
-        let mut fields = line.split(' ');
-        let id: u64 = fields.next()?.parse().ok()?;
-        let (major, minor) = fields.nth(1)?.split_once(':')?;
-        (id == mount_id).then(|| Some((major.parse().ok()?, minor.parse().ok()?)))?
-    })
+    Some(mountinfo::find(&std::fs::read("/proc/self/mountinfo").ok()?, mount_id)?.device)
 }
 
 /// The same inode, opened with other flags. The caller has checked that it is a regular file or a directory: to open
