@@ -1,7 +1,7 @@
 //! An fd made from a recipe, for a program of this machine.
 
 use std::fs::OpenOptions;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::RECORD_MAX;
 use crate::sys::nonblock::set_nonblocking;
 use crate::sys::tempdir::PrivateDir;
-use crate::sys::{tap, terminal};
+use crate::sys::{tap, terminal, unix};
 use crate::wire::recipe::{Access, Device, FileId, Recipe, SocketKind, Tap, TerminalState};
 
 impl Maker {
@@ -151,14 +151,10 @@ fn socket_pair(stream: u32, kind: SocketKind, nonblock: bool) -> OsResult<Rebuil
 
 /// A record that was sent over there fits here: the kernel measures it by the sender's buffer.
 fn make_room(fd: &OwnedFd, kind: SocketKind) {
-    if kind != SocketKind::Stream && setsockopt(fd, sockopt::SndBufForce, &RECORD_BUFFER).is_err() {
-        // Without the right to exceed net.core.wmem_max that is what there is; a larger record is EMSGSIZE.
-        let _ = setsockopt(fd, sockopt::SndBuf, &RECORD_BUFFER);
+    if kind != SocketKind::Stream {
+        unix::raise_send_buffer(fd.as_fd(), RECORD_MAX);
     }
 }
-
-/// The kernel doubles it, and counts its own overhead with the bytes.
-const RECORD_BUFFER: usize = RECORD_MAX as usize;
 
 /// A listener at a private path: the program only sees the fd. The path goes with the pump.
 fn listener(stream: u32, kind: SocketKind, backlog: u32, nonblock: bool) -> OsResult<Rebuilt> {

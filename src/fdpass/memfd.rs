@@ -3,16 +3,17 @@
 //! A memfd is memory that its holders share, and memory does not cross. What crosses is its content at the time of the
 //! message, which is what the receiver of a sealed one may rely on.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::fstat;
 use nix::unistd::{Whence, lseek};
 
 use super::{Described, Pump, PumpKind, Rebuilt};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::MEMFD_MAX;
+use crate::sys::file;
 use crate::wire::recipe::{Access, Recipe, Seals};
 
 fn flags_of(seals: Seals) -> SealFlag {
@@ -40,15 +41,13 @@ const FUTURE_WRITE: SealFlag = SealFlag::from_bits_retain(0x10);
 
 /// Whether the regular file is a memfd: only those and tmpfs files have seals, and only memfds have this name.
 pub(super) fn is_one(fd: &OwnedFd) -> bool {
-    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    link.is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"/memfd:"))
+    file::name_of(fd.as_fd()).is_some_and(|name| name.as_os_str().as_encoded_bytes().starts_with(b"/memfd:"))
         && fcntl(fd, FcntlArg::F_GET_SEALS).is_ok()
 }
 
 /// The same memory through an open file of its own, so that nobody's offset moves.
 fn again(fd: &OwnedFd, flags: OFlag) -> OsResult<OwnedFd> {
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    nix::fcntl::open(path.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty()).step("open a memfd again")
+    file::reopen(fd.as_fd(), flags).step("open a memfd again")
 }
 
 pub(super) fn describe(fd: &OwnedFd, access: Access) -> OsResult<Described> {

@@ -1,6 +1,6 @@
 //! An fd of a near program: what it is, and how to make it again over there.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
@@ -10,7 +10,7 @@ use nix::unistd::{Whence, lseek};
 use super::{Described, Maker, Pump, PumpKind, memfd, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::sys::terminal::Raw;
-use crate::sys::{mount_ioctl, same_file, tap, terminal};
+use crate::sys::{file, mount_ioctl, same_file, tap, terminal};
 use crate::wire::recipe::{Access, Device, FileId, Recipe, SocketKind, Tap, TerminalState};
 
 /// What an fd is for, where the kind alone does not say it.
@@ -184,8 +184,7 @@ fn vfio_group(fd: BorrowedFd<'_>, major: u64) -> Option<u32> {
     let devices = std::fs::read_to_string("/proc/devices").ok()?;
     let is_vfio = |line: &str| line.trim().split_once(' ') == Some((major.to_string().as_str(), "vfio"));
     devices.lines().any(is_vfio).then_some(())?;
-    let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
-    path.to_str()?.strip_prefix("/dev/vfio/")?.parse().ok()
+    file::name_of(fd)?.to_str()?.strip_prefix("/dev/vfio/")?.parse().ok()
 }
 
 fn access_of(fd: BorrowedFd<'_>) -> OsResult<Access> {
@@ -204,13 +203,9 @@ fn access_of(fd: BorrowedFd<'_>) -> OsResult<Access> {
 }
 
 fn refused(what: &str, fd: BorrowedFd<'_>) -> OsError {
-    let shown = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    let name = shown.map_or_else(
-        |_| String::new(),
-        |p| match p.to_string_lossy().strip_prefix("anon_inode:") {
-            Some(kind) => format!(", {}", kind.trim_matches(['[', ']'])),
-            None => format!(" ({})", p.display()),
-        },
-    );
+    let name = file::name_of(fd).map_or_else(String::new, |p| match p.to_string_lossy().strip_prefix("anon_inode:") {
+        Some(kind) => format!(", {}", kind.trim_matches(['[', ']'])),
+        None => format!(" ({})", p.display()),
+    });
     OsError::on("carry", format!("{what}{name}"), Errno::EOPNOTSUPP)
 }

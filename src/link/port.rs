@@ -49,6 +49,8 @@ pub(super) struct Port {
     pub(super) key: Key,
     pub(super) fd: Option<Fd>,
     pub(super) kind: Option<PumpKind>,
+    /// What is written here goes to a terminal.
+    pub(super) terminal: bool,
     /// The stream whose message announced this one, when they end together (a command's stdio).
     pub(super) parent: Option<Key>,
     /// A program of this machine may hold the same socket: its end here is a close, and not a shutdown.
@@ -140,6 +142,7 @@ impl Port {
             key,
             fd: None,
             kind: None,
+            terminal: false,
             parent: None,
             shared: false,
             owns_children: false,
@@ -178,6 +181,8 @@ impl Port {
             _ => SourceState::Idle,
         };
         self.sink_closed = matches!(kind, PumpKind::Source | PumpKind::Listener(_) | PumpKind::Listening(_));
+        let by_write = !matches!(kind, PumpKind::Socket | PumpKind::SeqPacket | PumpKind::Datagram);
+        self.terminal = by_write && !self.sink_closed && nix::unistd::isatty(&fd).unwrap_or(false);
         self.fd = Some(Rc::new(fd));
         self.kind = Some(kind);
         if stopped {

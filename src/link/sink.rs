@@ -161,7 +161,7 @@ impl Port {
                 match self.queue.front() {
                     Some(Item::Bytes { .. }) if socket => Op::Send { fd, message: self.gather(chunk) },
                     _ if socket => Op::SendChunk { fd, chunk },
-                    _ => Op::Write { fd, chunk },
+                    _ => Op::Write { fd, chunk, terminal: self.terminal },
                 }
             }
         };
@@ -269,9 +269,9 @@ fn rest_of(op: Op, count: usize) -> Option<Op> {
             chunk.advance(count);
             (!chunk.is_empty()).then_some(Op::SendChunk { fd, chunk })
         }
-        Op::Write { fd, mut chunk } => {
+        Op::Write { fd, mut chunk, terminal } => {
             chunk.advance(count);
-            (!chunk.is_empty()).then_some(Op::Write { fd, chunk })
+            (!chunk.is_empty()).then_some(Op::Write { fd, chunk, terminal })
         }
         Op::Send { fd, mut message } => {
             message.advance(count);

@@ -11,11 +11,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::stat::{SFlag, fstat};
 
 use super::envelope::Envelope;
 use super::op::{Fd, Op, Outcome};
 use crate::errno::Errno;
+use crate::sys::{file, terminal};
 
 type Count = Result<u32, Errno>;
 
@@ -47,7 +48,7 @@ pub(super) fn attempt(op: &Op, envelope: &mut Envelope) -> Outcome {
             let tail = libc::iovec { iov_base: into.tail().cast(), iov_len: (*max).min(into.spare()) };
             read(fd, &tail).into()
         }
-        Op::Write { fd, chunk } => write(fd, chunk.as_ref()).into(),
+        Op::Write { fd, chunk, terminal } => write(fd, chunk.as_ref(), *terminal).into(),
         Op::Accept { fd } => accept(fd),
         Op::Poll { fd, events } => ready(fd, *events).into(),
         Op::Hangup { fd } => ready(fd, 0).into(),
@@ -94,7 +95,7 @@ fn read(fd: &Fd, tail: &libc::iovec) -> Count {
     count(unsafe { libc::read(fd.as_raw_fd(), tail.iov_base, tail.iov_len) })
 }
 
-fn write(fd: &Fd, bytes: &[u8]) -> Count {
+fn write(fd: &Fd, bytes: &[u8], terminal: bool) -> Count {
     let slice = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: one slice, which is only read; offset -1 is the file's own position.
     let got = count(unsafe { libc::pwritev2(fd.as_raw_fd(), &raw const slice, 1, -1, libc::RWF_NOWAIT) });
@@ -105,24 +106,19 @@ fn write(fd: &Fd, bytes: &[u8]) -> Count {
     if is_on_disk(fd) {
         return plain_write(fd.as_fd(), bytes);
     }
-    if is_terminal(fd) {
+    if terminal {
         return write_terminal(fd, bytes);
     }
     // pipe(7): a pipe that is ready has room for PIPE_BUF bytes.
     plain_write(fd.as_fd(), &bytes[..bytes.len().min(libc::PIPE_BUF)])
 }
 
-pub(super) fn is_terminal(fd: &Fd) -> bool {
-    nix::unistd::isatty(fd).unwrap_or(false)
-}
-
 /// A terminal that is ready has room for something, perhaps for one byte, and stopping it (^S) must not stop a worker.
 /// Opened anew it has a position and flags of its own.
 fn write_terminal(fd: &Fd, bytes: &[u8]) -> Count {
-    let again = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK;
     // A master opened anew would be the master of another terminal.
-    let own = if is_master(fd) { Err(Errno::ENXIO) } else { nix::fcntl::open(again.as_str(), flags, Mode::empty()) };
+    let own = if terminal::is_master(&**fd) { Err(Errno::ENXIO) } else { file::reopen(fd.as_fd(), flags) };
     match own {
         Ok(own) => plain_write(own.as_fd(), bytes),
         Err(_) => plain_write(fd.as_fd(), &bytes[..bytes.len().min(1)]),
@@ -149,11 +145,4 @@ fn kind(fd: &Fd) -> SFlag {
 
 fn is_on_disk(fd: &Fd) -> bool {
     [SFlag::S_IFREG, SFlag::S_IFBLK].contains(&kind(fd))
-}
-
-/// /dev/ptmx, Documentation/admin-guide/devices.txt, or its likes of a devpts.
-fn is_master(fd: &Fd) -> bool {
-    let mut number: libc::c_int = 0;
-    // SAFETY: TIOCGPTN writes one int, and only a master knows it.
-    unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGPTN, &raw mut number) == 0 }
 }

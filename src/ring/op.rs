@@ -57,6 +57,8 @@ pub enum Op {
     Write {
         fd: Fd,
         chunk: Chunk,
+        /// It is a terminal or a pseudo-terminal's master, whose room cannot be foreseen.
+        terminal: bool,
     },
     Accept {
         fd: Fd,

@@ -260,7 +260,7 @@ fn a_full_pipe_holds_up_nobody_and_gives_every_byte() {
         let (reader, writer) = std::io::pipe().unwrap();
         let (reader, writer) = (shared(reader), shared(writer));
         let mut chunk = Chunk::from_vec(pattern(LEN));
-        let write = |chunk| Op::Write { fd: Rc::clone(&writer), chunk };
+        let write = |chunk| Op::Write { fd: Rc::clone(&writer), chunk, terminal: false };
         engine.submit(write(chunk.split_to(100_000)), 1);
         let mut done = Vec::new();
         engine.wait(Some(Duration::ZERO), &mut done).unwrap();
@@ -316,7 +316,7 @@ fn a_file_is_read_and_written_at_its_own_position() {
         let read = || Op::Read { fd: Rc::clone(&file), into: Pool::default().take(Size::Small), max: 4 };
         engine.submit(read(), 1);
         assert_eq!(bytes_of(wait_one(engine)), b"0123");
-        engine.submit(Op::Write { fd: Rc::clone(&file), chunk: Chunk::from_vec(b"ab".to_vec()) }, 2);
+        engine.submit(Op::Write { fd: Rc::clone(&file), chunk: Chunk::from_vec(b"ab".to_vec()), terminal: false }, 2);
         assert_eq!(wait_one(engine).result, Ok(2));
         for (wanted, count) in [(&b"6789"[..], 4), (b"", 0)] {
             engine.submit(read(), 3);
@@ -324,7 +324,7 @@ fn a_file_is_read_and_written_at_its_own_position() {
             assert_eq!((done.result, &bytes_of(done)[..]), (Ok(count), wanted));
         }
         let null = shared(std::fs::File::options().write(true).open("/dev/null").unwrap());
-        engine.submit(Op::Write { fd: null, chunk: Chunk::from_vec(vec![0; 100_000]) }, 4);
+        engine.submit(Op::Write { fd: null, chunk: Chunk::from_vec(vec![0; 100_000]), terminal: false }, 4);
         assert_eq!(wait_one(engine).result, Ok(100_000));
     });
 }
@@ -335,7 +335,8 @@ fn a_terminal_that_is_not_read_holds_up_nobody() {
     each_engine(|engine| {
         let terminal = nix::pty::openpty(None, None).unwrap();
         let (mut master, slave) = (std::fs::File::from(terminal.master), shared(terminal.slave));
-        let (mut op, mut taken) = (Op::Write { fd: slave, chunk: Chunk::from_vec(vec![b'x'; 200_000]) }, 0);
+        let (mut op, mut taken) =
+            (Op::Write { fd: slave, chunk: Chunk::from_vec(vec![b'x'; 200_000]), terminal: true }, 0);
         let reading = loop {
             let id = engine.submit(op, 1);
             let mut done = Vec::new();
@@ -345,9 +346,9 @@ fn a_terminal_that_is_not_read_holds_up_nobody() {
             }
             let Some(one) = done.pop() else { break id };
             taken += one.result.unwrap() as usize;
-            let Op::Write { fd, mut chunk } = one.op else { panic!("another operation") };
+            let Op::Write { fd, mut chunk, terminal } = one.op else { panic!("another operation") };
             chunk.advance(one.result.unwrap() as usize);
-            op = Op::Write { fd, chunk };
+            op = Op::Write { fd, chunk, terminal };
         };
         assert!(taken < 200_000);
         let mut part = [0; 1000];

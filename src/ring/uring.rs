@@ -257,7 +257,7 @@ impl Engine for Uring {
             return self.watch(op, token);
         }
         let refused = !self.features.control && op.has_control();
-        if refused || matches!(&op, Op::Write { fd, .. } if calls::is_terminal(fd)) {
+        if refused || matches!(&op, Op::Write { terminal: true, .. }) {
             return self.poll_first(op, token);
         }
         let mut beside = Beside::Nothing;

@@ -1,10 +1,29 @@
 //! File calls that nix lacks: statx, getdents64, positioned append, extended attributes, open_tree.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+/// The same inode, opened with other flags and a position of its own. Only for what the caller has looked at: to open a
+/// device or a FIFO is to act on it.
+pub fn reopen(fd: BorrowedFd<'_>, flags: OFlag) -> nix::Result<OwnedFd> {
+    nix::fcntl::open(self_path(fd).as_c_str(), flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::empty())
+}
+
+/// A path that is this very inode, for the calls that take no O_PATH fd.
+pub fn self_path(fd: BorrowedFd<'_>) -> CString {
+    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("digits have no NUL")
+}
+
+/// What the kernel calls the open file now: its path, or a name for what has none.
+pub fn name_of(fd: BorrowedFd<'_>) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()
+}
 
 /// What statx(2) says of one inode, `STATX_BASIC_STATS`, birth time and mount id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

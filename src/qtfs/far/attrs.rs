@@ -12,12 +12,13 @@ use nix::unistd::{Gid, Uid};
 
 use super::fdcache::NodeFd;
 use super::files::Open;
-use super::nodes::{Node, self_path};
+use super::nodes::Node;
 use super::tree::{Answer, PREFIX, Served, Tree, body, empty};
 use crate::limits::{NAME_MAX, XATTR_MAX};
 use crate::qtfs::abi::{self, InHeader, SetAttr, fattr};
 use crate::sys::caller::WithoutFsetid;
 use crate::sys::file;
+use crate::sys::file::self_path;
 use crate::wire::codec::Decoder;
 
 /// Whichever fd of an inode there is.

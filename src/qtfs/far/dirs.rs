@@ -11,11 +11,11 @@ use nix::fcntl::OFlag;
 use nix::unistd::Whence;
 
 use super::files::{Open, opened};
-use super::nodes::reopen;
 use super::tree::{Answer, PREFIX, Served, Tree, body};
 use crate::limits::FILE_IO_MAX;
 use crate::qtfs::abi::{self, InHeader, Io};
 use crate::sys::file;
+use crate::sys::file::reopen;
 use crate::wire::codec::{Decoder, Encoder};
 
 const BATCH: usize = 32 << 10;

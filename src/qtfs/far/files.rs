@@ -13,13 +13,14 @@ use nix::unistd::Whence;
 
 use super::dirs::DirCursor;
 use super::fdcache::NodeFd;
-use super::nodes::{Node, Nodes, reopen};
+use super::nodes::{Node, Nodes};
 use super::tree::{Answer, PREFIX, Served, Tree, body, empty};
 use crate::limits::{COPY_RANGE_MAX, FILE_IO_MAX, OPEN_FILES_MAX};
 use crate::qtfs::abi::{self, InHeader, Io};
 use crate::qtfs::wire::open_flags;
 use crate::sys::caller::WithoutFsetid;
 use crate::sys::file;
+use crate::sys::file::reopen;
 use crate::wire::codec::Decoder;
 
 /// One open file or directory of the near side.

@@ -17,9 +17,9 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::files::Open;
-use super::nodes::reopen;
 use crate::limits::{LOCK_FILES_MAX, LOCK_WAITS_MAX};
 use crate::qtfs::abi::Lock;
+use crate::sys::file::reopen;
 use crate::sys::file::{flock, ofd_lock};
 use crate::sys::kick::Kickable;
 

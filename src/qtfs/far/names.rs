@@ -185,7 +185,7 @@ impl Tree {
             let _caller = acting_for(h, umask)?;
             self.nodes.spare(|| nix::fcntl::openat(&*dir, c".", how, permissions(mode)))?
         };
-        let fd = self.nodes.spare(|| super::nodes::reopen(file.as_fd(), OFlag::O_PATH))?;
+        let fd = self.nodes.spare(|| crate::sys::file::reopen(file.as_fd(), OFlag::O_PATH))?;
         // It has no name; where there are no handles it lives as long as it is open.
         let (node, stat) = self.nodes.intern(fd, parent.id, c"")?;
         let fh = self.files.add(&self.nodes, &node, file, false).inspect_err(|_| self.nodes.forget(node.id, 1))?;

@@ -23,7 +23,7 @@ use nix::sys::stat::Mode;
 use super::fdcache::{FdCache, NodeFd};
 use crate::limits::{MOUNTS_CROSSED_MAX, NODES_MAX};
 use crate::qtfs::abi::ROOT;
-use crate::sys::file::{self, Stat};
+use crate::sys::file::{self, Stat, reopen};
 use crate::sys::handle::FileHandle;
 use crate::sys::mountinfo;
 
@@ -358,16 +358,4 @@ fn probe(fd: BorrowedFd<'_>, stat: &Stat) -> Fs {
 
 fn mounted_device(mount_id: u64) -> Option<(u32, u32)> {
     Some(mountinfo::find(&std::fs::read("/proc/self/mountinfo").ok()?, mount_id)?.device)
-}
-
-/// The same inode, opened with other flags. The caller has checked that it is a regular file or a directory: to open
-/// a device or a FIFO is to act on it.
-pub(super) fn reopen(fd: BorrowedFd<'_>, flags: OFlag) -> nix::Result<OwnedFd> {
-    nix::fcntl::open(self_path(fd).as_c_str(), flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::empty())
-}
-
-/// A path that is this very inode, for the calls that take no O_PATH fd.
-pub(super) fn self_path(fd: BorrowedFd<'_>) -> CString {
-    use std::os::fd::AsRawFd;
-    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("digits have no NUL")
 }

@@ -2,17 +2,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use nix::errno::Errno;
 
 use super::Exports;
-use super::nodes::reopen;
 use super::session::Session;
 use crate::errno::{OsError, OsResult, Step};
 use crate::fdpass::{Files, open_flags};
+use crate::sys::file::{name_of, reopen};
 use crate::wire::recipe::{Access, FileId};
 
 /// The file links that are up, by the token that only their two ends know.
@@ -58,7 +58,7 @@ impl Files for Exports {
         reopen(inode.as_fd(), flags).step("open a passed file")
     }
     fn exported_path(&self, fd: BorrowedFd<'_>) -> Option<Vec<u8>> {
-        let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
+        let path = name_of(fd)?;
         self.holding(&path)?;
         // Deleted, or another file has come to its place, or it lies in another mount namespace.
         let (named, open) = (nix::sys::stat::lstat(&path).ok()?, nix::sys::stat::fstat(fd).ok()?);

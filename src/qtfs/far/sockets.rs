@@ -6,8 +6,8 @@
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
-use super::nodes::self_path;
 use crate::qtfs::wire::{HostSocket, SocketType};
+use crate::sys::file::self_path;
 use crate::sys::unix::SocketKind;
 use crate::sys::unix_diag::Diag;
 

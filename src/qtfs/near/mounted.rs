@@ -1,14 +1,15 @@
 //! The host's files, found on this machine's mounts of them.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::stat::{SFlag, fstat};
 
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Mounted, open_flags};
+use crate::sys::file::reopen;
 use crate::sys::mountinfo;
 use crate::wire::recipe::Access;
 
@@ -41,8 +42,7 @@ impl Mounted for SeenMounts {
             // A FIFO's open would wait for its other end.
             return Err(OsError::on("carry", format!("{}: no file or directory", shown()), Errno::EOPNOTSUPP));
         }
-        let again = format!("/proc/self/fd/{}", inode.as_raw_fd());
-        nix::fcntl::open(again.as_str(), open_flags(access) | OFlag::O_CLOEXEC, Mode::empty()).step_on("open", shown())
+        reopen(inode.as_fd(), open_flags(access)).step_on("open", shown())
     }
 }
 
