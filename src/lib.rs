@@ -14,6 +14,7 @@ pub mod link;
 pub mod fdpass;
 pub mod ring;
 
+pub mod auth;
 pub mod mux;
 
 pub mod sys;

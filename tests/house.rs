@@ -8,7 +8,7 @@ const FLOORS: [&[&str]; 7] = [
     &["rexec", "udsproxyd", "qtfs", "offload"],
     &["link"],
     &["ring", "fdpass"],
-    &["mux"],
+    &["mux", "auth"],
     &["wire", "sys"],
     &["limits", "errno", "config"],
 ];

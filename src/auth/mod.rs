@@ -1,0 +1,12 @@
+//! Who a machine is: its key, and how people pass it on.
+//!
+//!   SecretKey ── public() ──▶ PublicKey ── fingerprint() ──▶ "SHA256:..."      what people compare
+//!                                 └─ KeyLine ──────────────▶ "farside-ed25519 BASE64 NAME"   what they copy
+//!
+//! Pure: no file, no socket, no clock. A secret key never shows itself, and its memory is cleared when it goes.
+
+pub mod key;
+pub mod line;
+
+pub use key::{KeyError, PublicKey, SecretKey};
+pub use line::{KeyLine, LineError, check_name};
