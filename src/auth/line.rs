@@ -105,7 +105,7 @@ mod tests {
             (format!("{good} x"), "and not 4"),
             (good.replace("farside-", "ssh-"), "ssh-ed25519"),
             (good.replace("c= ", "c "), "cut?"),
-            (good.replace("Bwc= ", " "), "cut?"),
+            (good.replace("Bwc= ", " "), "not 30"),
             (good.replacen("BwcHBwcH", "", 1), "26"),
             (good.replace("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc", &"A".repeat(43)), "proves nothing"),
             (good.replace("dpu", "../x"), "no name"),
