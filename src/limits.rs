@@ -59,6 +59,13 @@ pub const RECIPE_MAX: usize = 4096 + 128;
 
 /// A HELLO with its header: fixed fields, a name and a reason. Nothing longer is read before the peer is known.
 pub const HELLO_MAX: usize = 512;
+/// What a connection may send before both keys are proven, in all: a ClientHello with a post-quantum key share is 1.5 KiB,
+/// certificate, signature and Finished another 0.3.
+pub const HANDSHAKE_MAX: usize = 16 << 10;
+/// Plaintext of one TLS record: with its head, content type and tag 16 KiB, so that a link's buffer ends with a record.
+pub const RECORD_PLAIN_MAX: usize = (16 << 10) - 22;
+/// A new key after so many records of one direction: half of what AES-GCM bears (2^24, RFC 8446, 5.5), 128 GiB of bulk.
+pub const KEY_UPDATE_RECORDS: u64 = 1 << 23;
 /// A connection that has not said a whole HELLO by then is closed.
 pub const HELLO_DEADLINE_MS: u64 = 5_000;
 /// Handshakes under way at once; the oldest makes room for a new one.
