@@ -68,8 +68,18 @@ pub const RECORD_PLAIN_MAX: usize = (16 << 10) - 22;
 pub const KEY_UPDATE_RECORDS: u64 = 1 << 23;
 /// A connection that has not said a whole HELLO by then is closed.
 pub const HELLO_DEADLINE_MS: u64 = 5_000;
-/// Handshakes under way at once; the oldest makes room for a new one.
+/// Handshakes under way at once, one fd and at most HANDSHAKE_MAX bytes each: 4 MiB. Another one makes room for a new one.
 pub const HELLO_PENDING_MAX: usize = 256;
+
+/// Failed handshakes of one address that are each said in the log; then one line now and then says how many there were, and
+/// the address is heard after all others.
+pub const FAILED_BURST: u64 = 10;
+/// How often such an address is said again.
+pub const FAILED_SAID_EVERY_S: u64 = 60;
+/// After so long without a failure an address is as any other.
+pub const FAILED_FORGET_S: u64 = 600;
+/// Addresses whose failures are counted, 64 bytes each; above it the counting begins anew.
+pub const FAILED_ADDRESSES_MAX: usize = 4096;
 
 /// Silence after which a link is asked whether it lives.
 pub const PING_AFTER_MS: u64 = 2_000;

@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod engine;
 pub mod farside;
 mod guide_link;
+mod keys;
 pub mod mount;
 mod node;
 mod notify;

@@ -19,7 +19,7 @@ use crate::errno::{Errno, OsError, OsResult};
 use crate::fdpass::{Maker, Pump, PumpKind};
 use crate::limits::{CONNECT_DEADLINE_MS, RECORD_MAX};
 use crate::link::conn::Conn;
-use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Pending, keep_session};
+use crate::link::{Access, Door, FileServer, Handler, Incoming, Node, NodeOptions, Pending, keep_session};
 use crate::qtfs::far::{Exports, serve};
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
@@ -36,6 +36,7 @@ use crate::wire::service;
 pub(super) struct Plan {
     pub(super) workers: usize,
     pub(super) engine: Wish,
+    pub(super) access: Access,
     pub(super) listen: String,
     /// The other node, if this one is to dial it.
     pub(super) peer: Option<String>,
@@ -142,7 +143,7 @@ struct Files(Arc<Exports>);
 
 impl FileServer for Files {
     fn serve(&self, conn: Conn) {
-        let peer = format!("{} ({})", conn.peer.name, conn.peer_addr);
+        let peer = format!("{} ({})", conn.known.name, conn.peer_addr);
         match serve(conn, Arc::clone(&self.0)) {
             Ok(()) => tracing::info!(peer, "file link closed"),
             Err(e) => tracing::warn!(peer, "file link: {e}"),
@@ -167,8 +168,8 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
         exec: plan.exec.then(rexec::Server::default),
         uds: plan.uds.is_some().then(|| Far::new(Policy::open())).transpose()?,
     };
-    let (workers, engine, handler) = (plan.workers, plan.engine, Arc::new(services));
-    let node = Node::start(NodeOptions { workers, engine, handler, files, fds })?;
+    let (workers, engine, access, handler) = (plan.workers, plan.engine, plan.access, Arc::new(services));
+    let node = Node::start(NodeOptions { workers, engine, access, handler, files, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
     let local = plan.uds.map(|(args, file)| Local::open(args, &file, &node)).transpose()?;
     let status = format!("serving on {:?}", door.addresses());

@@ -9,6 +9,8 @@ mod dialer;
 mod door;
 #[cfg(test)]
 mod fd_tests;
+mod guard;
+mod guests;
 mod helpers;
 #[cfg(test)]
 mod hostile_tests;
@@ -21,6 +23,7 @@ mod port;
 mod pump;
 #[cfg(test)]
 mod record_tests;
+mod sealed;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -29,6 +32,7 @@ mod worker;
 
 pub use dialer::{dial_client, keep_session};
 pub use door::Door;
+pub use guard::{Access, Authority, Ends, Known, Stranger};
 pub use helpers::Helpers;
 pub use inbox::{Attached, First, Notice, Pending};
 pub use node::{FileServer, Handler, Incoming, Node, NodeOptions, Peer};

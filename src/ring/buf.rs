@@ -161,6 +161,11 @@ impl Filling {
         self.raw += count;
     }
 
+    /// How much was received and is no chunk yet.
+    pub fn sealed(&self) -> usize {
+        self.raw
+    }
+
     /// What was received and is no chunk yet: to be opened in place.
     pub fn raw(&mut self) -> &mut [u8] {
         // SAFETY: `filled..filled + raw` lies in the allocation and was written; chunks end before it, the kernel writes
