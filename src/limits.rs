@@ -57,8 +57,9 @@ pub const RECIPES_MAX: usize = FDS_MAX * RECIPE_MAX;
 /// One recipe: a path of PATH_MAX, and room for its fixed part.
 pub const RECIPE_MAX: usize = 4096 + 128;
 
-/// A HELLO with its header: fixed fields, a name and a reason. Nothing longer is read before the peer is known.
-pub const HELLO_MAX: usize = 512;
+/// A HELLO with its header: fixed fields, a name and a reason, and a voucher with CALLER_GROUPS_MAX groups (8.4 KiB).
+/// Nothing longer is read before the peer is known.
+pub const HELLO_MAX: usize = 9 << 10;
 /// What a connection may send before both keys are proven, in all: a ClientHello with a post-quantum key share is 1.5 KiB,
 /// certificate, signature and Finished another 0.3.
 pub const HANDSHAKE_MAX: usize = 16 << 10;

@@ -14,9 +14,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, ClientConnectionData, Resumption, UnbufferedClientConnection};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature_with_raw_key};
+use rustls::crypto::aws_lc_rs as provided;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
 };
@@ -28,12 +30,13 @@ use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedConnectionCommon, UnbufferedStatus};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ExtractedSecrets, ServerConfig,
-    SignatureScheme, SupportedCipherSuite,
+    CertificateError, ClientConfig, ConnectionTrafficSecrets, DigitallySignedStruct, DistinguishedName, Error,
+    ExtractedSecrets, ServerConfig, SignatureScheme, SupportedCipherSuite,
 };
 
 use super::key::{PublicKey, SecretKey};
 use super::record::{Opener, Schedule, Sealer, directions};
+use super::voucher::Binding;
 use crate::limits::HANDSHAKE_MAX;
 
 /// Keeps our handshake from being taken for, or answered by, another protocol's (RFC 7301).
@@ -109,10 +112,10 @@ impl Tls {
 /// AES-128-GCM first: it is the fastest where the processor has AES, and no weaker in practice. The key exchange is
 /// rustls' own choice: X25519 with ML-KEM-768, so that what is recorded today stays secret, or X25519.
 fn provider() -> CryptoProvider {
-    use aws_lc_rs::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
+    use provided::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
     CryptoProvider {
         cipher_suites: vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256],
-        ..aws_lc_rs::default_provider()
+        ..provided::default_provider()
     }
 }
 
@@ -224,6 +227,8 @@ impl ClientCertVerifier for AnyEd25519 {
 #[derive(Debug)]
 pub struct Established {
     pub peer: PublicKey,
+    /// Of this connection alone, and the same at both ends.
+    pub binding: Binding,
     pub sealer: Sealer,
     pub opener: Opener,
     /// Data that came with the peer's last flight, opened already.
@@ -235,6 +240,7 @@ pub struct Established {
 /// rustls' two kinds of connection, as one.
 trait Half: std::ops::Deref<Target = UnbufferedConnectionCommon<Self::Data>> + Sized {
     type Data;
+    const DIALS: bool;
 
     fn step<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 
@@ -243,6 +249,7 @@ trait Half: std::ops::Deref<Target = UnbufferedConnectionCommon<Self::Data>> + S
 
 impl Half for UnbufferedClientConnection {
     type Data = ClientConnectionData;
+    const DIALS: bool = true;
 
     fn step<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(incoming)
@@ -255,6 +262,7 @@ impl Half for UnbufferedClientConnection {
 
 impl Half for UnbufferedServerConnection {
     type Data = ServerConnectionData;
+    const DIALS: bool = false;
 
     fn step<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(incoming)
@@ -325,11 +333,11 @@ impl Handshake {
             return Ok(Progress::More(self));
         }
         let Self { side, incoming: rest, early } = self;
-        let (peer, sealer, opener) = match side {
+        let (peer, binding, (sealer, opener)) = match side {
             Side::Client(half) => both_ways(*half)?,
             Side::Server(half) => both_ways(*half)?,
         };
-        Ok(Progress::Done(Established { peer, sealer, opener, early, rest }))
+        Ok(Progress::Done(Established { peer, binding, sealer, opener, early, rest }))
     }
 }
 
@@ -397,7 +405,7 @@ fn last_words<H: Half>(half: &mut H, out: &mut Vec<u8>) {
 }
 
 /// The peer's key, and what the records are sealed and opened with.
-fn both_ways<H: Half>(half: H) -> Result<(PublicKey, Sealer, Opener), HandshakeError> {
+fn both_ways<H: Half>(half: H) -> Result<(PublicKey, Binding, (Sealer, Opener)), HandshakeError> {
     let shown = half.peer_certificates().and_then(<[_]>::first).ok_or(Error::NoCertificatesPresented)?;
     let peer = key_of(shown)?;
     let Some(SupportedCipherSuite::Tls13(suite)) = half.negotiated_cipher_suite() else { return Ok(only_tls13()?) };
@@ -405,8 +413,28 @@ fn both_ways<H: Half>(half: H) -> Result<(PublicKey, Sealer, Opener), HandshakeE
         return Err(HandshakeError("it is TLS, but no farside node".into()));
     }
     let (secrets, schedule) = half.finish()?;
-    let (sealer, opener) = directions(suite, schedule, secrets.tx, secrets.rx).map_err(|e| HandshakeError(e.0))?;
-    Ok((peer, sealer, opener))
+    let (first, second) = if H::DIALS { (&secrets.tx.1, &secrets.rx.1) } else { (&secrets.rx.1, &secrets.tx.1) };
+    let binding = binding(first, second);
+    let both = directions(suite, schedule, secrets.tx, secrets.rx).map_err(|e| HandshakeError(e.0))?;
+    Ok((peer, binding, both))
+}
+
+/// A digest of the first traffic keys, the dialler's and then the listener's: they come from both ends' key shares and
+/// from everything that was said, so no two connections have the same, and the digest does not give them away. (rustls
+/// has exporters, RFC 8446, 7.5, but not for connections driven as these are.)
+fn binding(dialler: &ConnectionTrafficSecrets, listener: &ConnectionTrafficSecrets) -> Binding {
+    let mut digest = digest::Context::new(&digest::SHA256);
+    digest.update(b"farside binding 1\0");
+    for secrets in [dialler, listener] {
+        if let ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+        | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } = secrets
+        {
+            digest.update(key.as_ref());
+            digest.update(iv.as_ref());
+        }
+    }
+    digest.finish().as_ref().try_into().expect("SHA-256 is 32 bytes")
 }
 
 #[cfg(test)]
@@ -438,6 +466,7 @@ mod tests {
         }
         let (Progress::Done(near), Progress::Done(far)) = (near, far) else { panic!("it ends") };
         assert_eq!((near.peer, far.peer), (far_key.public(), near_key.public()));
+        assert_eq!(near.binding, far.binding);
         (near, far)
     }
 
@@ -477,6 +506,11 @@ mod tests {
             let bytes = sealed(&mut far, &[b"answer"]);
             assert_eq!(opened(&mut near, bytes), b"answer");
         }
+    }
+
+    #[test]
+    fn no_two_connections_have_the_same_binding() {
+        assert_ne!(pair(1 << 20).0.binding, pair(1 << 20).0.binding);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::auth::{PublicKey, SecretKey, Tls};
-use crate::link::{Access, Authority, Ends, Stranger};
+use crate::auth::{SecretKey, Tls};
+use crate::link::{Access, Authority, Judged, Shown, Stranger};
 
 struct Keys {
     key: SecretKey,
@@ -14,12 +14,11 @@ impl Authority for Keys {
         Tls::new(&self.key).map_err(|e| e.to_string())
     }
 
-    fn judge(&self, key: &PublicKey, ends: Ends) -> Result<String, Stranger> {
-        if *key == self.key.public() {
-            return Ok("this machine".into());
+    fn judge(&self, shown: &Shown) -> Result<Judged, Stranger> {
+        if shown.key == self.key.public() {
+            return Ok(Judged::known_as("this machine"));
         }
-        let _ = ends;
-        Err(Stranger { log: format!("{key}"), told: "unknown".into() })
+        Err(Stranger { log: format!("{}", shown.key), told: "unknown".into() })
     }
 }
 

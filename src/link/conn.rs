@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 
-use super::guard::{Access, Authority, Ends, Guard, Known};
+use super::guard::{Access, Authority, Ends, Guard, Judged, Known, Shown};
 use super::sealed;
 use crate::auth::{Established, Handshake, Progress};
 use crate::limits::{HELLO_MAX, LAT_NOTSENT_LOWAT, PING_AFTER_MS, TCP_USER_TIMEOUT_MS};
@@ -162,12 +162,12 @@ impl Dialling {
     }
 
     /// Both keys proven, and theirs trusted.
-    fn shake(&mut self, authority: &dyn Authority) -> Result<(Guard, Known), DialError> {
+    fn shake(&mut self, authority: &dyn Authority) -> Result<(Guard, Known, Vec<u8>), DialError> {
         let no = |e: &dyn fmt::Display| DialError::new(format!("{}: {e}", self.target));
         let tls = authority.tls().map_err(DialError::new)?;
         let mut handshake = Handshake::dialler(&tls).map_err(|e| no(&e))?;
         let (mut buffer, mut got) = ([0; 4096], 0);
-        let Established { peer, sealer, opener, early, rest } = loop {
+        let Established { peer: key, binding, sealer, opener, early, rest } = loop {
             let mut out = Vec::new();
             let step = handshake.on_bytes(&buffer[..got], &mut out);
             let said = if out.is_empty() { Ok(()) } else { self.write(&out) };
@@ -185,11 +185,10 @@ impl Dialling {
             return Err(DialError::new(format!("{}: it spoke before it was asked", self.target)));
         }
         let here = self.stream.local_addr().map_err(|e| self.failed("local address of", &e))?;
-        let ends = Ends { here, there: self.target };
-        let name = authority
-            .judge(&peer, ends)
-            .map_err(|stranger| DialError::new(format!("{}: {}", self.target, stranger.log)))?;
-        Ok((Guard::Tls { sealer, opener }, Known { name, key: Some(peer) }))
+        let shown = Shown { key, ends: Ends { here, there: self.target }, binding, dialled: true };
+        let Judged { name, voucher } =
+            authority.judge(&shown).map_err(|stranger| DialError::new(format!("{}: {}", self.target, stranger.log)))?;
+        Ok((Guard::Tls { sealer, opener }, Known { name, key: Some(key), bearer: None }, voucher))
     }
 
     /// Exactly the HELLO and not a byte more: what follows belongs to the worker.
@@ -230,12 +229,13 @@ fn dial_one(target: SocketAddr, hello: &Hello, deadline: Instant, access: &Acces
         TcpStream::connect_timeout(&target, left).map_err(|e| DialError::new(format!("connect to {target}: {e}")))?;
     let mut dialling = Dialling { stream, target, deadline };
     tune(&dialling.stream, hello.role, hello.lane).map_err(|e| dialling.failed("socket options for", &e))?;
-    let (mut guard, known) = match access {
+    let (mut guard, mut known, voucher) = match access {
         Access::Keys(authority) => dialling.shake(authority.as_ref())?,
         #[cfg(feature = "plaintext")]
-        Access::Plain => (Guard::Plain, Known { name: String::new(), key: None }),
+        Access::Plain => (Guard::Plain, Known::unproven(), Vec::new()),
     };
     let mut said = Vec::new();
+    let hello = Hello { voucher, ..hello.clone() };
     guard.seal(&hello.encode(), &mut said).map_err(|e| dialling.failed("handshake with", &e))?;
     dialling.write(&said)?;
     let peer = dialling.hear_hello(&mut guard)?;
@@ -243,7 +243,9 @@ fn dial_one(target: SocketAddr, hello: &Hello, deadline: Instant, access: &Acces
     untimed.map_err(|e| dialling.failed("timeout for", &e))?;
     match peer.verdict {
         Verdict::Ok => {
-            let known = if known.key.is_none() { Known { name: peer.name.clone(), key: None } } else { known };
+            if known.key.is_none() {
+                known.name.clone_from(&peer.name);
+            }
             Ok(Conn::new(dialling.stream, guard, known, peer, target))
         }
         Verdict::Duplicate => {

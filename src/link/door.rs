@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::conn::{self, Conn};
-use super::guard::{Access, Ends, Guard, Known};
-use super::guests::{Failed, Guest, Guests, Stage};
+use super::guard::{Access, Ends, Guard, Known, Shown, Stranger};
+use super::guests::{Failed, Greeting, Guest, Guests, Stage};
 use super::node::{Admission, Node, Peer};
-use crate::auth::{Established, Handshake, Opened, Progress};
+use crate::auth::{Bearer, Binding, Established, Handshake, Opened, Progress, PublicKey, voucher};
 use crate::errno::{OsError, OsResult, Step};
 use crate::limits::{HELLO_DEADLINE_MS, HELLO_MAX};
-use crate::wire::hello::{Hello, Lane, Role, Verdict};
+use crate::wire::hello::{Hello, Role, Verdict};
 
 #[derive(Debug)]
 pub struct Door {
@@ -134,9 +134,11 @@ impl Door {
             #[cfg(feature = "plaintext")]
             Access::Plain => {
                 let allowed = [ends.here, ends.there].into_iter().all(crate::config::plaintext_allows);
-                let known = Known { name: String::new(), key: None };
-                let stage = Stage::Greeting { guard: Guard::Plain, known, raw: Vec::new(), plain: Vec::new() };
-                allowed.then_some(stage).ok_or("unencrypted links are for loopback and 192.168.10.0/24 only".into())
+                let (binding, who) = ([0; 32], Ok(Known::unproven()));
+                let greeting = Greeting { guard: Guard::Plain, binding, who, raw: Vec::new(), plain: Vec::new() };
+                allowed
+                    .then(|| Stage::Greeting(Box::new(greeting)))
+                    .ok_or("unencrypted links are for loopback and 192.168.10.0/24 only".into())
             }
         }
         .inspect(|_| tracing::trace!(?ends, "a guest"))
@@ -147,8 +149,13 @@ impl Door {
         let mut buffer = [0; 4096];
         let bytes = match guest.stream.read(&mut buffer) {
             Ok(0) => {
-                if !matches!(guest.stage, Stage::Leaving) {
-                    complain(failed, guest.ends, "it went away during the handshake");
+                match &guest.stage {
+                    Stage::Leaving => {}
+                    // Neither side knows the other: this line is the one that helps.
+                    Stage::Greeting(greeting) if greeting.who.is_err() => {
+                        complain(failed, guest.ends, &stranger_of(greeting).log);
+                    }
+                    _ => complain(failed, guest.ends, "it went away during the handshake"),
                 }
                 return false;
             }
@@ -187,78 +194,86 @@ impl Door {
                     Progress::Done(established) => self.on_proven(guest, established),
                 }
             }
-            Stage::Greeting { guard, known, mut raw, plain } => {
-                raw.extend_from_slice(bytes);
-                self.on_greeting(guest, guard, known, raw, plain)
+            Stage::Greeting(mut greeting) => {
+                greeting.raw.extend_from_slice(bytes);
+                self.on_greeting(guest, greeting)
             }
         }
     }
 
     /// Both keys are proven: is this one trusted?
     fn on_proven(&self, guest: &mut Guest<TcpStream>, established: Established) -> Result<bool, String> {
-        let Established { peer: key, sealer, opener, early, rest } = established;
-        let mut guard = Guard::Tls { sealer, opener };
-        let judged = match self.node.access() {
-            Access::Keys(authority) => authority.judge(&key, guest.ends),
+        let Established { peer: key, binding, sealer, opener, early, rest } = established;
+        let who = self.judge(key, binding, guest.ends, None);
+        let guard = Guard::Tls { sealer, opener };
+        self.on_greeting(guest, Box::new(Greeting { guard, binding, who, raw: rest, plain: early }))
+    }
+
+    fn judge(&self, key: PublicKey, binding: Binding, ends: Ends, bearer: Option<Bearer>) -> Result<Known, Stranger> {
+        match self.node.access() {
+            Access::Keys(authority) => {
+                let judged = authority.judge(&Shown { key, ends, binding, dialled: false })?;
+                Ok(Known { name: judged.name, key: Some(key), bearer })
+            }
             #[cfg(feature = "plaintext")]
             Access::Plain => unreachable!("nobody shakes hands in plaintext"),
-        };
-        match judged {
-            Ok(name) => self.on_greeting(guest, guard, Known { name, key: Some(key) }, rest, early),
-            Err(stranger) => {
-                let hello = Hello {
-                    verdict: Verdict::Refused,
-                    reason: stranger.told,
-                    ..self.node.hello(Role::Peer, Lane::Lat, 0, 0)
-                };
-                see_off(guest, &mut guard, &hello);
-                Err(stranger.log)
-            }
         }
     }
 
-    fn on_greeting(
-        &self,
-        guest: &mut Guest<TcpStream>,
-        mut guard: Guard,
-        known: Known,
-        mut raw: Vec<u8>,
-        mut plain: Vec<u8>,
-    ) -> Result<bool, String> {
-        match &mut guard {
+    fn on_greeting(&self, guest: &mut Guest<TcpStream>, mut greeting: Box<Greeting>) -> Result<bool, String> {
+        let Greeting { guard, raw, plain, .. } = &mut *greeting;
+        match guard {
             Guard::Tls { opener, .. } => {
-                while let Opened::Record { used, plain: range } = opener.open(&mut raw).map_err(|e| e.0)? {
+                while let Opened::Record { used, plain: range } = opener.open(raw).map_err(|e| e.0)? {
                     plain.extend_from_slice(&raw[range]);
                     raw.drain(..used);
                 }
             }
             #[cfg(feature = "plaintext")]
-            Guard::Plain => plain.append(&mut raw),
+            Guard::Plain => plain.append(raw),
         }
         if plain.len() > HELLO_MAX || raw.len() > 2 * HELLO_MAX {
             return Err(format!("a HELLO of more than {HELLO_MAX} bytes"));
         }
-        match Hello::decode(&plain).map_err(|e| e.0)? {
+        match Hello::decode(plain).map_err(|e| e.0)? {
             None => {
-                guest.stage = Stage::Greeting { guard, known, raw, plain };
+                guest.stage = Stage::Greeting(greeting);
                 Ok(true)
             }
             Some(_) if !raw.is_empty() => Err("bytes behind the HELLO".into()),
-            Some(hello) => self.answer(guest, guard, known, hello),
+            Some(hello) => self.answer(guest, *greeting, hello),
         }
     }
 
-    fn answer(
+    /// Who has said this HELLO: whose key it is, or whose word it has.
+    fn known(
         &self,
-        guest: &mut Guest<TcpStream>,
-        mut guard: Guard,
-        mut known: Known,
-        hello: Hello,
-    ) -> Result<bool, String> {
+        ends: Ends,
+        who: Result<Known, Stranger>,
+        binding: Binding,
+        hello: &Hello,
+    ) -> Result<Known, Stranger> {
+        if who.is_ok() || hello.role != Role::Client || hello.voucher.is_empty() {
+            return who;
+        }
+        let (by, bearer) =
+            voucher::redeem(&hello.voucher, &binding).map_err(|e| Stranger { log: e.0.clone(), told: e.0 })?;
+        self.judge(by, binding, ends, Some(bearer))
+    }
+
+    fn answer(&self, guest: &mut Guest<TcpStream>, greeting: Greeting, hello: Hello) -> Result<bool, String> {
+        let Greeting { mut guard, binding, who, .. } = greeting;
+        let mut answer = self.node.hello(hello.role, hello.lane, hello.session, hello.index);
+        let mut known = match self.known(guest.ends, who, binding, &hello) {
+            Ok(known) => known,
+            Err(Stranger { log, told: reason }) => {
+                see_off(guest, &mut guard, &Hello { verdict: Verdict::Refused, reason, ..answer });
+                return Err(log);
+            }
+        };
         if known.key.is_none() {
             known.name.clone_from(&hello.name);
         }
-        let mut answer = self.node.hello(hello.role, hello.lane, hello.session, hello.index);
         let peer = Peer { known: known.clone(), addr: guest.ends.there, node: hello.node };
         let admitted = match self.node.admit(&hello, peer) {
             Ok(admitted) => admitted,
@@ -303,6 +318,10 @@ fn check_plaintext(node: &Node, target: SocketAddr) -> OsResult<()> {
     }
     let on = format!("{target}: unencrypted links are for loopback and 192.168.10.0/24 only");
     Err(OsError::on("listen on", on, crate::errno::Errno::EACCES))
+}
+
+fn stranger_of(greeting: &Greeting) -> &Stranger {
+    greeting.who.as_ref().expect_err("asked only where it is one")
 }
 
 fn say(guest: &Guest<TcpStream>, guard: &mut Guard, hello: &Hello) -> io::Result<()> {

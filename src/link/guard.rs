@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::auth::{Opener, PublicKey, Sealer, Tls};
+use crate::auth::{Bearer, Binding, Opener, PublicKey, Sealer, Tls};
 use crate::wire::WireResult;
 
 /// Whoever keeps the keys of this machine. Asked by the door and by dialling threads, for each connection.
@@ -15,11 +15,35 @@ pub trait Authority: Send + Sync {
     /// One line: the key can't be read, and what to do.
     fn tls(&self) -> Result<Tls, String>;
 
-    /// The name under which `key` is known here.
+    /// Whether who has shown that key may have that connection.
     ///
     /// # Errors
-    /// It is nobody's that may have such a connection.
-    fn judge(&self, key: &PublicKey, ends: Ends) -> Result<String, Stranger>;
+    /// It is nobody's that may.
+    fn judge(&self, shown: &Shown) -> Result<Judged, Stranger>;
+}
+
+/// A key that was proven, and on which connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown {
+    pub key: PublicKey,
+    pub ends: Ends,
+    pub binding: Binding,
+    /// This end has dialled.
+    pub dialled: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// The name under which the key is trusted here.
+    pub name: String,
+    /// For a dialler whose own key nobody knows: its machine's word for it.
+    pub voucher: Vec<u8>,
+}
+
+impl Judged {
+    pub fn known_as(name: impl Into<String>) -> Self {
+        Self { name: name.into(), voucher: Vec::new() }
+    }
 }
 
 /// Where a connection's two ends are.
@@ -107,6 +131,16 @@ pub struct Known {
     /// The name under which it is trusted here.
     pub name: String,
     pub key: Option<PublicKey>,
+    /// It acts for this user of that machine alone, by that machine's word.
+    pub bearer: Option<Bearer>,
+}
+
+impl Known {
+    /// In plaintext anybody is whoever it says.
+    #[cfg(feature = "plaintext")]
+    pub(super) fn unproven() -> Self {
+        Self { name: String::new(), key: None, bearer: None }
+    }
 }
 
 /// One key, which is trusted by itself on its own machine, and perhaps one other.
@@ -125,9 +159,10 @@ pub(crate) mod twins {
             Tls::new(&self.key).map_err(|e| e.to_string())
         }
 
-        fn judge(&self, key: &PublicKey, ends: Ends) -> Result<String, Stranger> {
-            if *key == self.key.public() && ends.are_one_machine() || self.trusts.contains(key) {
-                return Ok(format!("twin-{key}"));
+        fn judge(&self, shown: &Shown) -> Result<Judged, Stranger> {
+            let key = shown.key;
+            if key == self.key.public() && shown.ends.are_one_machine() || self.trusts.contains(&key) {
+                return Ok(Judged::known_as(format!("twin-{key}")));
             }
             Err(Stranger { log: format!("{key} is a stranger"), told: "you are a stranger".into() })
         }

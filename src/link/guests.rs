@@ -1,8 +1,8 @@
 //! Connections that are nobody's yet, and who goes when there are too many.
 //!
 //! ```text
-//!   Shaking ──both keys proven──▶ judged ──trusted──▶ Greeting ──whole HELLO──▶ admitted, or Leaving
-//!      │                             └──stranger────▶ Leaving: told why, then closed
+//!   Shaking ──both keys proven──▶ Greeting ──whole HELLO──▶ admitted
+//!      │                             └── a stranger without a voucher, a no ──▶ Leaving: told why, closed
 //!      └── deadline, garbage, no room ──▶ closed
 //! ```
 //!
@@ -16,8 +16,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use super::guard::{Ends, Guard, Known};
-use crate::auth::Handshake;
+use super::guard::{Ends, Guard, Known, Stranger};
+use crate::auth::{Binding, Handshake};
 use crate::limits::{
     FAILED_ADDRESSES_MAX, FAILED_BURST, FAILED_FORGET_S, FAILED_SAID_EVERY_S, HELLO_DEADLINE_MS, HELLO_PENDING_MAX,
 };
@@ -25,17 +25,23 @@ use crate::limits::{
 /// How far a guest is.
 pub(super) enum Stage {
     Shaking(Box<Handshake>),
-    /// It is trusted; its HELLO is on its way.
-    Greeting {
-        guard: Guard,
-        known: Known,
-        raw: Vec<u8>,
-        plain: Vec<u8>,
-    },
+    /// Its key is proven; its HELLO is on its way.
+    Greeting(Box<Greeting>),
     /// It was told no: what it still sends is dropped until it closes, so that our words are not lost in a reset.
     Leaving,
     /// Only between two stages.
     Nothing,
+}
+
+pub(super) struct Greeting {
+    pub(super) guard: Guard,
+    pub(super) binding: Binding,
+    /// A stranger may still have a voucher in its HELLO.
+    pub(super) who: Result<Known, Stranger>,
+    /// Received, and not opened yet.
+    pub(super) raw: Vec<u8>,
+    /// The HELLO as far as it has come.
+    pub(super) plain: Vec<u8>,
 }
 
 pub(super) struct Guest<S> {
@@ -243,7 +249,7 @@ mod tests {
         for n in 0..3 * NOISY_A_TURN {
             guests.enter((), ends(if n % 2 == 0 { "10.0.0.1" } else { "10.0.0.2" }), Stage::Nothing, now);
         }
-        (0..=FAILED_BURST).for_each(|_| drop(failed.count("10.0.0.1".parse().unwrap(), now)));
+        (0..=FAILED_BURST).for_each(|_| _ = failed.count("10.0.0.1".parse().unwrap(), now));
         let mut heard = Vec::new();
         guests.hear(&vec![true; 3 * NOISY_A_TURN], &mut failed, now, |guest, _| {
             heard.push(guest.ends == ends("10.0.0.1"));

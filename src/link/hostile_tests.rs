@@ -95,6 +95,7 @@ impl Peer {
             features: 0,
             name: "hostile".into(),
             reason: String::new(),
+            voucher: Vec::new(),
         };
         let mut peer = Self { node, link, sealer, opener, heard: Vec::new(), opened };
         peer.say(&[hello.encode()]);

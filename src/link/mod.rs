@@ -32,7 +32,7 @@ mod worker;
 
 pub use dialer::{dial_client, keep_session};
 pub use door::Door;
-pub use guard::{Access, Authority, Ends, Known, Stranger};
+pub use guard::{Access, Authority, Ends, Judged, Known, Shown, Stranger};
 pub use helpers::Helpers;
 pub use inbox::{Attached, First, Notice, Pending};
 pub use node::{FileServer, Handler, Incoming, Node, NodeOptions, Peer};

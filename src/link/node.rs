@@ -225,6 +225,7 @@ impl Node {
             features: 0,
             name: self.0.name.clone(),
             reason: String::new(),
+            voucher: Vec::new(),
         }
     }
 

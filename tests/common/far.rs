@@ -103,5 +103,6 @@ pub(crate) fn hello() -> Hello {
         features: 0,
         name: "test".into(),
         reason: String::new(),
+        voucher: Vec::new(),
     }
 }

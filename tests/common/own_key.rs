@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use farside::auth::{PublicKey, SecretKey, Tls};
-use farside::link::{Access, Authority, Ends, Stranger};
+use farside::auth::{SecretKey, Tls};
+use farside::link::{Access, Authority, Judged, Shown, Stranger};
 
 struct Own(SecretKey);
 
@@ -12,11 +12,11 @@ impl Authority for Own {
         Tls::new(&self.0).map_err(|e| e.to_string())
     }
 
-    fn judge(&self, key: &PublicKey, ends: Ends) -> Result<String, Stranger> {
-        if *key == self.0.public() && ends.are_one_machine() {
-            return Ok("this test".into());
+    fn judge(&self, shown: &Shown) -> Result<Judged, Stranger> {
+        if shown.key == self.0.public() && shown.ends.are_one_machine() {
+            return Ok(Judged::known_as("this test"));
         }
-        Err(Stranger { log: format!("{key} is a stranger"), told: "you are a stranger".into() })
+        Err(Stranger { log: format!("{} is a stranger", shown.key), told: "you are a stranger".into() })
     }
 }
 

@@ -138,6 +138,7 @@ pub(crate) fn hello() -> Hello {
         features: 0,
         name,
         reason: String::new(),
+        voucher: Vec::new(),
     }
 }
 
