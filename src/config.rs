@@ -31,8 +31,20 @@ pub struct NodeConfig {
     /// The unix-socket service.
     #[serde(default)]
     pub uds: Uds,
+    /// Programs of this machine.
+    #[serde(default)]
+    pub local: Local,
     /// What `farside dpu up` builds; only on the DPU.
     pub offload: Option<Offload>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Local {
+    /// Users, by name or number, who may reach the other machine by rexec and libudsproxy.so, besides root and the group
+    /// `farside`.
+    #[serde(default)]
+    pub users: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]

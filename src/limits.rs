@@ -82,6 +82,13 @@ pub const FAILED_FORGET_S: u64 = 600;
 /// Addresses whose failures are counted, 64 bytes each; above it the counting begins anew.
 pub const FAILED_ADDRESSES_MAX: usize = 4096;
 
+/// Programs that wait for a voucher: each is answered within a millisecond or two.
+pub const VOUCH_BACKLOG: i32 = 128;
+/// How long one of them may keep the others waiting before it asks.
+pub const VOUCH_PATIENCE_MS: u64 = 200;
+/// How long a program waits for a daemon's word: a backlog of slow ones, and then another daemon may answer.
+pub const VOUCH_WAIT_MS: u64 = 3_000;
+
 /// Silence after which a link is asked whether it lives.
 pub const PING_AFTER_MS: u64 = 2_000;
 /// Silence after which it is dead: three pings unanswered.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::keys;
+use super::access;
 use crate::errno::OsResult;
 use crate::limits::DRAIN_MS;
 use crate::link::{Access, Node};
@@ -33,11 +33,11 @@ impl DaemonArgs {
     /// One line: this machine's key can't be used.
     pub(super) fn access(&self) -> Result<Access, String> {
         #[cfg(feature = "plaintext")]
-        if keys::plaintext_wanted(self.insecure_plaintext) {
+        if access::plaintext_wanted(self.insecure_plaintext) {
             tracing::warn!("links are NOT encrypted; loopback and 192.168.10.0/24 only");
             return Ok(Access::Plain);
         }
-        keys::access()
+        access::access()
     }
 }
 

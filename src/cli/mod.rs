@@ -1,12 +1,12 @@
 //! What was typed, and what it means. The mains call in here and exit with what comes back.
 
+mod access;
 pub mod address;
 pub mod carrier;
 pub mod daemon;
 pub mod engine;
 pub mod farside;
 mod guide_link;
-mod keys;
 pub mod mount;
 mod node;
 mod notify;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use clap::Parser;
 use nix::mount::MsFlags;
 
-use super::keys::client_access;
+use super::access::client_access;
 use crate::config::{NodeConfig, config_dir};
 use crate::qtfs::near::{self, MountSpec, SocketCarrier};
 use crate::sys::daemon::{Detached, detach};
