@@ -14,6 +14,8 @@ pub mod link;
 pub mod fdpass;
 pub mod ring;
 
+pub mod policy;
+
 pub mod auth;
 pub mod mux;
 
