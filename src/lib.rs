@@ -13,6 +13,7 @@ pub mod link;
 
 pub mod fdpass;
 pub mod ring;
+pub mod trust;
 
 pub mod policy;
 
