@@ -14,6 +14,9 @@ pub mod link;
 
 pub mod fdpass;
 pub mod ring;
+pub mod trust;
+
+pub mod policy;
 
 pub mod auth;
 pub mod mux;

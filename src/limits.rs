@@ -201,6 +201,20 @@ pub const IDENTITY_QUEUE_MAX: usize = 4096;
 /// Mounts whose kind is remembered; then all are forgotten and learnt again.
 pub const MOUNTS_REMEMBERED_MAX: usize = 1024;
 
+/// A peer's file, a whitelist or a key file: people write them. The largest whitelist that the guide's programs read is
+/// a few KiB.
+pub const POLICY_FILE_MAX: u64 = 256 << 10;
+/// Rules of one service in one peer's file: each OPEN may look at all of them.
+pub const POLICY_RULES_MAX: usize = 1024;
+/// Patterns in one rule's list.
+pub const POLICY_LIST_MAX: usize = 256;
+/// Keys of one peer: the old one and the new one of a rotation, and room for mistakes.
+pub const PEER_KEYS_MAX: usize = 16;
+/// Networks of one peer.
+pub const PEER_ADDRESSES_MAX: usize = 64;
+/// Peers of one machine.
+pub const PEERS_MAX: usize = 1024;
+
 /// What must stay free beside a new rootfs: libvirtd's logs and caches, and what apt needs to put one package right.
 pub const ROOTFS_SPARE_BYTES: u64 = 64 << 20;
 
