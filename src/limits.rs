@@ -82,6 +82,10 @@ pub const FAILED_FORGET_S: u64 = 600;
 /// Addresses whose failures are counted, 64 bytes each; above it the counting begins anew.
 pub const FAILED_ADDRESSES_MAX: usize = 4096;
 
+/// How often a daemon looks whether the files with keys and peers have changed: a stat of each.
+pub const TRUST_LOOK: Duration = Duration::from_millis(200);
+/// A peer that comes often is noted so often.
+pub const SEEN_AGAIN: Duration = Duration::from_secs(10);
 /// Programs that wait for a voucher: each is answered within a millisecond or two.
 pub const VOUCH_BACKLOG: i32 = 128;
 /// How long one of them may keep the others waiting before it asks.

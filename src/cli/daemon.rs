@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::access;
+use super::access::{Keys, OfDaemon};
 use crate::errno::OsResult;
 use crate::limits::DRAIN_MS;
-use crate::link::{Access, Node};
+use crate::link::Node;
 use crate::ring::{WISH_ENV, Wish};
 use crate::sys::signals;
 
@@ -31,13 +31,13 @@ impl DaemonArgs {
     ///
     /// # Errors
     /// One line: this machine's key can't be used.
-    pub(super) fn access(&self) -> Result<Access, String> {
+    pub(super) fn access(&self) -> Result<OfDaemon, String> {
         #[cfg(feature = "plaintext")]
-        if access::plaintext_wanted(self.insecure_plaintext) {
+        if super::access::plaintext_wanted(self.insecure_plaintext) {
             tracing::warn!("links are NOT encrypted; loopback and 192.168.10.0/24 only");
-            return Ok(Access::Plain);
+            return Ok(OfDaemon::Plain);
         }
-        access::access()
+        Keys::open().map(OfDaemon::Keys)
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use clap::Parser;
 use nix::mount::MsFlags;
 
-use super::access::client_access;
+use super::access;
 use crate::config::{NodeConfig, config_dir};
 use crate::qtfs::near::{self, MountSpec, SocketCarrier};
 use crate::sys::daemon::{Detached, detach};
@@ -162,7 +162,7 @@ fn settle(args: &Args) -> Result<MountSpec, String> {
             format!("which host? Say -o host=ADDR:PORT, or peer = \"ADDR:PORT\" in {}", file.display())
         })?,
     };
-    let access = client_access()?;
+    let access = access::of_program()?;
     Ok(MountSpec {
         source: args.source.clone(),
         target,

@@ -60,7 +60,7 @@ pub fn main() -> i32 {
         Err(e) => return usage(&e),
     };
     super::daemon::init_client_logs();
-    let access = match super::access::client_access() {
+    let access = match super::access::of_program() {
         Ok(access) => access,
         Err(e) => return usage(&e),
     };

@@ -11,7 +11,6 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -68,8 +67,17 @@ impl Door {
     fn run(self) {
         let mut guests = Guests::default();
         let mut failed = Failed::default();
+        let mut version = 0;
         while !self.node.is_leaving() {
             let ready = self.poll(&guests);
+            let now = match self.node.access() {
+                Access::Keys(authority) => authority.version(),
+                #[cfg(feature = "plaintext")]
+                Access::Plain => 0,
+            };
+            if std::mem::replace(&mut version, now) != now {
+                self.node.recheck();
+            }
             let (doors, ready) = ready.split_at(self.listeners.len());
             guests.hear(ready, &mut failed, Instant::now(), |guest, failed| self.hear(guest, failed));
             for guest in guests.late(Instant::now()) {
@@ -283,6 +291,9 @@ impl Door {
                 return line.map_or(Ok(true), Err);
             }
         };
+        if let (Access::Keys(authority), Some(key)) = (self.node.access(), &known.key) {
+            authority.seen(&known.name, key, guest.ends.there.ip());
+        }
         answer.verdict = Verdict::Ok;
         // A HELLO's few bytes always fit an empty socket buffer.
         let said = say(guest, &mut guard, &answer);
@@ -301,8 +312,14 @@ impl Door {
 
     fn serve_files(&self, conn: Conn) {
         let Some(files) = self.node.files() else { return };
-        let files = Arc::clone(&files);
-        let spawned = std::thread::Builder::new().name("files".into()).spawn(move || files.serve(conn));
+        let node = self.node.clone();
+        let serve = move || {
+            // Without a handle on it nobody could end it.
+            let Ok(number) = node.file_links().begun(&conn) else { return };
+            files.serve(conn);
+            node.file_links().ended(number);
+        };
+        let spawned = std::thread::Builder::new().name("files".into()).spawn(serve);
         if let Err(e) = spawned {
             tracing::warn!("start a file server: {e}");
         }

@@ -20,6 +20,19 @@ pub trait Authority: Send + Sync {
     /// # Errors
     /// It is nobody's that may.
     fn judge(&self, shown: &Shown) -> Result<Judged, Stranger>;
+
+    /// Another number when keys or trust have changed.
+    fn version(&self) -> u64 {
+        0
+    }
+
+    /// Whether a key that was let in would still be.
+    fn still_trusts(&self, _key: &PublicKey) -> bool {
+        true
+    }
+
+    /// A link of that peer has come up.
+    fn seen(&self, _name: &str, _key: &PublicKey, _ip: IpAddr) {}
 }
 
 /// A key that was proven, and on which connection.

@@ -25,6 +25,7 @@ mod pump;
 mod record_tests;
 mod sealed;
 mod sink;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod token;

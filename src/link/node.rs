@@ -20,8 +20,8 @@ use super::conn::Conn;
 use super::guard::{Access, Guard, Known};
 use super::helpers::Helpers;
 use super::inbox::{Cmd, Inbox, PairRef, Pending};
-use super::pair::DRAINED;
-use super::pair::Shared;
+use super::pair::{DRAINED, Shared};
+use super::standing::FileLinks;
 use super::worker::{self, News, Worker};
 use crate::errno::{Errno, OsError, OsResult};
 use crate::fdpass::Maker;
@@ -102,6 +102,7 @@ struct Inner {
     name: String,
     inboxes: Vec<Arc<Inbox>>,
     files: Option<Arc<dyn FileServer>>,
+    file_links: FileLinks,
     helpers: Helpers,
     state: Mutex<State>,
     changed: Condvar,
@@ -150,6 +151,7 @@ impl Node {
             name,
             inboxes,
             files: options.files.clone(),
+            file_links: FileLinks::default(),
             helpers: Helpers::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -204,6 +206,16 @@ impl Node {
 
     pub fn helpers(&self) -> &Helpers {
         &self.0.helpers
+    }
+
+    pub(super) fn file_links(&self) -> &FileLinks {
+        &self.0.file_links
+    }
+
+    /// Everybody who has a session, and where it is.
+    pub(super) fn sessions_now(&self) -> Vec<(Arc<Peer>, Vec<PairRef>)> {
+        let pairs = |s: &Session| s.pairs.iter().flatten().cloned().collect();
+        self.state().sessions.iter().map(|s| (Arc::clone(&s.peer), pairs(s))).collect()
     }
 
     pub(super) fn files(&self) -> Option<Arc<dyn FileServer>> {

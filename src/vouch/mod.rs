@@ -11,18 +11,16 @@
 
 mod asker;
 mod server;
-mod users;
 mod wire;
 
 use std::path::PathBuf;
 
+use crate::trust::seen::RUN_DIR_ENV;
+
 pub use asker::Asker;
 pub use server::{Host, Server};
-pub use users::Users;
 
-/// Another place for the daemons' sockets, for tests and for more than one set of daemons on a machine.
-pub const DIR_ENV: &str = "FARSIDE_VOUCH_DIR";
-
+/// The daemons' sockets. Not below /run/farside, which is root's alone.
 pub fn dir() -> PathBuf {
-    std::env::var_os(DIR_ENV).map_or_else(|| PathBuf::from("/run/farside-vouch"), PathBuf::from)
+    std::env::var_os(RUN_DIR_ENV).map_or_else(|| "/run/farside-vouch".into(), |dir| PathBuf::from(dir).join("vouch"))
 }
