@@ -115,6 +115,9 @@ pub const POOL_PRESSURE: usize = 16 << 20;
 pub const COOL_AFTER_MS: u64 = 1_000;
 /// Pieces that one send to a program may gather.
 pub const GATHER_MAX: usize = 64;
+/// Looks through /proc for the process that holds a socket: one may miss an fd that is given another number just then,
+/// at a program's start; two such moments in a row are rare enough for a third to be the last.
+pub const PEER_LOOKS: usize = 3;
 /// Link pairs of one session, and so worker threads of one node: the cores of a large DPU.
 pub const LINKS_MAX: usize = 64;
 /// Sessions of one node: one with its peer, and one for each command that came without a node of its own.
