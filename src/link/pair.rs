@@ -6,8 +6,10 @@
 //! ```
 //!
 //! `advance` runs after every turn's completions: first all events, then what leaves. A pair whose link fails ends as a
-//! whole: every stream is reset, every fd closed.
+//! whole: every stream is reset, every fd closed. What stays is a port whose stream had ended before, with bytes that are
+//! only to be written: it needs nobody but its program and the kernel.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -43,8 +45,8 @@ pub(super) struct Pair {
     pub(super) mux: Mux<Chunk>,
     lanes: [Option<LaneEnd>; 2],
     pub(super) ports: Slab<Port>,
-    /// The port of each of the mux's stream slots.
-    pub(super) by_stream: Vec<Option<usize>>,
+    /// Which port is whose: until the port goes, which may be long after its stream.
+    pub(super) by_key: HashMap<Key, usize>,
     watches: Vec<(Key, Notice)>,
     pub(super) ended: Option<String>,
     /// In the worker's list of pairs to advance.
@@ -76,7 +78,7 @@ impl Pair {
             mux: Mux::new(options),
             lanes: [None, None],
             ports: Slab::new(),
-            by_stream: Vec::new(),
+            by_key: HashMap::new(),
             watches: Vec::new(),
             ended: None,
             touched: false,
@@ -147,6 +149,22 @@ impl Pair {
         // Whoever waits for the children's last byte must not take this for it: the notices are dropped unsent.
         self.watches.clear();
         self.mux.reset_all(Errno::ECONNRESET);
+        // Not left to the streams' events: a port that has outlived its stream has none.
+        let stranded = self.ports.iter().filter(|(_, port)| !port.ends_alone());
+        for at in stranded.map(|(at, _)| at).collect::<Vec<_>>() {
+            // One port's end may have been that of others.
+            if self.ports.contains(at) {
+                self.cut_off(at, Errno::ECONNRESET, hands);
+            }
+        }
+    }
+
+    /// The stream of this port is no more.
+    fn cut_off(&mut self, at: usize, errno: Errno, hands: &mut Hands) {
+        if let Some(verdict) = self.ports[at].verdict.take() {
+            verdict(Err(errno));
+        }
+        self.abort_with_children(at, hands);
     }
 
     /// The links are gone: the node may forget the session, while what was received is still being written. Says so once.
@@ -263,14 +281,11 @@ impl Pair {
             }
             Event::Reset { key, errno } => {
                 let Some(at) = self.port_of(key) else { return };
-                if let Some(verdict) = self.ports[at].verdict.take() {
-                    verdict(Err(errno));
-                }
                 // A child that was cut off has not written all: its parent's notice is dropped unsent.
                 if let (Some(parent), false) = (self.ports[at].parent, self.ports[at].sink_closed) {
                     self.watches.retain(|(key, _)| *key != parent);
                 }
-                self.abort_with_children(at, hands);
+                self.cut_off(at, errno, hands);
             }
             Event::MayRead { key } => {
                 let Some(at) = self.port_of(key) else { return };
@@ -388,23 +403,24 @@ impl Pair {
 
     pub(super) fn add_port(&mut self, key: Key) -> usize {
         let at = self.ports.insert(Port::new(key));
-        if self.by_stream.len() <= key.index() {
-            self.by_stream.resize(key.index() + 1, None);
-        }
-        self.by_stream[key.index()] = Some(at);
+        self.by_key.insert(key, at);
         at
     }
 
     pub(super) fn port_of(&self, key: Key) -> Option<usize> {
-        let at = self.by_stream.get(key.index()).copied().flatten()?;
-        self.ports.get(at).is_some_and(|p| p.key == key).then_some(at)
+        self.by_key.get(&key).copied()
+    }
+
+    pub(super) fn remove_port(&mut self, at: usize) {
+        let port = self.ports.remove(at);
+        self.by_key.remove(&port.key);
     }
 
     /// A stream that was announced and will not be sent after all.
     pub(super) fn forget(&mut self, key: Key) {
         self.mux.reset(key, Errno::ECONNRESET);
         if let Some(at) = self.port_of(key) {
-            self.ports.remove(at);
+            self.remove_port(at);
         }
     }
 }

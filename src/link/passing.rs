@@ -114,7 +114,7 @@ impl Pair {
         hands: &mut Hands,
     ) {
         // Ended or cut off meanwhile: what was made is closed again here.
-        if self.ended.is_some() || self.ports.get(at).is_none_or(|p| p.key != key || p.sink_closed) {
+        if self.ports.get(at).is_none_or(|p| p.key != key || p.sink_closed) {
             return;
         }
         self.ports[at].rebuilding = false;
