@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
+use super::pair::End;
 use super::port::Hands;
 use crate::errno::Errno;
 use crate::limits::{BULK_BATCH, LAT_BATCH, POOL_PRESSURE};
@@ -12,7 +13,6 @@ use crate::mux::{Mux, Payload};
 use crate::ring::{Chunk, Done, Fd, Filling, Message, Op, OpId, Pool, Size};
 use crate::wire::hello::Lane;
 use crate::wire::parser::{Parser, Step};
-use crate::wire::{ProtocolError, WireResult};
 
 pub(super) struct LaneEnd {
     lane: Lane,
@@ -59,16 +59,23 @@ impl LaneEnd {
     ///
     /// # Errors
     /// The link must be closed: its end, a failed read, or the peer's mistake.
-    pub(super) fn on_received(&mut self, done: Done, mux: &mut Mux<Chunk>, pool: &Pool, now_us: u64) -> WireResult<()> {
+    pub(super) fn on_received(
+        &mut self,
+        done: Done,
+        mux: &mut Mux<Chunk>,
+        pool: &Pool,
+        now_us: u64,
+    ) -> Result<(), End> {
         self.recv = None;
         if self.closed {
             return Ok(());
         }
         let count = match done.result {
-            Ok(0) => return Err(ProtocolError("the peer closed the link".into())),
+            Ok(0) if self.parser.is_between_frames() => return Err(End::Gone("the peer closed the link".into())),
+            Ok(0) => return Err(End::Broken("the peer closed the link within a frame".into())),
             Ok(count) => count as usize,
             Err(Errno::EINTR | Errno::EAGAIN) => return Ok(()),
-            Err(errno) => return Err(ProtocolError(format!("link lost: {}", errno.desc()))),
+            Err(errno) => return Err(End::Gone(format!("link lost: {}", errno.desc()))),
         };
         let Op::Recv { mut into, .. } = done.op else { unreachable!("a link's read is RECV") };
         let mut rest = into.cut(count);
@@ -113,13 +120,13 @@ impl LaneEnd {
 
     /// # Errors
     /// As `on_received`.
-    pub(super) fn on_sent(&mut self, done: Done, hands: &mut Hands, token: u64) -> WireResult<()> {
+    pub(super) fn on_sent(&mut self, done: Done, hands: &mut Hands, token: u64) -> Result<(), End> {
         self.send = None;
         let Op::Send { fd, mut message } = done.op else { unreachable!("a link's write is SENDMSG") };
         match done.result {
             Ok(count) => message.advance(count as usize),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(errno) => return Err(ProtocolError(format!("link lost: {}", errno.desc()))),
+            Err(errno) => return Err(End::Gone(format!("link lost: {}", errno.desc()))),
         }
         if message.left() > 0 && !self.closed {
             self.send = Some(hands.engine.submit(Op::Send { fd, message }, token));

@@ -10,6 +10,7 @@
 //! only to be written: it needs nobody but its program and the kernel.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ use crate::fdpass::{self, Pump, PumpKind};
 use crate::limits::{HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW};
 use crate::mux::{Event, Key, Mux, Options};
 use crate::ring::{Chunk, Done};
+use crate::wire::ProtocolError;
 use crate::wire::hello::Lane;
 use crate::wire::service;
 
@@ -48,7 +50,7 @@ pub(super) struct Pair {
     /// Which port is whose: until the port goes, which may be long after its stream.
     pub(super) by_key: HashMap<Key, usize>,
     watches: Vec<(Key, Notice)>,
-    pub(super) ended: Option<String>,
+    pub(super) ended: Option<End>,
     /// In the worker's list of pairs to advance.
     pub(super) touched: bool,
     news: bool,
@@ -66,8 +68,31 @@ pub(super) fn window_of(kind: &PumpKind) -> u32 {
     }
 }
 
-/// Why a pair ended that both sides had left.
-pub(super) const DRAINED: &str = "drained";
+/// Why a pair ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    /// Both sides had left, and the last stream ended.
+    Drained,
+    /// A link is lost, or its other end has gone: how a command's session ends, however that went.
+    Gone(String),
+    /// The peer's mistake.
+    Broken(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Drained => f.write_str("drained"),
+            Self::Gone(why) | Self::Broken(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<ProtocolError> for End {
+    fn from(e: ProtocolError) -> Self {
+        Self::Broken(e.0)
+    }
+}
 
 impl Pair {
     pub(super) fn new(id: u64, slot: usize, peer: Arc<Peer>, options: Options) -> Self {
@@ -128,7 +153,7 @@ impl Pair {
         };
         if let Err(e) = result {
             // The peer may close as soon as nothing more can come; that is no loss.
-            self.end(if self.is_drained() { DRAINED } else { &e.0 }, hands);
+            self.end(if self.is_drained() { End::Drained } else { e }, hands);
         }
     }
 
@@ -138,11 +163,11 @@ impl Pair {
     }
 
     /// The pair is over: every stream is reset, every fd closed.
-    pub(super) fn end(&mut self, reason: &str, hands: &mut Hands) {
+    pub(super) fn end(&mut self, why: End, hands: &mut Hands) {
         if self.ended.is_some() {
             return;
         }
-        self.ended = Some(reason.to_owned());
+        self.ended = Some(why);
         for lane in self.lanes.iter_mut().flatten() {
             lane.close(hands);
         }
@@ -184,12 +209,12 @@ impl Pair {
         }
         if self.lanes[Lane::Lat.index()].is_none() {
             if now_us.saturating_sub(self.born_us) > HELLO_DEADLINE_MS * 2000 {
-                self.end("its LAT link never came", hands);
+                self.end(End::Broken("its LAT link never came".into()), hands);
             }
             return;
         }
         if let Err(e) = self.mux.on_time(now_us) {
-            self.end(if self.closing { DRAINED } else { &e.0 }, hands);
+            self.end(if self.closing { End::Drained } else { End::Gone(e.0) }, hands);
         }
         let waiting: Vec<usize> = self.ports.iter().filter(|(_, p)| p.is_listener()).map(|(at, _)| at).collect();
         for at in waiting {

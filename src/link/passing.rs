@@ -132,7 +132,7 @@ impl Pair {
             let Some((id, pump)) = pump else { continue };
             let adopted = match self.mux.adopt(id, INITIAL_WINDOW) {
                 Ok(adopted) => adopted,
-                Err(e) => return self.end(&e.0, hands),
+                Err(e) => return self.end(e.into(), hands),
             };
             let child = self.add_port(adopted);
             self.ports[child].parent = self.ports[at].owns_children.then_some(key);
