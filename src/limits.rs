@@ -131,6 +131,9 @@ pub const RING_DROP_WAITS: usize = 10;
 pub const EPOLL_EVENTS: usize = RING_SQ_ENTRIES as usize;
 /// Helper threads of a process: as many blocking calls (connect, open, fork) as may be under way at once.
 pub const HELPERS_MAX: usize = 64;
+/// Helpers that wait for room in the queues of listeners that crossed, a second at most: a quarter of them, so that a
+/// program which does not accept delays nobody else. Further clients of a full one are refused at once.
+pub const LISTENER_WAITERS_MAX: usize = HELPERS_MAX / 4;
 /// A helper without work ends after this time.
 pub const HELPERS_IDLE_MS: u64 = 10_000;
 /// What one SENDMSG on a LAT link may carry: four full frames, so that a control frame waits for little.
@@ -144,6 +147,9 @@ pub const POOL_PRESSURE: usize = 16 << 20;
 pub const COOL_AFTER_MS: u64 = 1_000;
 /// Pieces that one send to a program may gather.
 pub const GATHER_MAX: usize = 64;
+/// Looks through /proc for the process that holds a socket: one may miss an fd that is given another number just then,
+/// at a program's start; two such moments in a row are rare enough for a third to be the last.
+pub const PEER_LOOKS: usize = 3;
 /// Link pairs of one session, and so worker threads of one node: the cores of a large DPU.
 pub const LINKS_MAX: usize = 64;
 /// Sessions of one node: one with its peer, and one for each command that came without a node of its own.

@@ -172,7 +172,6 @@ fn a_node_that_breaks_the_protocol_is_one_line_and_all_others_go_on() {
 }
 
 #[test]
-#[ignore = "known defect: what ends a session of role Client, also a protocol error, is said at level debug only"]
 fn a_command_that_breaks_the_protocol_is_one_line_and_all_others_go_on() {
     one_line_and_all_others_go_on("client");
 }

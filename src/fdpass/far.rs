@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::fcntl::OFlag;
 use nix::sys::socket::{
@@ -15,7 +16,7 @@ use nix::unistd::{Whence, lseek, pipe2};
 
 use super::{Maker, Pump, PumpKind, Rebuilt, memfd, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::limits::RECORD_MAX;
+use crate::limits::{LISTENER_WAITERS_MAX, RECORD_MAX};
 use crate::sys::nonblock::set_nonblocking;
 use crate::sys::tempdir::PrivateDir;
 use crate::sys::{tap, terminal, unix};
@@ -172,6 +173,21 @@ fn listener(stream: u32, kind: SocketKind, backlog: u32, nonblock: bool) -> OsRe
     Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Listening(Box::new(home)) })) })
 }
 
+/// Threads in `wait_for_room`, of all listeners.
+static WAITERS: AtomicUsize = AtomicUsize::new(0);
+
+fn wait_for_room(fd: &OwnedFd, address: &UnixAddr) -> Result<(), Errno> {
+    let before = WAITERS.fetch_add(1, Ordering::Relaxed);
+    let wait = || {
+        setsockopt(fd, sockopt::SendTimeout, &TimeVal::seconds(1))?;
+        connect(fd.as_raw_fd(), address)?;
+        setsockopt(fd, sockopt::SendTimeout, &TimeVal::seconds(0))
+    };
+    let result = if before < LISTENER_WAITERS_MAX { wait() } else { Err(Errno::EAGAIN) };
+    WAITERS.fetch_sub(1, Ordering::Relaxed);
+    result
+}
+
 const LISTENER_NAME: &str = "s";
 
 /// Where a listener that was made here is reached. Dropping it removes the place.
@@ -195,18 +211,54 @@ pub struct Address {
 }
 
 impl Address {
-    /// One more client. Waits a little while the queue is full, as connect(2) does; not for ever, because the thread is
-    /// not its own.
+    /// One more client. Waits a little while the queue is full, as connect(2) does; not for ever, and not with too many
+    /// others, because the thread is not its own.
     ///
     /// # Errors
     /// ECONNREFUSED when the program has closed its listening socket, EAGAIN when its queue stays full.
     pub fn connect(&self) -> OsResult<Pump> {
-        let fd = socket(AddressFamily::Unix, sock_type(self.kind)?, SockFlag::SOCK_CLOEXEC, None).step("socket")?;
-        setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(1)).step("SO_SNDTIMEO")?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Unix, sock_type(self.kind)?, flags, None).step("socket")?;
         let address = UnixAddr::new(&self.dir.join(LISTENER_NAME)).step("socket address")?;
-        connect(fd.as_raw_fd(), &address).step_on("connect", self.dir.display())?;
-        setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(0)).step("SO_SNDTIMEO")?;
+        let now = connect(fd.as_raw_fd(), &address);
+        set_nonblocking(&fd, false)?;
+        let done = match now {
+            Err(Errno::EAGAIN) => wait_for_room(&fd, &address),
+            other => other,
+        };
+        done.step_on("connect", self.dir.display())?;
         make_room(&fd, self.kind);
         Ok(Pump { fd, kind: socket_pump(self.kind) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::limits::HELPERS_MAX;
+
+    #[test]
+    fn a_full_listener_holds_few_threads() {
+        let recipe = Recipe::Listener { stream: 1, kind: SocketKind::Stream, backlog: 1, nonblock: false };
+        let made = Maker::default().rebuild(&[recipe]).unwrap().pop().unwrap();
+        let Some((_, Pump { kind: PumpKind::Listening(home), .. })) = made.pump else { panic!("a listener") };
+        let mut queued = Vec::new();
+        while let Ok(client) = home.address().connect() {
+            queued.push(client);
+        }
+        let clients: Vec<_> = (0..HELPERS_MAX).map(|_| home.address()).collect();
+        let threads = clients.into_iter().map(|address| {
+            std::thread::spawn(move || {
+                let begun = Instant::now();
+                assert_eq!(address.connect().unwrap_err().errno, Errno::EAGAIN);
+                begun.elapsed() > Duration::from_millis(500)
+            })
+        });
+        let held = threads.collect::<Vec<_>>().into_iter().filter_map(|t| t.join().unwrap().then_some(())).count();
+        assert!((1..=LISTENER_WAITERS_MAX).contains(&held), "{held} were held");
+        drop(made.fd);
+        assert_eq!(home.address().connect().unwrap_err().errno, Errno::ECONNREFUSED);
     }
 }

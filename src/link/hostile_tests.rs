@@ -1,8 +1,8 @@
 //! A peer that speaks the protocol by hand, and not to our good.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -13,25 +13,32 @@ use super::guard::twins::{access, own};
 use super::tests::{World, pair_of};
 use super::*;
 use crate::auth::{Handshake, Opener, Progress, Sealer};
-use crate::fdpass::{Maker, Pump};
+use crate::errno::OsResult;
+use crate::fdpass::{Files, Maker, Pump};
 use crate::limits::{INITIAL_WINDOW, RECORD_MAX};
 use crate::ring::Wish;
 use crate::sys::scm;
 use crate::wire::frame::{FrameType, HEADER_LEN, Header, flags};
 use crate::wire::hello::{Hello, Lane, Role, Verdict};
-use crate::wire::recipe::{Access, Recipe, Seals, encode_all};
+use crate::wire::recipe::{Access, FileId, Recipe, Seals, encode_all};
 use crate::wire::service;
 
 type Opened = (UnixStream, Attached);
 
-struct Takes(Mutex<mpsc::Sender<Opened>>);
+/// How a stream that a peer has opened gets its local end.
+type Begin = Box<dyn FnOnce() -> Opened + Send>;
+
+struct Takes(Mutex<mpsc::Sender<Begin>>);
 
 impl Handler for Takes {
     fn on_open(&self, incoming: Incoming) {
-        let (fd, theirs, kind) = pair_of(SockType::Stream);
-        let attached = incoming.stream.attach(Pump { fd, kind });
+        let begin = Box::new(move || {
+            let (fd, theirs, kind) = pair_of(SockType::Stream);
+            theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            (theirs, incoming.stream.attach(Pump { fd, kind }))
+        });
         // The test may have ended.
-        let _ = self.0.lock().unwrap().send((theirs, attached));
+        let _ = self.0.lock().unwrap().send(begin);
     }
 }
 
@@ -43,7 +50,7 @@ struct Peer {
     opener: Opener,
     /// Heard and not looked at yet.
     heard: Vec<u8>,
-    opened: mpsc::Receiver<Opened>,
+    opened: mpsc::Receiver<Begin>,
 }
 
 const CREDIT: u32 = 100_000;
@@ -71,11 +78,14 @@ fn shake(link: &mut TcpStream) -> (Sealer, Opener) {
 
 impl Peer {
     fn new() -> Self {
+        Self::with(Maker::default())
+    }
+
+    fn with(fds: Maker) -> Self {
         let (tell, opened) = mpsc::channel();
         let handler = Arc::new(Takes(Mutex::new(tell)));
-        let (files, fds) = (None, Maker::default());
-        let node =
-            Node::start(NodeOptions { workers: 1, engine: Wish::Auto, access: access(), handler, files, fds }).unwrap();
+        let (engine, access, files) = (Wish::Auto, access(), None);
+        let node = Node::start(NodeOptions { workers: 1, engine, access, handler, files, fds }).unwrap();
         let door = Door::bind("127.0.0.1:0", node.clone()).unwrap();
         let addr = door.addresses()[0];
         door.open().unwrap();
@@ -134,6 +144,10 @@ impl Peer {
     }
 
     fn open(&mut self, stream: u32, service: u16, credit: u32) -> Opened {
+        self.open_slowly(stream, service, credit)()
+    }
+
+    fn open_slowly(&mut self, stream: u32, service: u16, credit: u32) -> Begin {
         self.say(&[frame(FrameType::Open, stream, 0, service, credit, b"")]);
         self.opened.recv_timeout(Duration::from_secs(5)).unwrap()
     }
@@ -184,6 +198,80 @@ fn a_commands_end_among_fds_that_never_became_whole() {
     peer.say(&[message(7, &[memfd(9), Recipe::Pipe { stream: 11, access: READ_ONLY }])]);
     std::thread::sleep(Duration::from_millis(300));
     attached.finish_children();
+    peer.lives();
+}
+
+/// Both directions end, as far as the protocol goes.
+fn ends(stream: u32) -> Vec<u8> {
+    let fin = frame(FrameType::Data, stream, flags::FIN, 0, CREDIT, b"");
+    [fin, frame(FrameType::Credit, stream, flags::READ_CLOSED, 0, CREDIT, b"")].concat()
+}
+
+/// The program sees its socket's end, whichever it is.
+#[track_caller]
+fn is_closed(mut end: UnixStream) {
+    match end.read(&mut [0]) {
+        Ok(0) => {}
+        Err(e) if e.raw_os_error() == Some(libc::ECONNRESET) => {}
+        other => panic!("the socket is still held: {other:?}"),
+    }
+}
+
+/// Takes its time to open a file.
+struct Slow(Mutex<(mpsc::Sender<()>, mpsc::Receiver<()>)>);
+
+impl Files for Slow {
+    fn reopen(&self, _: &FileId, _: Access) -> OsResult<OwnedFd> {
+        let (begun, go_on) = &*self.0.lock().unwrap();
+        begun.send(()).unwrap();
+        go_on.recv_timeout(Duration::from_secs(5)).unwrap();
+        Ok(std::fs::File::open("/dev/null").unwrap().into())
+    }
+
+    fn exported_path(&self, _: BorrowedFd<'_>) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+#[test]
+fn fds_that_are_made_too_late_for_their_session_leave_nothing() {
+    let (begun, begins) = mpsc::channel();
+    let (go_on, goes_on) = mpsc::channel();
+    let files: Arc<dyn Files> = Arc::new(Slow(Mutex::new((begun, goes_on))));
+    let mut peer = Peer::with(Maker { files: Some(files), ..Maker::default() });
+    let (end, _) = peer.open(7, service::UDS, CREDIT);
+    let file = FileId { mount: [0; 16], node: 1 };
+    peer.say(&[message(7, &[Recipe::File { file, access: READ_ONLY, offset: 0 }]), ends(7)]);
+    begins.recv_timeout(Duration::from_secs(5)).unwrap();
+    peer.lives();
+    peer.link.shutdown(Shutdown::Both).unwrap();
+    while !peer.node.sessions().is_empty() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    go_on.send(()).unwrap();
+    is_closed(end);
+}
+
+#[test]
+fn an_ended_streams_message_that_ends_the_session_leaves_nothing() {
+    let mut peer = Peer::new();
+    let (end, _) = peer.open(7, service::UDS, CREDIT);
+    // Number 2 is not the peer's to announce.
+    peer.say(&[message(7, &[Recipe::Pipe { stream: 2, access: READ_ONLY }]), ends(7)]);
+    is_closed(end);
+}
+
+#[test]
+fn a_local_end_that_comes_when_its_stream_has_ended_is_closed() {
+    let mut peer = Peer::new();
+    let begin = peer.open_slowly(7, service::UDS, CREDIT);
+    let data = frame(FrameType::Data, 7, 0, 0, CREDIT, b"d");
+    peer.say(&[data, ends(7)]);
+    // It takes the first one's place.
+    let _next = peer.open(9, service::UDS, CREDIT);
+    let (mut end, _) = begin();
+    assert_eq!(end.read(&mut [0; 2]).unwrap(), 1, "what came in time");
+    is_closed(end);
     peer.lives();
 }
 

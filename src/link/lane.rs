@@ -11,6 +11,7 @@ use std::rc::Rc;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::guard::Guard;
+use super::pair::End;
 use super::port::Hands;
 use crate::auth::{Opened, RECORD_HEAD};
 use crate::errno::Errno;
@@ -19,7 +20,6 @@ use crate::mux::{Mux, Payload};
 use crate::ring::{Chunk, Done, Fd, Filling, Message, Op, OpId, Pool, Size};
 use crate::wire::hello::Lane;
 use crate::wire::parser::{Parser, Step};
-use crate::wire::{ProtocolError, WireResult};
 
 pub(super) struct LaneEnd {
     lane: Lane,
@@ -79,16 +79,23 @@ impl LaneEnd {
     ///
     /// # Errors
     /// The link must be closed: its end, a failed read, or the peer's mistake.
-    pub(super) fn on_received(&mut self, done: Done, mux: &mut Mux<Chunk>, pool: &Pool, now_us: u64) -> WireResult<()> {
+    pub(super) fn on_received(
+        &mut self,
+        done: Done,
+        mux: &mut Mux<Chunk>,
+        pool: &Pool,
+        now_us: u64,
+    ) -> Result<(), End> {
         self.recv = None;
         if self.closed {
             return Ok(());
         }
         let count = match done.result {
-            Ok(0) => return Err(ProtocolError("the peer closed the link".into())),
+            Ok(0) if self.parser.is_between_frames() => return Err(End::Gone("the peer closed the link".into())),
+            Ok(0) => return Err(End::Broken("the peer closed the link within a frame".into())),
             Ok(count) => count as usize,
             Err(Errno::EINTR | Errno::EAGAIN) => return Ok(()),
-            Err(errno) => return Err(ProtocolError(format!("link lost: {}", errno.desc()))),
+            Err(errno) => return Err(End::Gone(format!("link lost: {}", errno.desc()))),
         };
         let Op::Recv { mut into, .. } = done.op else { unreachable!("a link's read is RECV") };
         into.received(count);
@@ -99,7 +106,7 @@ impl LaneEnd {
     }
 
     /// Opens what is whole, and cuts it into frames.
-    fn open_all(&mut self, into: &mut Filling, mux: &mut Mux<Chunk>, pressed: bool, now_us: u64) -> WireResult<()> {
+    fn open_all(&mut self, into: &mut Filling, mux: &mut Mux<Chunk>, pressed: bool, now_us: u64) -> Result<(), End> {
         loop {
             let (used, plain) = match &mut self.guard {
                 Guard::Tls { opener, .. } => match opener.open(into.raw())? {
@@ -108,7 +115,7 @@ impl LaneEnd {
                         self.want = want;
                         return Ok(());
                     }
-                    Opened::End => return Err(ProtocolError("the peer closed the link".into())),
+                    Opened::End => return Err(End::Gone("the peer closed the link".into())),
                 },
                 #[cfg(feature = "plaintext")]
                 Guard::Plain => match into.raw().len() {
@@ -121,7 +128,7 @@ impl LaneEnd {
         }
     }
 
-    fn on_plain(&mut self, mut rest: Chunk, mux: &mut Mux<Chunk>, pressed: bool, now_us: u64) -> WireResult<()> {
+    fn on_plain(&mut self, mut rest: Chunk, mux: &mut Mux<Chunk>, pressed: bool, now_us: u64) -> Result<(), End> {
         loop {
             match self.parser.step(rest.as_ref())? {
                 Step::More => return Ok(()),
@@ -145,7 +152,7 @@ impl LaneEnd {
     ///
     /// # Errors
     /// As `on_received`.
-    pub(super) fn transmit(&mut self, mux: &mut Mux<Chunk>, hands: &mut Hands, token: u64) -> WireResult<()> {
+    pub(super) fn transmit(&mut self, mux: &mut Mux<Chunk>, hands: &mut Hands, token: u64) -> Result<(), End> {
         if self.closed {
             return Ok(());
         }
@@ -175,13 +182,13 @@ impl LaneEnd {
 
     /// # Errors
     /// As `on_received`.
-    pub(super) fn on_sent(&mut self, done: Done, hands: &mut Hands, token: u64) -> WireResult<()> {
+    pub(super) fn on_sent(&mut self, done: Done, hands: &mut Hands, token: u64) -> Result<(), End> {
         self.send = None;
         let Op::Send { fd, mut message } = done.op else { unreachable!("a link's write is SENDMSG") };
         match done.result {
             Ok(count) => message.advance(count as usize),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(errno) => return Err(ProtocolError(format!("link lost: {}", errno.desc()))),
+            Err(errno) => return Err(End::Gone(format!("link lost: {}", errno.desc()))),
         }
         if message.left() > 0 && !self.closed {
             self.send = Some(hands.engine.submit(Op::Send { fd, message }, token));

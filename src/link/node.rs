@@ -20,7 +20,7 @@ use super::conn::Conn;
 use super::guard::{Access, Guard, Known};
 use super::helpers::Helpers;
 use super::inbox::{Cmd, Inbox, PairRef, Pending};
-use super::pair::{DRAINED, Shared};
+use super::pair::{End, Shared};
 use super::standing::FileLinks;
 use super::worker::{self, News, Worker};
 use crate::errno::{Errno, OsError, OsResult};
@@ -181,7 +181,7 @@ impl Node {
             let shared = Shared { inbox, helpers, handler, maker };
             let on_news = Box::new(move |pair, news: News<'_>| match news {
                 News::Leaving => node.on_peer_leaving(pair),
-                News::Ended(reason) => node.on_pair_end(pair, reason),
+                News::Ended(why) => node.on_pair_end(pair, why),
             });
             match Worker::new(shared, on_news, wish) {
                 Ok((worker, line)) => {
@@ -381,12 +381,12 @@ impl Node {
     }
 
     /// One pair is over: its session is.
-    fn on_pair_end(&self, pair: u64, reason: &str) {
+    fn on_pair_end(&self, pair: u64, why: &End) {
         let mut state = self.state();
         let Some(at) = state.sessions.iter().position(|s| s.pairs.iter().flatten().any(|p| p.pair == pair)) else {
             return;
         };
-        if state.sessions[at].retired && reason == DRAINED {
+        if state.sessions[at].retired && *why == End::Drained {
             // A retired session's pairs end one by one, each with its last stream.
             state.sessions[at]
                 .pairs
@@ -399,13 +399,13 @@ impl Node {
         }
         let session = state.sessions.swap_remove(at);
         for other in session.pairs.iter().flatten().filter(|p| p.pair != pair) {
-            other.inbox.push(Cmd::End { pair: other.pair, reason: format!("another link: {reason}") });
+            other.inbox.push(Cmd::End { pair: other.pair, reason: format!("another link: {why}") });
         }
-        match session.role {
-            Role::Peer if !session.retired && !state.leaving => {
-                tracing::warn!(peer = %session.peer, "session over: {reason}");
-            }
-            _ => tracing::debug!(peer = %session.peer, "session over: {reason}"),
+        let missed = session.role == Role::Peer && !session.retired && !state.leaving;
+        if missed || matches!(why, End::Broken(_)) {
+            tracing::warn!(peer = %session.peer, "session over: {why}");
+        } else {
+            tracing::debug!(peer = %session.peer, "session over: {why}");
         }
         self.0.changed.notify_all();
     }

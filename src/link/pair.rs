@@ -6,8 +6,11 @@
 //! ```
 //!
 //! `advance` runs after every turn's completions: first all events, then what leaves. A pair whose link fails ends as a
-//! whole: every stream is reset, every fd closed.
+//! whole: every stream is reset, every fd closed. What stays is a port whose stream had ended before, with bytes that are
+//! only to be written: it needs nobody but its program and the kernel.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -25,6 +28,7 @@ use crate::fdpass::{self, Pump, PumpKind};
 use crate::limits::{HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW};
 use crate::mux::{Event, Key, Mux, Options};
 use crate::ring::{Chunk, Done};
+use crate::wire::ProtocolError;
 use crate::wire::hello::Lane;
 use crate::wire::service;
 
@@ -44,10 +48,10 @@ pub(super) struct Pair {
     pub(super) mux: Mux<Chunk>,
     lanes: [Option<LaneEnd>; 2],
     pub(super) ports: Slab<Port>,
-    /// The port of each of the mux's stream slots.
-    pub(super) by_stream: Vec<Option<usize>>,
+    /// Which port is whose: until the port goes, which may be long after its stream.
+    pub(super) by_key: HashMap<Key, usize>,
     watches: Vec<(Key, Notice)>,
-    pub(super) ended: Option<String>,
+    pub(super) ended: Option<End>,
     /// In the worker's list of pairs to advance.
     pub(super) touched: bool,
     news: bool,
@@ -65,8 +69,31 @@ pub(super) fn window_of(kind: &PumpKind) -> u32 {
     }
 }
 
-/// Why a pair ended that both sides had left.
-pub(super) const DRAINED: &str = "drained";
+/// Why a pair ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    /// Both sides had left, and the last stream ended.
+    Drained,
+    /// A link is lost, or its other end has gone: how a command's session ends, however that went.
+    Gone(String),
+    /// The peer's mistake.
+    Broken(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Drained => f.write_str("drained"),
+            Self::Gone(why) | Self::Broken(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<ProtocolError> for End {
+    fn from(e: ProtocolError) -> Self {
+        Self::Broken(e.0)
+    }
+}
 
 impl Pair {
     pub(super) fn new(id: u64, slot: usize, peer: Arc<Peer>, options: Options) -> Self {
@@ -77,7 +104,7 @@ impl Pair {
             mux: Mux::new(options),
             lanes: [None, None],
             ports: Slab::new(),
-            by_stream: Vec::new(),
+            by_key: HashMap::new(),
             watches: Vec::new(),
             ended: None,
             touched: false,
@@ -127,7 +154,7 @@ impl Pair {
         };
         if let Err(e) = result {
             // The peer may close as soon as nothing more can come; that is no loss.
-            self.end(if self.is_drained() { DRAINED } else { &e.0 }, hands);
+            self.end(if self.is_drained() { End::Drained } else { e }, hands);
         }
     }
 
@@ -137,17 +164,33 @@ impl Pair {
     }
 
     /// The pair is over: every stream is reset, every fd closed.
-    pub(super) fn end(&mut self, reason: &str, hands: &mut Hands) {
+    pub(super) fn end(&mut self, why: End, hands: &mut Hands) {
         if self.ended.is_some() {
             return;
         }
-        self.ended = Some(reason.to_owned());
+        self.ended = Some(why);
         for lane in self.lanes.iter_mut().flatten() {
             lane.close(hands);
         }
         // Whoever waits for the children's last byte must not take this for it: the notices are dropped unsent.
         self.watches.clear();
         self.mux.reset_all(Errno::ECONNRESET);
+        // Not left to the streams' events: a port that has outlived its stream has none.
+        let stranded = self.ports.iter().filter(|(_, port)| !port.ends_alone());
+        for at in stranded.map(|(at, _)| at).collect::<Vec<_>>() {
+            // One port's end may have been that of others.
+            if self.ports.contains(at) {
+                self.cut_off(at, Errno::ECONNRESET, hands);
+            }
+        }
+    }
+
+    /// The stream of this port is no more.
+    fn cut_off(&mut self, at: usize, errno: Errno, hands: &mut Hands) {
+        if let Some(verdict) = self.ports[at].verdict.take() {
+            verdict(Err(errno));
+        }
+        self.abort_with_children(at, hands);
     }
 
     /// The links are gone: the node may forget the session, while what was received is still being written. Says so once.
@@ -167,12 +210,12 @@ impl Pair {
         }
         if self.lanes[Lane::Lat.index()].is_none() {
             if now_us.saturating_sub(self.born_us) > HELLO_DEADLINE_MS * 2000 {
-                self.end("its LAT link never came", hands);
+                self.end(End::Broken("its LAT link never came".into()), hands);
             }
             return;
         }
         if let Err(e) = self.mux.on_time(now_us) {
-            self.end(if self.closing { DRAINED } else { &e.0 }, hands);
+            self.end(if self.closing { End::Drained } else { End::Gone(e.0) }, hands);
         }
         let waiting: Vec<usize> = self.ports.iter().filter(|(_, p)| p.is_listener()).map(|(at, _)| at).collect();
         for at in waiting {
@@ -202,7 +245,7 @@ impl Pair {
                 && end.is_idle()
                 && let Err(e) = end.transmit(&mut self.mux, hands, token)
             {
-                self.end(&e.0, hands);
+                self.end(e, hands);
             }
         }
         let idle = self.lanes.iter().flatten().all(LaneEnd::is_idle);
@@ -265,14 +308,11 @@ impl Pair {
             }
             Event::Reset { key, errno } => {
                 let Some(at) = self.port_of(key) else { return };
-                if let Some(verdict) = self.ports[at].verdict.take() {
-                    verdict(Err(errno));
-                }
                 // A child that was cut off has not written all: its parent's notice is dropped unsent.
                 if let (Some(parent), false) = (self.ports[at].parent, self.ports[at].sink_closed) {
                     self.watches.retain(|(key, _)| *key != parent);
                 }
-                self.abort_with_children(at, hands);
+                self.cut_off(at, errno, hands);
             }
             Event::MayRead { key } => {
                 let Some(at) = self.port_of(key) else { return };
@@ -390,23 +430,24 @@ impl Pair {
 
     pub(super) fn add_port(&mut self, key: Key) -> usize {
         let at = self.ports.insert(Port::new(key));
-        if self.by_stream.len() <= key.index() {
-            self.by_stream.resize(key.index() + 1, None);
-        }
-        self.by_stream[key.index()] = Some(at);
+        self.by_key.insert(key, at);
         at
     }
 
     pub(super) fn port_of(&self, key: Key) -> Option<usize> {
-        let at = self.by_stream.get(key.index()).copied().flatten()?;
-        self.ports.get(at).is_some_and(|p| p.key == key).then_some(at)
+        self.by_key.get(&key).copied()
+    }
+
+    pub(super) fn remove_port(&mut self, at: usize) {
+        let port = self.ports.remove(at);
+        self.by_key.remove(&port.key);
     }
 
     /// A stream that was announced and will not be sent after all.
     pub(super) fn forget(&mut self, key: Key) {
         self.mux.reset(key, Errno::ECONNRESET);
         if let Some(at) = self.port_of(key) {
-            self.ports.remove(at);
+            self.remove_port(at);
         }
     }
 }

@@ -114,7 +114,7 @@ impl Pair {
         hands: &mut Hands,
     ) {
         // Ended or cut off meanwhile: what was made is closed again here.
-        if self.ended.is_some() || self.ports.get(at).is_none_or(|p| p.key != key || p.sink_closed) {
+        if self.ports.get(at).is_none_or(|p| p.key != key || p.sink_closed) {
             return;
         }
         self.ports[at].rebuilding = false;
@@ -132,7 +132,7 @@ impl Pair {
             let Some((id, pump)) = pump else { continue };
             let adopted = match self.mux.adopt(id, INITIAL_WINDOW) {
                 Ok(adopted) => adopted,
-                Err(e) => return self.end(&e.0, hands),
+                Err(e) => return self.end(e.into(), hands),
             };
             let child = self.add_port(adopted);
             self.ports[child].parent = self.ports[at].owns_children.then_some(key);

@@ -223,6 +223,14 @@ impl Port {
             && !(lifetime && self.fd.is_some())
     }
 
+    /// Whether its end needs nobody but its program and the kernel: no other stream, nor a helper's answer that would be
+    /// refused once the pair has ended.
+    pub(super) fn ends_alone(&self) -> bool {
+        let waits = self.rebuilding || self.fills > 0 || self.queue.iter().any(|i| matches!(i, Item::Recipes { .. }));
+        let sink_ends = self.sink_closed || (self.fin && self.fd.is_some() && !waits);
+        self.source == SourceState::Ended && sink_ends && !self.is_home()
+    }
+
     // ---- source --------------------------------------------------------------------------------------------------
 
     /// Waits for readiness without holding a buffer.

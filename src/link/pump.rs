@@ -367,11 +367,7 @@ impl Pair {
         if !port.is_over() {
             return;
         }
-        let port = self.ports.remove(at);
-        let index = port.key.index();
-        if self.by_stream[index] == Some(at) {
-            self.by_stream[index] = None;
-        }
+        self.remove_port(at);
         self.look_at_watches();
     }
 }

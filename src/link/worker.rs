@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::inbox::{Cmd, Inbox};
-use super::pair::{Pair, Shared};
+use super::pair::{End, Pair, Shared};
 use super::port::Hands;
 use super::token::{Token, What};
 use crate::errno::{Errno, OsResult, Step};
@@ -24,7 +24,7 @@ pub(super) enum News<'a> {
     /// The peer takes no new streams on it.
     Leaving,
     /// It is over, and why.
-    Ended(&'a str),
+    Ended(&'a End),
 }
 
 /// Told of a pair, by its number.
@@ -159,7 +159,7 @@ impl Worker {
             Cmd::FinishChildren { key, .. } => pair.finish_children(key, &mut hands),
             Cmd::WhenChildrenDone { key, then, .. } => pair.when_children_done(key, then),
             Cmd::Leave { .. } => pair.leave(),
-            Cmd::End { reason, .. } => pair.end(&reason, &mut hands),
+            Cmd::End { reason, .. } => pair.end(End::Gone(reason), &mut hands),
             Cmd::Stop => unreachable!("taken above"),
         }
         pair.carry_out(shared, &mut hands);
@@ -202,8 +202,10 @@ impl Worker {
             if pair.take_news() {
                 (self.on_news)(pair.id, News::Leaving);
             }
-            if pair.take_cut() {
-                (self.on_news)(pair.id, News::Ended(pair.ended.as_deref().unwrap_or_default()));
+            if pair.take_cut()
+                && let Some(why) = &pair.ended
+            {
+                (self.on_news)(pair.id, News::Ended(why));
             }
             if pair.is_over() {
                 let pair = pairs.remove(slot);

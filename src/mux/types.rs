@@ -17,11 +17,6 @@ impl Key {
     pub fn id(self) -> u32 {
         self.id
     }
-
-    /// Small and dense, for the driver's own table; a later stream may have it again.
-    pub fn index(self) -> usize {
-        self.slot
-    }
 }
 
 /// The encoded recipes of one message's fds.

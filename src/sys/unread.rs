@@ -16,6 +16,7 @@ use super::peer;
 use super::pidfd::PidFd;
 use super::unix_diag::{Diag, SocketId};
 use crate::errno::{Errno, OsError, OsResult, Step};
+use crate::limits::PEER_LOOKS;
 
 /// One search at a time: many programs that end at once must not have /proc read by as many threads.
 static SEARCH: Mutex<()> = Mutex::new(());
@@ -38,10 +39,21 @@ pub fn plant(fd: BorrowedFd<'_>) -> OsResult<()> {
 fn search(fd: BorrowedFd<'_>) -> OsResult<()> {
     let _one = SEARCH.lock().expect("a panic ends the process");
     let id = SocketId::of(fd).step("SO_COOKIE")?;
-    let seen = Diag::open().step("sock_diag")?.find(id).step("sock_diag")?;
-    let wanted = seen.and_then(|s| s.peer).ok_or(OsError::new("find the peer", Errno::ENOTCONN))?;
+    let mut diag = Diag::open().step("sock_diag")?;
     let likely = peer::peer(fd).step("SO_PEERCRED")?.pid;
-    let theirs = borrow(likely, wanted).or_else(|| processes().find_map(|pid| borrow(pid, wanted)));
+    let mut theirs = None;
+    // /proc is read piece by piece. A program that gives its socket another number meanwhile (dup2(2) and close(2)), or
+    // another process, is missed; a second look finds it.
+    for _ in 0..PEER_LOOKS {
+        let seen = diag.find(id).step("sock_diag")?;
+        // 0: nobody holds it any more.
+        let wanted =
+            seen.and_then(|s| s.peer).filter(|ino| *ino != 0).ok_or(OsError::new("find the peer", Errno::ENOTCONN))?;
+        theirs = borrow(likely, wanted).or_else(|| processes().find_map(|pid| borrow(pid, wanted)));
+        if theirs.is_some() {
+            break;
+        }
+    }
     let theirs = theirs.ok_or(OsError::new("find the peer's process", Errno::ENOENT))?;
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     send(theirs.as_raw_fd(), b"\0", flags).step("send for the peer").map(drop)

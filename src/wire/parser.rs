@@ -85,6 +85,11 @@ impl Parser {
         }
     }
 
+    /// Whether the last frame is whole: an end here cuts nothing.
+    pub fn is_between_frames(&self) -> bool {
+        matches!(self.state, State::Head) && self.part.is_empty()
+    }
+
     /// The next header, or `None` when the input ends inside it.
     fn head(&mut self, input: &[u8], used: &mut usize) -> WireResult<Option<Header>> {
         if self.part.is_empty()

@@ -140,8 +140,8 @@ def children_and_threads_do_it_too():
     if not pid:
         os._exit(0 if one() else 1)
     same(os.waitpid(pid, 0)[1], 0, "a forked child")
-    script = f"import sys; sys.argv = ['', 'seqpacket_records_stay_apart', {DIR!r}]; exec(open({__file__!r}).read())"
-    pid = os.posix_spawn(sys.executable, ["python3", "-c", script], os.environ)
+    words = ["python3", __file__, "seqpacket_records_stay_apart", DIR]
+    pid = os.posix_spawn(sys.executable, words, os.environ)
     same(os.waitpid(pid, 0)[1], 0, "a spawned child")
     gate = threading.Barrier(32)
     good = []
