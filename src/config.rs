@@ -1,4 +1,4 @@
-//! /etc/farside/node.toml, and the gate for unencrypted links.
+//! /etc/farside/node.toml, and which addresses unencrypted links may have where they exist at all.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 /// Another place for `/etc/farside`, for tests and for more than one node on a machine.
 pub const CONFIG_DIR_ENV: &str = "FARSIDE_CONFIG_DIR";
+/// Asks builds with the feature `plaintext` for unencrypted links; no other build knows it.
 pub const PLAINTEXT_ENV: &str = "FARSIDE_INSECURE_PLAINTEXT";
 
 pub fn config_dir() -> PathBuf {
@@ -30,8 +31,20 @@ pub struct NodeConfig {
     /// The unix-socket service.
     #[serde(default)]
     pub uds: Uds,
+    /// Programs of this machine.
+    #[serde(default)]
+    pub local: Local,
     /// What `farside dpu up` builds; only on the DPU.
     pub offload: Option<Offload>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Local {
+    /// Users, by name or number, who may reach the other machine by rexec and libudsproxy.so, besides root and the group
+    /// `farside`.
+    #[serde(default)]
+    pub users: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
@@ -150,12 +163,7 @@ impl NodeConfig {
     }
 }
 
-/// Whether the administrator has asked for unencrypted links, by option or by `FARSIDE_INSECURE_PLAINTEXT=1`.
-pub fn plaintext_wanted(option: bool) -> bool {
-    option || std::env::var_os(PLAINTEXT_ENV).is_some_and(|v| v == "1")
-}
-
-/// Whether an unencrypted link may have this address at either end: loopback and the lab's 192.168.10.0/24 only.
+/// Whether an unencrypted link may have this address at either end, in builds that know such links: loopback and the lab's 192.168.10.0/24 only.
 pub fn plaintext_allows(addr: SocketAddr) -> bool {
     match addr.ip().to_canonical() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.octets()[..3] == [192, 168, 10],

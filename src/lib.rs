@@ -8,6 +8,7 @@ pub mod offload;
 pub mod qtfs;
 pub mod rexec;
 pub mod udsproxyd;
+pub mod vouch;
 
 pub mod link;
 

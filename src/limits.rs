@@ -57,12 +57,41 @@ pub const RECIPES_MAX: usize = FDS_MAX * RECIPE_MAX;
 /// One recipe: a path of PATH_MAX, and room for its fixed part.
 pub const RECIPE_MAX: usize = 4096 + 128;
 
-/// A HELLO with its header: fixed fields, a name and a reason. Nothing longer is read before the peer is known.
-pub const HELLO_MAX: usize = 512;
+/// A HELLO with its header: fixed fields, a name and a reason, and a voucher with CALLER_GROUPS_MAX groups (8.4 KiB).
+/// Nothing longer is read before the peer is known.
+pub const HELLO_MAX: usize = 9 << 10;
+/// What a connection may send before both keys are proven, in all: a ClientHello with a post-quantum key share is 1.5 KiB,
+/// certificate, signature and Finished another 0.3.
+pub const HANDSHAKE_MAX: usize = 16 << 10;
+/// Plaintext of one TLS record: with its head, content type and tag 16 KiB, so that a link's buffer ends with a record.
+pub const RECORD_PLAIN_MAX: usize = (16 << 10) - 22;
+/// A new key after so many records of one direction: half of what AES-GCM bears (2^24, RFC 8446, 5.5), 128 GiB of bulk.
+pub const KEY_UPDATE_RECORDS: u64 = 1 << 23;
 /// A connection that has not said a whole HELLO by then is closed.
 pub const HELLO_DEADLINE_MS: u64 = 5_000;
-/// Handshakes under way at once; the oldest makes room for a new one.
+/// Handshakes under way at once, one fd and at most HANDSHAKE_MAX bytes each: 4 MiB. Another one makes room for a new one.
 pub const HELLO_PENDING_MAX: usize = 256;
+
+/// Failed handshakes of one address that are each said in the log; then one line now and then says how many there were, and
+/// the address is heard after all others.
+pub const FAILED_BURST: u64 = 10;
+/// How often such an address is said again.
+pub const FAILED_SAID_EVERY_S: u64 = 60;
+/// After so long without a failure an address is as any other.
+pub const FAILED_FORGET_S: u64 = 600;
+/// Addresses whose failures are counted, 64 bytes each; above it the counting begins anew.
+pub const FAILED_ADDRESSES_MAX: usize = 4096;
+
+/// How often a daemon looks whether the files with keys and peers have changed: a stat of each.
+pub const TRUST_LOOK: Duration = Duration::from_millis(200);
+/// A peer that comes often is noted so often.
+pub const SEEN_AGAIN: Duration = Duration::from_secs(10);
+/// Programs that wait for a voucher: each is answered within a millisecond or two.
+pub const VOUCH_BACKLOG: i32 = 128;
+/// How long one of them may keep the others waiting before it asks.
+pub const VOUCH_PATIENCE_MS: u64 = 200;
+/// How long a program waits for a daemon's word: a backlog of slow ones, and then another daemon may answer.
+pub const VOUCH_WAIT_MS: u64 = 3_000;
 
 /// Silence after which a link is asked whether it lives.
 pub const PING_AFTER_MS: u64 = 2_000;

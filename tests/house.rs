@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// Rooms from the top floor down. A room imports only rooms of lower floors; rooms of one floor do not know each other.
 const FLOORS: [&[&str]; 8] = [
     &["cli", "bin"],
-    &["rexec", "udsproxyd", "qtfs", "offload"],
+    &["rexec", "udsproxyd", "qtfs", "offload", "vouch"],
     &["link"],
     &["ring", "fdpass", "trust"],
     &["policy"],

@@ -4,6 +4,8 @@
 mod far;
 #[path = "common/lab.rs"]
 mod lab;
+#[path = "common/own_key.rs"]
+mod own_key;
 #[path = "common/shell.rs"]
 mod shell;
 #[path = "common/twins.rs"]

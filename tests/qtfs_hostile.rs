@@ -4,6 +4,8 @@
 mod far;
 #[path = "common/lab.rs"]
 mod lab;
+#[path = "common/own_key.rs"]
+mod own_key;
 #[path = "common/shell.rs"]
 mod shell;
 #[path = "common/twins.rs"]
@@ -31,7 +33,8 @@ struct Hostile {
 impl Hostile {
     fn mount(lab: &Lab, path: &Path) -> (Self, Mounted) {
         let timeout = Duration::from_secs(5);
-        let conn = farside::link::conn::dial(&lab.far.addr.to_string(), &far::hello(), timeout).unwrap();
+        let conn =
+            farside::link::conn::dial(&lab.far.addr.to_string(), &far::hello(), timeout, &own_key::access()).unwrap();
         let (reader, writer, _) = conn.split().unwrap();
         let mut hostile = Self { reader, writer, next: 2 };
         let ask = Mount { path: path.to_str().unwrap().into(), read_only: false, base: 1 << 40 };

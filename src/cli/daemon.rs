@@ -1,8 +1,8 @@
-//! What all of the servers do around their service: the plaintext gate, logs, signals, an orderly end.
+//! What all of the servers do around their service: logs, signals, an orderly end.
 
 use std::time::Duration;
 
-use crate::config;
+use super::access::{Keys, OfDaemon};
 use crate::errno::OsResult;
 use crate::limits::DRAIN_MS;
 use crate::link::Node;
@@ -21,8 +21,24 @@ pub struct DaemonArgs {
     log: String,
     /// Links without encryption or proof of identity: loopback and 192.168.10.0/24 only
     /// [env: FARSIDE_INSECURE_PLAINTEXT=1]
+    #[cfg(feature = "plaintext")]
     #[arg(long)]
-    pub(super) insecure_plaintext: bool,
+    insecure_plaintext: bool,
+}
+
+impl DaemonArgs {
+    /// How the node knows who is at the other end of a link.
+    ///
+    /// # Errors
+    /// One line: this machine's key can't be used.
+    pub(super) fn access(&self) -> Result<OfDaemon, String> {
+        #[cfg(feature = "plaintext")]
+        if super::access::plaintext_wanted(self.insecure_plaintext) {
+            tracing::warn!("links are NOT encrypted; loopback and 192.168.10.0/24 only");
+            return Ok(OfDaemon::Plain);
+        }
+        Keys::open().map(OfDaemon::Keys)
+    }
 }
 
 pub fn init_logs(args: &DaemonArgs) {
@@ -31,23 +47,6 @@ pub fn init_logs(args: &DaemonArgs) {
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second call is the same program's and changes nothing.
     let _ = subscriber.with_ansi(false).try_init();
-}
-
-/// Until links are encrypted, every program must be told that this is meant; it says so at every start.
-///
-/// # Errors
-/// One line with the option and the variable.
-pub fn plaintext_gate(program: &str, option: bool) -> Result<(), String> {
-    if !config::plaintext_wanted(option) {
-        return Err(format!(
-            "{program}: links are not encrypted yet; for a lab, say --insecure-plaintext or set {}=1",
-            config::PLAINTEXT_ENV
-        ));
-    }
-    tracing::warn!(
-        "links are NOT encrypted and anybody who reaches this address is trusted; loopback and 192.168.10.0/24 only"
-    );
-    Ok(())
 }
 
 /// Waits for SIGTERM or SIGINT. SIGHUP calls `reload`.

@@ -41,7 +41,6 @@ struct Args {
 pub fn main() -> Result<(), String> {
     let args = Args::parse();
     daemon::init_logs(&args.daemon);
-    daemon::plaintext_gate("engine", args.daemon.insecure_plaintext)?;
     let config = NodeConfig::load(&config_dir()).map_err(|e| e.to_string())?;
     let (listen, peer) = match (args.addr, args.port, args.peer_addr, args.peer_port) {
         (Some(addr), Some(port), Some(peer), Some(peer_port)) => (join(&addr, port), Some(join(&peer, peer_port))),
@@ -59,6 +58,7 @@ pub fn main() -> Result<(), String> {
     let plan = Plan {
         workers: args.uds_threads.clamp(1, daemon::default_workers()),
         engine: args.daemon.engine,
+        access: args.daemon.access().map_err(|e| format!("engine: {e}"))?,
         listen,
         peer,
         exec: false,

@@ -64,9 +64,6 @@ pub(crate) enum Dpu {
         /// Another file than /etc/farside/node.toml
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Links without encryption or proof of identity: loopback and the lab's 192.168.10.0/24 only
-        #[arg(long)]
-        insecure_plaintext: bool,
     },
     /// Undo exactly what `up` did, also one that did not come to its end
     Down {

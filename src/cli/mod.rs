@@ -1,5 +1,6 @@
 //! What was typed, and what it means. The mains call in here and exit with what comes back.
 
+mod access;
 pub mod address;
 pub mod carrier;
 pub mod daemon;

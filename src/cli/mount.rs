@@ -12,7 +12,8 @@ use std::sync::Arc;
 use clap::Parser;
 use nix::mount::MsFlags;
 
-use crate::config::{NodeConfig, PLAINTEXT_ENV, config_dir, plaintext_wanted};
+use super::access;
+use crate::config::{NodeConfig, config_dir};
 use crate::qtfs::near::{self, MountSpec, SocketCarrier};
 use crate::sys::daemon::{Detached, detach};
 
@@ -56,7 +57,6 @@ const OPTIONS_HELP: &str = "\
 Options of -o:
   host=ADDR:PORT      the host's node; otherwise `peer` of /etc/farside/node.toml
   ro, rw              read-only, or read-write where the export allows it (default)
-  insecure-plaintext  accept an unencrypted link (also FARSIDE_INSECURE_PLAINTEXT=1)
   suid, dev           honour set-user-id bits and device files of the host (default: nosuid, nodev)
   noexec, noatime, nodiratime, relatime, strictatime, sync, dirsync
                       as for any mount";
@@ -66,14 +66,13 @@ Options of -o:
 struct Options {
     host: Option<String>,
     read_only: bool,
-    plaintext: bool,
     flags: MsFlags,
 }
 
 impl Options {
     fn parse(typed: &[String], sloppy: bool) -> Result<Self, String> {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        let mut options = Self { host: None, read_only: false, plaintext: false, flags };
+        let mut options = Self { host: None, read_only: false, flags };
         for option in typed.iter().flat_map(|o| o.split(',')).filter(|o| !o.is_empty()) {
             options.take(option, sloppy)?;
         }
@@ -88,7 +87,6 @@ impl Options {
         match option {
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
-            "insecure-plaintext" => self.plaintext = true,
             "proc" => {
                 return Err("-o proc: not in this release; the rootfs has the DPU's own /proc".into());
             }
@@ -164,16 +162,18 @@ fn settle(args: &Args) -> Result<MountSpec, String> {
             format!("which host? Say -o host=ADDR:PORT, or peer = \"ADDR:PORT\" in {}", file.display())
         })?,
     };
-    if !plaintext_wanted(options.plaintext) {
-        return Err(format!(
-            "links are not encrypted in this release; say -o insecure-plaintext or {PLAINTEXT_ENV}=1 to accept that"
-        ));
-    }
-    Ok(MountSpec { source: args.source.clone(), target, host, read_only: options.read_only, flags: options.flags })
+    let access = access::of_program()?;
+    Ok(MountSpec {
+        source: args.source.clone(),
+        target,
+        host,
+        access,
+        read_only: options.read_only,
+        flags: options.flags,
+    })
 }
 
 fn mount(spec: MountSpec, verbose: bool, carrier: impl FnOnce(&str) -> Option<Arc<dyn SocketCarrier>>) -> ExitCode {
-    eprintln!("mount.qtfs: warning: the link to {} is not encrypted", spec.host);
     let starting = match detach() {
         Ok(Detached::Child(starting)) => starting,
         Ok(Detached::Parent(None)) => {

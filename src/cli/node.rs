@@ -33,13 +33,13 @@ pub(crate) fn host(args: HostArgs) -> ExitCode {
 }
 
 fn run(args: HostArgs) -> Result<(), String> {
-    daemon::plaintext_gate("farside host", args.daemon.insecure_plaintext)?;
     let config = NodeConfig::load(&config_dir()).map_err(|e| e.to_string())?;
     let listen = args.listen.or(config.listen).unwrap_or_else(|| DEFAULT_LISTEN.into());
     say_exports(&config.exports);
     let plan = Plan {
         workers: args.workers.unwrap_or_else(daemon::default_workers),
         engine: args.daemon.engine,
+        access: args.daemon.access().map_err(|e| format!("farside host: {e}"))?,
         listen,
         peer: config.peer,
         exec: true,

@@ -22,21 +22,15 @@ pub(crate) fn rootfs(command: Rootfs) -> ExitCode {
 pub(crate) fn dpu(command: Dpu) -> ExitCode {
     report(match command {
         Dpu::Init => site::init(&config::config_dir()),
-        Dpu::Up { config, insecure_plaintext } => dpu_up(config, config::plaintext_wanted(insecure_plaintext)),
+        Dpu::Up { config } => dpu_up(config),
         Dpu::Down { force } => System::lock(Path::new(STATE_DIR)).and_then(|mut system| down::down(&mut system, force)),
         Dpu::Status => status(),
     })
 }
 
-fn dpu_up(config: Option<PathBuf>, plaintext: bool) -> Attempt<()> {
+fn dpu_up(config: Option<PathBuf>) -> Attempt<()> {
     let config = config.unwrap_or_else(|| config::config_dir().join("node.toml"));
-    let (offload, site) = site::survey(&config, plaintext)?;
-    if plaintext {
-        eprintln!(
-            "farside: warning: links to {} are neither encrypted nor authenticated (--insecure-plaintext)",
-            site.peer
-        );
-    }
+    let (offload, site) = site::survey(&config)?;
     let steps = plan::steps(&offload, &site)?;
     up::up(&mut System::lock(Path::new(STATE_DIR))?, &offload.rootfs, &steps)
 }

@@ -3,13 +3,12 @@
 use std::os::unix::ffi::OsStringExt;
 
 use super::address;
-use crate::config;
 use crate::ring::Wish;
 
 const HELP: &str = "\
 Runs a command on the other machine as if it ran here.
 
-Usage: CMD_NET_ADDR=tcp://HOST:PORT rexec [--insecure-plaintext] COMMAND [ARG ...]
+Usage: CMD_NET_ADDR=tcp://HOST:PORT rexec COMMAND [ARG ...]
 
 The command gets this process's stdin, stdout, stderr and other inherited fds
 (pipes, sockets, listening unix sockets, files that are only read), its
@@ -18,8 +17,6 @@ capabilities. SIGHUP, INT, QUIT, TERM, USR1, USR2, ALRM, WINCH and CONT are
 passed on; SIGKILL of rexec kills the command and all of its children.
 
 Options (only before COMMAND):
-      --insecure-plaintext  Use an unencrypted link. Only for loopback and
-                            192.168.10.0/24 [env: FARSIDE_INSECURE_PLAINTEXT=1]
   -h, --help                Print this
   -V, --version             Print the version
 
@@ -34,29 +31,21 @@ the connection failed.
 /// The exit status.
 pub fn main() -> i32 {
     let mut args: Vec<Vec<u8>> = std::env::args_os().skip(1).map(OsStringExt::into_vec).collect();
-    let mut plaintext = false;
-    // rexec's own options end at the first other word: everything behind belongs to the command, untouched.
-    while let Some(first) = args.first() {
-        match first.as_slice() {
-            b"--insecure-plaintext" => plaintext = true,
-            b"-h" | b"--help" => {
-                print!("{HELP}");
-                return 0;
-            }
-            b"-V" | b"--version" => {
-                println!("rexec {}", env!("CARGO_PKG_VERSION"));
-                return 0;
-            }
-            b"--" => {
-                args.remove(0);
-                break;
-            }
-            word if word.starts_with(b"-") => {
-                return usage(&format!("unknown option {}", String::from_utf8_lossy(word)));
-            }
-            _ => break,
+    // Everything behind the first word belongs to the command, untouched.
+    match args.first().map(Vec::as_slice) {
+        Some(b"-h" | b"--help") => {
+            print!("{HELP}");
+            return 0;
         }
-        args.remove(0);
+        Some(b"-V" | b"--version") => {
+            println!("rexec {}", env!("CARGO_PKG_VERSION"));
+            return 0;
+        }
+        Some(b"--") => drop(args.remove(0)),
+        Some(word) if word.starts_with(b"-") => {
+            return usage(&format!("unknown option {}", String::from_utf8_lossy(word)));
+        }
+        _ => {}
     }
     if args.is_empty() {
         return usage("no command");
@@ -66,19 +55,16 @@ pub fn main() -> i32 {
         Ok(None) => return usage("CMD_NET_ADDR is not set; it names the other machine, tcp://HOST:PORT"),
         Err(e) => return usage(&e),
     };
-    if !config::plaintext_wanted(plaintext) {
-        return usage(&format!(
-            "links are not encrypted yet; for a lab, say --insecure-plaintext or set {}=1",
-            config::PLAINTEXT_ENV
-        ));
-    }
     let engine = match Wish::from_env() {
         Ok(engine) => engine,
         Err(e) => return usage(&e),
     };
     super::daemon::init_client_logs();
-    eprintln!("rexec: warning: the link to {addr} is NOT encrypted");
-    let status = crate::rexec::run(&addr, args, engine);
+    let access = match super::access::of_program() {
+        Ok(access) => access,
+        Err(e) => return usage(&e),
+    };
+    let status = crate::rexec::run(&addr, args, engine, access);
     // The process ends without its worker, which may hold one.
     crate::sys::terminal::put_back_all();
     status

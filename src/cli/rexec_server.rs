@@ -28,11 +28,11 @@ pub fn main() -> Result<(), String> {
     daemon::init_logs(&args.daemon);
     let listen =
         address::from_env()?.ok_or("rexec_server: CMD_NET_ADDR is not set; say where to serve, tcp://ADDR:PORT")?;
-    daemon::plaintext_gate("rexec_server", args.daemon.insecure_plaintext)?;
     let config = NodeConfig::load(&config_dir()).map_err(|e| format!("rexec_server: {e}"))?;
     let workers = args.workers.unwrap_or_else(daemon::default_workers);
     let engine = args.daemon.engine;
+    let access = args.daemon.access().map_err(|e| format!("rexec_server: {e}"))?;
     let pass = config.pass;
-    let plan = Plan { workers, engine, listen, peer: None, exec: true, uds: None, exports: None, pass };
+    let plan = Plan { workers, engine, access, listen, peer: None, exec: true, uds: None, exports: None, pass };
     services::run(plan).map_err(|e| format!("rexec_server: {e}"))
 }

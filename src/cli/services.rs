@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::access::{OfDaemon, serve_vouchers};
 use super::daemon;
 use super::guide_link::GuideLink;
 use super::notify::Notify;
@@ -36,6 +37,7 @@ use crate::wire::service;
 pub(super) struct Plan {
     pub(super) workers: usize,
     pub(super) engine: Wish,
+    pub(super) access: OfDaemon,
     pub(super) listen: String,
     /// The other node, if this one is to dial it.
     pub(super) peer: Option<String>,
@@ -70,6 +72,10 @@ struct Services {
 
 impl Handler for Services {
     fn on_open(&self, incoming: Incoming) {
+        if incoming.peer.known.bearer.is_some() && incoming.service != service::EXEC {
+            tracing::warn!(peer = %incoming.peer, "refused: a voucher is for commands alone");
+            return incoming.stream.refuse(Errno::EPERM);
+        }
         match (incoming.service, &self.exec, &self.uds) {
             (service::EXEC, Some(exec), _) => exec.on_open(incoming),
             (service::UDS, _, Some(uds)) => connect(uds, incoming),
@@ -142,7 +148,7 @@ struct Files(Arc<Exports>);
 
 impl FileServer for Files {
     fn serve(&self, conn: Conn) {
-        let peer = format!("{} ({})", conn.peer.name, conn.peer_addr);
+        let peer = format!("{} ({})", conn.known.name, conn.peer_addr);
         match serve(conn, Arc::clone(&self.0)) {
             Ok(()) => tracing::info!(peer, "file link closed"),
             Err(e) => tracing::warn!(peer, "file link: {e}"),
@@ -167,23 +173,27 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
         exec: plan.exec.then(rexec::Server::default),
         uds: plan.uds.is_some().then(|| Far::new(Policy::open())).transpose()?,
     };
-    let (workers, engine, handler) = (plan.workers, plan.engine, Arc::new(services));
-    let node = Node::start(NodeOptions { workers, engine, handler, files, fds })?;
+    let (workers, engine, access, handler) = (plan.workers, plan.engine, plan.access.links(), Arc::new(services));
+    let node = Node::start(NodeOptions { workers, engine, access, handler, files, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
-    let local = plan.uds.map(|(args, file)| Local::open(args, &file, &node)).transpose()?;
+    let local = plan.uds.map(|(args, file)| Local::open(args, &file, &node, plan.access.clone())).transpose()?;
     let status = format!("serving on {:?}", door.addresses());
     tracing::info!("{status}");
     door.open()?;
     if let Some(peer) = plan.peer {
         keep_session(&node, peer)?;
     }
+    let _vouching = plan.access.keys().and_then(serve_vouchers);
     let notify = Notify::from_env();
     notify.ready(&status);
     let reload = || {
         notify.reloading();
-        match &local {
-            Some(local) => local.reload(),
-            None => tracing::info!("no policy to reload"),
+        match plan.access.keys().map(|keys| keys.reload()) {
+            Some(Err(e)) => tracing::error!("keys and peers stay as they were: {e}"),
+            Some(Ok(())) | None => {}
+        }
+        if let Some(local) = &local {
+            local.reload();
         }
         notify.ready(&status);
     };
@@ -199,18 +209,20 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
 /// The doors for programs of this machine.
 struct Local {
     args: UdsArgs,
+    access: OfDaemon,
     handle: near::Handle,
     served: JoinHandle<OsResult<()>>,
     _link: Option<GuideLink>,
 }
 
 impl Local {
-    fn open(args: UdsArgs, file: &Uds, node: &Node) -> OsResult<Self> {
-        let options = args.options(file).map_err(|e| OsError::on("configuration:", e, Errno::EINVAL))?;
+    fn open(args: UdsArgs, file: &Uds, node: &Node, access: OfDaemon) -> OsResult<Self> {
+        let options =
+            args.options(file, access.users()).map_err(|e| OsError::on("configuration:", e, Errno::EINVAL))?;
         let server = near::Server::bind(options, Arc::new(OnNode(node.clone())))?;
         let handle = server.handle();
         let served = std::thread::spawn(move || server.run());
-        Ok(Self { _link: GuideLink::make(&args.socket), args, handle, served })
+        Ok(Self { _link: GuideLink::make(&args.socket), args, access, handle, served })
     }
 
     /// What node.toml says now, or as before when it can't be read.
@@ -218,7 +230,7 @@ impl Local {
         let file = config_dir().join("node.toml");
         let read = NodeConfig::load(&config_dir()).map_err(|e| e.to_string());
         let named = |e| format!("{}: {e}", file.display());
-        match read.and_then(|config| self.args.options(&config.uds).map_err(named)) {
+        match read.and_then(|config| self.args.options(&config.uds, self.access.users()).map_err(named)) {
             Ok(options) => match self.handle.reload(options) {
                 Ok(()) => tracing::info!("reloaded: rules and exports"),
                 Err(e) => tracing::error!("reloaded: rules, and exports but for some: {e}"),

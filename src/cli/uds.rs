@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::config::{self, Uds};
 use crate::sys::unix::SocketKind;
+use crate::trust::Users;
 use crate::udsproxyd::near::{Export, Options};
 use crate::udsproxyd::policy::{Policy, Rule};
 
@@ -13,7 +14,7 @@ pub(super) struct UdsArgs {
     /// Where local programs (libudsproxy.so) ask
     #[arg(long, value_name = "PATH", default_value = farside_contract::SOCKET_PATH)]
     pub(super) socket: PathBuf,
-    /// A user who may ask besides root; may be given more than once [default: root alone]
+    /// A user who may ask besides root, the group `farside` and [local] users of node.toml; may be given more than once
     #[arg(long = "uid", value_name = "UID")]
     uids: Vec<u32>,
     /// Which names may cross, first match wins: allow:/PATH, deny:/PATH, allow:@NAME; may be given more than once, and
@@ -31,7 +32,7 @@ pub(super) struct UdsArgs {
 impl UdsArgs {
     /// # Errors
     /// One line that names the entry of node.toml that is wrong.
-    pub(super) fn options(&self, file: &Uds) -> Result<Options, String> {
+    pub(super) fn options(&self, file: &Uds, users: Users) -> Result<Options, String> {
         let mut rules = self.rules.clone();
         for text in &file.rules {
             rules.push(text.parse().map_err(|e| format!("[uds] rules, {text:?}: {e}"))?);
@@ -43,7 +44,7 @@ impl UdsArgs {
         }
         Export::check(&exports)?;
         let policy = Policy { rules, ..Policy::open() };
-        Ok(Options { socket: self.socket.clone(), uids: self.uids.clone(), policy, exports })
+        Ok(Options { socket: self.socket.clone(), users: users.with(&self.uids), policy, exports })
     }
 }
 
@@ -73,7 +74,7 @@ mod tests {
 
     fn options(words: &[&str], file: &str) -> Result<Options, String> {
         let cli: Cli = clap::Parser::try_parse_from([&["x"], words].concat()).map_err(|e| e.to_string())?;
-        cli.uds.options(&config::NodeConfig::parse(file)?.uds)
+        cli.uds.options(&config::NodeConfig::parse(file)?.uds, Users::default())
     }
 
     #[test]

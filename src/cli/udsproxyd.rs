@@ -36,7 +36,6 @@ struct Args {
 pub fn main() -> Result<(), String> {
     let args = Args::parse();
     daemon::init_logs(&args.daemon);
-    daemon::plaintext_gate("udsproxyd", args.daemon.insecure_plaintext)?;
     if args.threads == 0 {
         return Err("udsproxyd: 0 threads; say 1 or more".into());
     }
@@ -44,6 +43,7 @@ pub fn main() -> Result<(), String> {
     let plan = Plan {
         workers: args.threads,
         engine: args.daemon.engine,
+        access: args.daemon.access().map_err(|e| format!("udsproxyd: {e}"))?,
         listen: join(&args.addr, args.port),
         peer: Some(join(&args.peer_addr, args.peer_port)),
         exec: false,

@@ -1,4 +1,8 @@
 //! One TCP connection after its handshake, and how to get one by dialling. Blocking: never called on a worker.
+//!
+//! ```text
+//!   connect ─▶ TLS: both keys proven ─▶ is theirs trusted? ─▶ HELLO ─▶ HELLO, the verdict ─▶ Conn
+//! ```
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -8,15 +12,19 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::config;
+use super::guard::{Access, Authority, Ends, Guard, Judged, Known, Shown};
+use super::sealed;
+use crate::auth::{Established, Handshake, Progress};
 use crate::limits::{HELLO_MAX, LAT_NOTSENT_LOWAT, PING_AFTER_MS, TCP_USER_TIMEOUT_MS};
-use crate::wire::frame::{HEADER_LEN, Header};
 use crate::wire::hello::{Hello, Lane, Role, Verdict};
 
 /// A connection whose two HELLOs have crossed. Nothing behind them has been read.
 #[derive(Debug)]
 pub struct Conn {
     stream: TcpStream,
+    guard: Guard,
+    /// Who the other end has proven to be.
+    pub known: Known,
     /// What the other end said.
     pub peer: Hello,
     pub peer_addr: SocketAddr,
@@ -45,20 +53,33 @@ impl fmt::Display for DialError {
 impl std::error::Error for DialError {}
 
 impl Conn {
-    pub fn new(stream: TcpStream, peer: Hello, peer_addr: SocketAddr) -> Self {
-        Self { stream, peer, peer_addr }
+    pub(super) fn new(stream: TcpStream, guard: Guard, known: Known, peer: Hello, peer_addr: SocketAddr) -> Self {
+        Self { stream, guard, known, peer, peer_addr }
     }
 
     /// For a worker's ring.
-    pub fn into_fd(self) -> OwnedFd {
-        self.stream.into()
+    pub(super) fn into_parts(self) -> (OwnedFd, Guard) {
+        (self.stream.into(), self.guard)
+    }
+
+    /// A handle that ends the connection from outside.
+    pub fn closer(&self) -> io::Result<Closer> {
+        self.stream.try_clone().map(Closer)
     }
 
     /// For blocking threads: one that reads, one that writes, and a handle that ends both from outside.
     pub fn split(self) -> io::Result<(Reader, Writer, Closer)> {
-        let reader = self.stream.try_clone()?;
-        let closer = Closer(self.stream.try_clone()?);
-        Ok((Box::new(reader), Box::new(self.stream), closer))
+        let closer = self.closer()?;
+        let reading = self.stream.try_clone()?;
+        Ok(match self.guard {
+            Guard::Tls { sealer, opener } => (
+                Box::new(sealed::Reader::new(reading, opener)),
+                Box::new(sealed::Writer::new(self.stream, sealer)),
+                closer,
+            ),
+            #[cfg(feature = "plaintext")]
+            Guard::Plain => (Box::new(reading), Box::new(self.stream), closer),
+        })
     }
 }
 
@@ -80,22 +101,25 @@ impl Closer {
         // ENOTCONN: it has ended already.
         let _ = self.0.shutdown(Shutdown::Both);
     }
+
+    /// Of any TCP connection, for tests of what needs one.
+    #[cfg(test)]
+    pub(crate) fn of(stream: TcpStream) -> Self {
+        Self(stream)
+    }
 }
 
 /// Dials `addr` (`HOST:PORT`), says `hello`, and waits for the answer; all of it before `timeout` is over.
 ///
 /// # Errors
-/// One line that names the address: name resolution, connect, handshake, or the listener's refusal.
-pub fn dial(addr: &str, hello: &Hello, timeout: Duration) -> Result<Conn, DialError> {
+/// One line that names the address: name resolution, connect, handshake, a key that is not trusted here, or the
+/// listener's refusal.
+pub fn dial(addr: &str, hello: &Hello, timeout: Duration, access: &Access) -> Result<Conn, DialError> {
     let deadline = Instant::now() + timeout;
     let found = addr.to_socket_addrs().map_err(|e| DialError::new(format!("{addr}: {e}")))?;
     let mut last = DialError::new(format!("{addr}: no address"));
     for target in found {
-        if !config::plaintext_allows(target) {
-            last = DialError::new(format!("{target}: unencrypted links go to loopback and 192.168.10.0/24 only"));
-            continue;
-        }
-        match dial_one(target, hello, deadline) {
+        match dial_one(target, hello, deadline, access) {
             Ok(conn) => return Ok(conn),
             Err(e) => last = e,
         }
@@ -103,43 +127,128 @@ pub fn dial(addr: &str, hello: &Hello, timeout: Duration) -> Result<Conn, DialEr
     Err(last)
 }
 
-fn dial_one(target: SocketAddr, hello: &Hello, deadline: Instant) -> Result<Conn, DialError> {
-    let failed = |what: &str, e: io::Error| DialError::new(format!("{what} {target}: {e}"));
-    let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let mut stream = TcpStream::connect_timeout(&target, left()).map_err(|e| failed("connect to", e))?;
-    tune(&stream, hello.role, hello.lane).map_err(|e| failed("socket options for", e))?;
-    stream.set_write_timeout(Some(left())).map_err(|e| failed("timeout for", e))?;
-    stream.write_all(&hello.encode()).map_err(|e| failed("handshake with", e))?;
-    let mut got = Vec::with_capacity(HELLO_MAX);
-    let peer = loop {
-        match Hello::decode(&got) {
-            Ok(Some(peer)) => break peer,
-            Ok(None) => {}
-            Err(e) => return Err(DialError::new(format!("{target}: {e}"))),
-        }
-        // Exactly the HELLO and not a byte more: what follows belongs to the worker.
-        let want = match got.first_chunk::<HEADER_LEN>() {
-            None => HEADER_LEN - got.len(),
-            Some(head) => {
-                let header = Header::decode(head).map_err(|e| DialError::new(format!("{target}: {e}")))?;
-                (HEADER_LEN + header.len as usize - got.len()).min(HELLO_MAX)
+/// One connection as it is being made.
+struct Dialling {
+    stream: TcpStream,
+    target: SocketAddr,
+    deadline: Instant,
+}
+
+impl Dialling {
+    fn failed(&self, what: &str, e: &dyn fmt::Display) -> DialError {
+        DialError::new(format!("{what} {}: {e}", self.target))
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), DialError> {
+        self.stream.set_write_timeout(Some(self.left())).map_err(|e| self.failed("timeout for", &e))?;
+        self.stream.write_all(bytes).map_err(|e| self.failed("handshake with", &e))
+    }
+
+    /// At least one byte.
+    fn read(&mut self, into: &mut [u8]) -> Result<usize, DialError> {
+        self.stream.set_read_timeout(Some(self.left())).map_err(|e| self.failed("timeout for", &e))?;
+        match self.stream.read(into) {
+            Ok(0) => Err(DialError::new(format!("{} closed the connection during the handshake", self.target))),
+            Ok(count) => Ok(count),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(DialError::new(format!("{}: no answer in time to the handshake", self.target)))
             }
-        };
-        let at = got.len();
-        got.resize(at + want, 0);
-        stream.set_read_timeout(Some(left())).map_err(|e| failed("timeout for", e))?;
-        let n = stream.read(&mut got[at..]).map_err(|e| failed("handshake with", e))?;
-        if n == 0 {
-            return Err(DialError::new(format!("{target} closed the connection during the handshake")));
+            Err(e) => Err(self.failed("handshake with", &e)),
         }
-        got.truncate(at + n);
+    }
+
+    /// Both keys proven, and theirs trusted.
+    fn shake(&mut self, authority: &dyn Authority) -> Result<(Guard, Known, Vec<u8>), DialError> {
+        let no = |e: &dyn fmt::Display| DialError::new(format!("{}: {e}", self.target));
+        let tls = authority.tls().map_err(DialError::new)?;
+        let mut handshake = Handshake::dialler(&tls).map_err(|e| no(&e))?;
+        let (mut buffer, mut got) = ([0; 4096], 0);
+        let Established { peer: key, binding, sealer, opener, early, rest } = loop {
+            let mut out = Vec::new();
+            let step = handshake.on_bytes(&buffer[..got], &mut out);
+            let said = if out.is_empty() { Ok(()) } else { self.write(&out) };
+            match step.map_err(|e| DialError::new(format!("{}: {e}", self.target)))? {
+                Progress::Done(established) => {
+                    said?;
+                    break established;
+                }
+                Progress::More(more) => handshake = more,
+            }
+            said?;
+            got = self.read(&mut buffer)?;
+        };
+        if !early.is_empty() || !rest.is_empty() {
+            return Err(DialError::new(format!("{}: it spoke before it was asked", self.target)));
+        }
+        let here = self.stream.local_addr().map_err(|e| self.failed("local address of", &e))?;
+        let shown = Shown { key, ends: Ends { here, there: self.target }, binding, dialled: true };
+        let Judged { name, voucher } =
+            authority.judge(&shown).map_err(|stranger| DialError::new(format!("{}: {}", self.target, stranger.log)))?;
+        Ok((Guard::Tls { sealer, opener }, Known { name, key: Some(key), bearer: None }, voucher))
+    }
+
+    /// Exactly the HELLO and not a byte more: what follows belongs to the worker.
+    fn hear_hello(&mut self, guard: &mut Guard) -> Result<Hello, DialError> {
+        let target = self.target;
+        let no = move |e: &dyn fmt::Display| DialError::new(format!("{target}: {e}"));
+        let mut hello = Vec::new();
+        loop {
+            if let Some(hello) = Hello::decode(&hello).map_err(|e| no(&e))? {
+                return Ok(hello);
+            }
+            if hello.len() > HELLO_MAX {
+                return Err(no(&"a HELLO that does not end"));
+            }
+            match guard {
+                Guard::Tls { opener, .. } => {
+                    let record = sealed::read_record(opener, |into| self.read(into))?;
+                    hello.extend(record.map_err(|e| no(&e))?);
+                }
+                #[cfg(feature = "plaintext")]
+                Guard::Plain => {
+                    let mut byte = [0];
+                    self.read(&mut byte)?;
+                    hello.push(byte[0]);
+                }
+            }
+        }
+    }
+}
+
+fn dial_one(target: SocketAddr, hello: &Hello, deadline: Instant, access: &Access) -> Result<Conn, DialError> {
+    #[cfg(feature = "plaintext")]
+    if let (Access::Plain, false) = (access, crate::config::plaintext_allows(target)) {
+        return Err(DialError::new(format!("{target}: unencrypted links go to loopback and 192.168.10.0/24 only")));
+    }
+    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let stream =
+        TcpStream::connect_timeout(&target, left).map_err(|e| DialError::new(format!("connect to {target}: {e}")))?;
+    let mut dialling = Dialling { stream, target, deadline };
+    tune(&dialling.stream, hello.role, hello.lane).map_err(|e| dialling.failed("socket options for", &e))?;
+    let (mut guard, mut known, voucher) = match access {
+        Access::Keys(authority) => dialling.shake(authority.as_ref())?,
+        #[cfg(feature = "plaintext")]
+        Access::Plain => (Guard::Plain, Known::unproven(), Vec::new()),
     };
-    stream
-        .set_read_timeout(None)
-        .and_then(|()| stream.set_write_timeout(None))
-        .map_err(|e| failed("timeout for", e))?;
+    let mut said = Vec::new();
+    let hello = Hello { voucher, ..hello.clone() };
+    guard.seal(&hello.encode(), &mut said).map_err(|e| dialling.failed("handshake with", &e))?;
+    dialling.write(&said)?;
+    let peer = dialling.hear_hello(&mut guard)?;
+    let untimed = dialling.stream.set_read_timeout(None).and_then(|()| dialling.stream.set_write_timeout(None));
+    untimed.map_err(|e| dialling.failed("timeout for", &e))?;
     match peer.verdict {
-        Verdict::Ok => Ok(Conn::new(stream, peer, target)),
+        Verdict::Ok => {
+            match (access, &known.key) {
+                (Access::Keys(authority), Some(key)) => authority.seen(&known.name, key, target.ip()),
+                _ => known.name.clone_from(&peer.name),
+            }
+            Ok(Conn::new(dialling.stream, guard, known, peer, target))
+        }
         Verdict::Duplicate => {
             Err(DialError { text: format!("{target} has a session with this node already"), duplicate: true })
         }

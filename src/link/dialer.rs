@@ -43,7 +43,7 @@ pub fn keep_session(node: &Node, addr: String) -> OsResult<()> {
 fn dial_session(node: &Node, addr: &str) -> Result<(), DialError> {
     let session = random();
     let first = node.hello(Role::Peer, Lane::Lat, session, 0);
-    let conn = dial(addr, &first, DIAL_TIMEOUT)?;
+    let conn = dial(addr, &first, DIAL_TIMEOUT, node.access())?;
     let pairs = usize::from(conn.peer.workers.max(first.workers)).min(LINKS_MAX);
     if !node.dialled(conn, &first) {
         return Ok(());
@@ -58,7 +58,7 @@ fn dial_session(node: &Node, addr: &str) -> Result<(), DialError> {
             }
             let index = u16::try_from(index).expect("at most LINKS_MAX");
             let hello = node.hello(Role::Peer, lane, session, index);
-            let conn = dial(addr, &hello, DIAL_TIMEOUT)?;
+            let conn = dial(addr, &hello, DIAL_TIMEOUT, node.access())?;
             if !node.dialled(conn, &hello) {
                 return Ok(());
             }
@@ -75,13 +75,13 @@ fn dial_session(node: &Node, addr: &str) -> Result<(), DialError> {
 pub fn dial_client(node: &Node, addr: &str) -> Result<(), DialError> {
     let session = random();
     let hello = node.hello(Role::Client, Lane::Lat, session, 0);
-    let conn = dial(addr, &hello, DIAL_TIMEOUT)?;
+    let conn = dial(addr, &hello, DIAL_TIMEOUT, node.access())?;
     assert!(node.dialled(conn, &hello), "a new session of a command has no rival");
     let (node, addr) = (node.clone(), addr.to_owned());
     // Beside the command, so that a short one does not wait for a link that it will never need.
     let run = move || {
         let hello = node.hello(Role::Client, Lane::Bulk, session, 0);
-        match dial(&addr, &hello, DIAL_TIMEOUT) {
+        match dial(&addr, &hello, DIAL_TIMEOUT, node.access()) {
             // Too late for a command that has ended: the link is closed again.
             Ok(conn) => drop(node.dialled(conn, &hello)),
             Err(e) => tracing::debug!("no BULK link: {e}"),

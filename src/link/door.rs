@@ -1,34 +1,28 @@
-//! The door: accepts TCP connections and answers their HELLOs, all on one thread that never waits for one of them.
+//! The door: accepts TCP connections, proves who is there, and answers HELLOs, all on one thread that never waits for one
+//! of them.
 //!
 //! ```text
-//!   accept ──▶ Pending ──whole HELLO──▶ Node::admit ──▶ answer ──▶ worker, or a file server's thread
-//!                 └── deadline, garbage, wrong address ──▶ closed, one line
+//!   accept ──▶ Guest ──TLS──▶ Authority::judge ──HELLO──▶ Node::admit ──▶ answer ──▶ worker, or a file server's thread
+//!                └── deadline, garbage, a stranger ──▶ one line, closed
 //! ```
 //!
-//! Before the HELLO is whole a stranger costs one fd and HELLO_MAX bytes; when too many wait, the oldest goes.
+//! Before it is known a guest costs one fd and HANDSHAKE_MAX bytes; see `guests.rs` for who makes room.
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::conn::{self, Conn};
-use super::node::{Admission, Node};
-use crate::config;
+use super::guard::{Access, Ends, Guard, Known, Shown, Stranger};
+use super::guests::{Failed, Greeting, Guest, Guests, Stage};
+use super::node::{Admission, Node, Peer};
+use crate::auth::{Bearer, Binding, Established, Handshake, Opened, Progress, PublicKey, voucher};
 use crate::errno::{OsError, OsResult, Step};
-use crate::limits::{HELLO_DEADLINE_MS, HELLO_MAX, HELLO_PENDING_MAX};
-use crate::wire::hello::{Hello, Verdict};
-
-struct Pending {
-    stream: TcpStream,
-    addr: SocketAddr,
-    got: Vec<u8>,
-    deadline: Instant,
-}
+use crate::limits::{HELLO_DEADLINE_MS, HELLO_MAX};
+use crate::wire::hello::{Hello, Role, Verdict};
 
 #[derive(Debug)]
 pub struct Door {
@@ -40,16 +34,13 @@ impl Door {
     /// Binds `addr` (`ADDR:PORT`; a name may stand for several addresses).
     ///
     /// # Errors
-    /// EADDRINUSE and the like, with the address; EACCES for one that unencrypted links may not have.
+    /// EADDRINUSE and the like, with the address.
     pub fn bind(addr: &str, node: Node) -> OsResult<Self> {
         let found = std::net::ToSocketAddrs::to_socket_addrs(addr).step_on("resolve", addr)?;
         let mut listeners = Vec::new();
         for target in found {
-            // On 0.0.0.0 and :: each connection is looked at by itself.
-            if !target.ip().is_unspecified() && !config::plaintext_allows(target) {
-                let on = format!("{target}: unencrypted links are for loopback and 192.168.10.0/24 only");
-                return Err(OsError::on("listen on", on, crate::errno::Errno::EACCES));
-            }
+            #[cfg(feature = "plaintext")]
+            check_plaintext(&node, target)?;
             // std sets SO_REUSEADDR, so that a restart need not wait for old connections' TIME_WAIT.
             let listener = TcpListener::bind(target).step_on("listen on", target)?;
             listener.set_nonblocking(true).step("O_NONBLOCK")?;
@@ -74,35 +65,38 @@ impl Door {
     }
 
     fn run(self) {
-        let mut waiting: VecDeque<Pending> = VecDeque::new();
+        let mut guests = Guests::default();
+        let mut failed = Failed::default();
+        let mut version = 0;
         while !self.node.is_leaving() {
-            let ready = self.poll(&waiting);
-            let (doors, guests) = ready.split_at(self.listeners.len());
-            let mut index = 0;
-            waiting.retain_mut(|guest| {
-                index += 1;
-                !guests[index - 1] || self.hear(guest)
-            });
-            let now = Instant::now();
-            waiting.retain(|guest| {
-                let late = guest.deadline <= now;
-                if late {
-                    tracing::info!(addr = %guest.addr, "closed: no whole HELLO within {HELLO_DEADLINE_MS} ms");
+            let ready = self.poll(&guests);
+            let now = match self.node.access() {
+                Access::Keys(authority) => authority.version(),
+                #[cfg(feature = "plaintext")]
+                Access::Plain => 0,
+            };
+            if std::mem::replace(&mut version, now) != now {
+                self.node.recheck();
+            }
+            let (doors, ready) = ready.split_at(self.listeners.len());
+            guests.hear(ready, &mut failed, Instant::now(), |guest, failed| self.hear(guest, failed));
+            for guest in guests.late(Instant::now()) {
+                if !matches!(guest.stage, Stage::Leaving) {
+                    complain(&mut failed, guest.ends, &format!("no whole HELLO within {HELLO_DEADLINE_MS} ms"));
                 }
-                !late
-            });
+            }
             for (listener, ready) in self.listeners.iter().zip(doors) {
                 if *ready {
-                    self.accept(listener, &mut waiting);
+                    self.accept(listener, &mut guests, &mut failed);
                 }
             }
         }
     }
 
     /// Which listeners and guests have something; also wakes for deadlines and to see whether the node leaves.
-    fn poll(&self, waiting: &VecDeque<Pending>) -> Vec<bool> {
+    fn poll(&self, guests: &Guests<TcpStream>) -> Vec<bool> {
         let listeners = self.listeners.iter().map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN));
-        let guests = waiting.iter().map(|g| PollFd::new(g.stream.as_fd(), PollFlags::POLLIN));
+        let guests = guests.iter().map(|g| PollFd::new(g.stream.as_fd(), PollFlags::POLLIN));
         let mut fds: Vec<PollFd<'_>> = listeners.chain(guests).collect();
         if let Err(e) = poll(&mut fds, PollTimeout::from(WAKE_MS)) {
             tracing::debug!("poll: {e}");
@@ -110,9 +104,9 @@ impl Door {
         fds.iter().map(|f| f.revents().is_some_and(|r| !r.is_empty())).collect()
     }
 
-    fn accept(&self, listener: &TcpListener, waiting: &mut VecDeque<Pending>) {
+    fn accept(&self, listener: &TcpListener, guests: &mut Guests<TcpStream>, failed: &mut Failed) {
         for _ in 0..ACCEPTS_A_TURN {
-            let (stream, addr) = match listener.accept() {
+            let (stream, there) = match listener.accept() {
                 Ok(accepted) => accepted,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) => {
@@ -122,74 +116,253 @@ impl Door {
                     return;
                 }
             };
-            let ours = stream.local_addr().is_ok_and(config::plaintext_allows);
-            if !config::plaintext_allows(addr) || !ours {
-                tracing::warn!(%addr, "refused: unencrypted links are for loopback and 192.168.10.0/24 only");
-                continue;
+            let (Ok(here), Ok(())) = (stream.local_addr(), stream.set_nonblocking(true)) else { continue };
+            let ends = Ends { here, there };
+            let stage = match self.first_stage(ends) {
+                Ok(stage) => stage,
+                Err(e) => {
+                    complain(failed, ends, &e);
+                    continue;
+                }
+            };
+            if let Some(gone) = guests.enter(stream, ends, stage, Instant::now()) {
+                tracing::debug!(%gone, "closed before its handshake: too many wait");
+                failed.count(gone, Instant::now());
             }
-            if stream.set_nonblocking(true).is_err() {
-                continue;
-            }
-            if waiting.len() >= HELLO_PENDING_MAX {
-                waiting.pop_front();
-            }
-            let deadline = Instant::now() + Duration::from_millis(HELLO_DEADLINE_MS);
-            waiting.push_back(Pending { stream, addr, got: Vec::new(), deadline });
         }
+    }
+
+    fn first_stage(&self, ends: Ends) -> Result<Stage, String> {
+        match self.node.access() {
+            Access::Keys(authority) => {
+                let tls = authority.tls()?;
+                let handshake = Handshake::listener(&tls).map_err(|e| e.to_string())?;
+                Ok(Stage::Shaking(Box::new(handshake)))
+            }
+            #[cfg(feature = "plaintext")]
+            Access::Plain => {
+                let allowed = [ends.here, ends.there].into_iter().all(crate::config::plaintext_allows);
+                let (binding, who) = ([0; 32], Ok(Known::unproven()));
+                let greeting = Greeting { guard: Guard::Plain, binding, who, raw: Vec::new(), plain: Vec::new() };
+                allowed
+                    .then(|| Stage::Greeting(Box::new(greeting)))
+                    .ok_or("unencrypted links are for loopback and 192.168.10.0/24 only".into())
+            }
+        }
+        .inspect(|_| tracing::trace!(?ends, "a guest"))
     }
 
     /// Reads what has come. Returns whether the guest still waits.
-    fn hear(&self, guest: &mut Pending) -> bool {
-        let mut buffer = [0; HELLO_MAX];
-        let room = HELLO_MAX - guest.got.len();
-        match guest.stream.read(&mut buffer[..room]) {
-            Ok(0) => return false,
-            Ok(count) => guest.got.extend_from_slice(&buffer[..count]),
+    fn hear(&self, guest: &mut Guest<TcpStream>, failed: &mut Failed) -> bool {
+        let mut buffer = [0; 4096];
+        let bytes = match guest.stream.read(&mut buffer) {
+            Ok(0) => {
+                match &guest.stage {
+                    Stage::Leaving => {}
+                    // Neither side knows the other: this line is the one that helps.
+                    Stage::Greeting(greeting) if greeting.who.is_err() => {
+                        complain(failed, guest.ends, &stranger_of(greeting).log);
+                    }
+                    _ => complain(failed, guest.ends, "it went away during the handshake"),
+                }
+                return false;
+            }
+            Ok(count) => &buffer[..count],
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return true,
             Err(_) => return false,
-        }
-        match Hello::decode(&guest.got) {
-            Ok(None) => true,
-            Ok(Some(hello)) => {
-                self.answer(guest, hello);
-                false
-            }
+        };
+        match self.on_bytes(guest, bytes) {
+            Ok(stays) => stays,
             Err(e) => {
-                tracing::warn!(addr = %guest.addr, "closed: {e}");
-                false
+                complain(failed, guest.ends, &e);
+                matches!(guest.stage, Stage::Leaving)
             }
         }
     }
 
-    fn answer(&self, guest: &Pending, hello: Hello) {
-        let mut answer = self.node.hello(hello.role, hello.lane, hello.session, hello.index);
-        let admitted = self.node.admit(&hello, guest.addr);
-        if let Err((verdict, reason)) = &admitted {
-            answer.verdict = *verdict;
-            answer.reason.clone_from(reason);
-            if *verdict == Verdict::Refused {
-                tracing::warn!(addr = %guest.addr, "refused: {reason}");
+    /// # Errors
+    /// One line for the log; with `Stage::Leaving` the guest has been told.
+    fn on_bytes(&self, guest: &mut Guest<TcpStream>, bytes: &[u8]) -> Result<bool, String> {
+        match std::mem::replace(&mut guest.stage, Stage::Nothing) {
+            Stage::Leaving => {
+                guest.stage = Stage::Leaving;
+                Ok(true)
+            }
+            Stage::Nothing => Ok(false),
+            Stage::Shaking(handshake) => {
+                let mut out = Vec::new();
+                let step = handshake.on_bytes(bytes, &mut out);
+                // A flight always fits an empty socket buffer; who has filled it before does not mean well.
+                let said = (&guest.stream).write_all(&out);
+                match step.map_err(|e| e.to_string())? {
+                    Progress::More(handshake) => {
+                        guest.stage = Stage::Shaking(Box::new(handshake));
+                        Ok(said.is_ok())
+                    }
+                    Progress::Done(established) => self.on_proven(guest, established),
+                }
+            }
+            Stage::Greeting(mut greeting) => {
+                greeting.raw.extend_from_slice(bytes);
+                self.on_greeting(guest, greeting)
             }
         }
+    }
+
+    /// Both keys are proven: is this one trusted?
+    fn on_proven(&self, guest: &mut Guest<TcpStream>, established: Established) -> Result<bool, String> {
+        let Established { peer: key, binding, sealer, opener, early, rest } = established;
+        let who = self.judge(key, binding, guest.ends, None);
+        let guard = Guard::Tls { sealer, opener };
+        self.on_greeting(guest, Box::new(Greeting { guard, binding, who, raw: rest, plain: early }))
+    }
+
+    fn judge(&self, key: PublicKey, binding: Binding, ends: Ends, bearer: Option<Bearer>) -> Result<Known, Stranger> {
+        match self.node.access() {
+            Access::Keys(authority) => {
+                let judged = authority.judge(&Shown { key, ends, binding, dialled: false })?;
+                Ok(Known { name: judged.name, key: Some(key), bearer })
+            }
+            #[cfg(feature = "plaintext")]
+            Access::Plain => unreachable!("nobody shakes hands in plaintext"),
+        }
+    }
+
+    fn on_greeting(&self, guest: &mut Guest<TcpStream>, mut greeting: Box<Greeting>) -> Result<bool, String> {
+        let Greeting { guard, raw, plain, .. } = &mut *greeting;
+        match guard {
+            Guard::Tls { opener, .. } => {
+                while let Opened::Record { used, plain: range } = opener.open(raw).map_err(|e| e.0)? {
+                    plain.extend_from_slice(&raw[range]);
+                    raw.drain(..used);
+                }
+            }
+            #[cfg(feature = "plaintext")]
+            Guard::Plain => plain.append(raw),
+        }
+        if plain.len() > HELLO_MAX || raw.len() > 2 * HELLO_MAX {
+            return Err(format!("a HELLO of more than {HELLO_MAX} bytes"));
+        }
+        match Hello::decode(plain).map_err(|e| e.0)? {
+            None => {
+                guest.stage = Stage::Greeting(greeting);
+                Ok(true)
+            }
+            Some(_) if !raw.is_empty() => Err("bytes behind the HELLO".into()),
+            Some(hello) => self.answer(guest, *greeting, hello),
+        }
+    }
+
+    /// Who has said this HELLO: whose key it is, or whose word it has.
+    fn known(
+        &self,
+        ends: Ends,
+        who: Result<Known, Stranger>,
+        binding: Binding,
+        hello: &Hello,
+    ) -> Result<Known, Stranger> {
+        if who.is_ok() || hello.role != Role::Client || hello.voucher.is_empty() {
+            return who;
+        }
+        let (by, bearer) =
+            voucher::redeem(&hello.voucher, &binding).map_err(|e| Stranger { log: e.0.clone(), told: e.0 })?;
+        self.judge(by, binding, ends, Some(bearer))
+    }
+
+    fn answer(&self, guest: &mut Guest<TcpStream>, greeting: Greeting, hello: Hello) -> Result<bool, String> {
+        let Greeting { mut guard, binding, who, .. } = greeting;
+        let mut answer = self.node.hello(hello.role, hello.lane, hello.session, hello.index);
+        let mut known = match self.known(guest.ends, who, binding, &hello) {
+            Ok(known) => known,
+            Err(Stranger { log, told: reason }) => {
+                see_off(guest, &mut guard, &Hello { verdict: Verdict::Refused, reason, ..answer });
+                return Err(log);
+            }
+        };
+        if known.key.is_none() {
+            known.name.clone_from(&hello.name);
+        }
+        let peer = Peer { known: known.clone(), addr: guest.ends.there, node: hello.node };
+        let admitted = match self.node.admit(&hello, peer) {
+            Ok(admitted) => admitted,
+            Err((verdict, reason)) => {
+                let line = (verdict == Verdict::Refused).then(|| format!("{} refused: {reason}", known.name));
+                see_off(guest, &mut guard, &Hello { verdict, reason, ..answer });
+                return line.map_or(Ok(true), Err);
+            }
+        };
+        if let (Access::Keys(authority), Some(key)) = (self.node.access(), &known.key) {
+            authority.seen(&known.name, key, guest.ends.there.ip());
+        }
+        answer.verdict = Verdict::Ok;
         // A HELLO's few bytes always fit an empty socket buffer.
-        let said = (&guest.stream).write_all(&answer.encode());
-        let Ok(stream) = guest.stream.try_clone() else { return };
+        let said = say(guest, &mut guard, &answer);
+        let Ok(stream) = guest.stream.try_clone() else { return Ok(false) };
         let tuned = stream.set_nonblocking(false).and_then(|()| conn::tune(&stream, hello.role, hello.lane));
         match (admitted, said.and(tuned)) {
-            (Ok(Admission::Files), Ok(())) => self.serve_files(Conn::new(stream, hello, guest.addr)),
+            (Admission::Files, Ok(())) => {
+                self.serve_files(Conn::new(stream, guard, known, hello, guest.ends.there));
+            }
             // Even a connection that has just failed goes to its worker: the session must learn of its end there.
-            (Ok(link @ Admission::Link { .. }), _) => self.node.hand_over(link, stream.into()),
+            (link @ Admission::Link { .. }, _) => self.node.hand_over(link, stream.into(), guard),
             _ => {}
         }
+        Ok(false)
     }
 
     fn serve_files(&self, conn: Conn) {
         let Some(files) = self.node.files() else { return };
-        let files = Arc::clone(&files);
-        let spawned = std::thread::Builder::new().name("files".into()).spawn(move || files.serve(conn));
+        let node = self.node.clone();
+        let serve = move || {
+            // Without a handle on it nobody could end it.
+            let Ok(number) = node.file_links().begun(&conn) else { return };
+            files.serve(conn);
+            node.file_links().ended(number);
+        };
+        let spawned = std::thread::Builder::new().name("files".into()).spawn(serve);
         if let Err(e) = spawned {
             tracing::warn!("start a file server: {e}");
         }
+    }
+}
+
+#[cfg(feature = "plaintext")]
+fn check_plaintext(node: &Node, target: SocketAddr) -> OsResult<()> {
+    // On 0.0.0.0 and :: each connection is looked at by itself.
+    let allowed = target.ip().is_unspecified() || crate::config::plaintext_allows(target);
+    if allowed || matches!(node.access(), Access::Keys(_)) {
+        return Ok(());
+    }
+    let on = format!("{target}: unencrypted links are for loopback and 192.168.10.0/24 only");
+    Err(OsError::on("listen on", on, crate::errno::Errno::EACCES))
+}
+
+fn stranger_of(greeting: &Greeting) -> &Stranger {
+    greeting.who.as_ref().expect_err("asked only where it is one")
+}
+
+fn say(guest: &Guest<TcpStream>, guard: &mut Guard, hello: &Hello) -> io::Result<()> {
+    let mut out = Vec::new();
+    guard.seal(&hello.encode(), &mut out).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.0))?;
+    (&guest.stream).write_all(&out)
+}
+
+/// Says no, and gives the guest a moment to read it.
+fn see_off(guest: &mut Guest<TcpStream>, guard: &mut Guard, hello: &Hello) {
+    // Who does not take our words has lost them.
+    let _ = say(guest, guard, hello);
+    let _ = guest.stream.shutdown(std::net::Shutdown::Write);
+    guest.stage = Stage::Leaving;
+    guest.deadline = guest.deadline.min(Instant::now() + Duration::from_millis(LEAVE_MS));
+}
+
+/// Counts a failed handshake, and says so unless its address has been said a moment ago.
+fn complain(failed: &mut Failed, ends: Ends, why: &str) {
+    let Some(untold) = failed.count(ends.there.ip(), Instant::now()) else { return };
+    if untold > 0 {
+        tracing::warn!(addr = %ends.there, untold, total = failed.total, "closed: {why} (and {untold} more that were not said)");
+    } else {
+        tracing::warn!(addr = %ends.there, "closed: {why}");
     }
 }
 
@@ -197,3 +370,5 @@ impl Door {
 const WAKE_MS: u8 = 200;
 /// Accepted in one go; then the guests have their turn again.
 const ACCEPTS_A_TURN: usize = 64;
+/// How long a guest that was refused may take to read why.
+const LEAVE_MS: u64 = 1_000;

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 
+use super::guard::twins::{access, own};
 use super::tests::{World, pair_of};
 use super::*;
+use crate::auth::{Handshake, Opener, Progress, Sealer};
 use crate::fdpass::{Maker, Pump};
 use crate::limits::{INITIAL_WINDOW, RECORD_MAX};
 use crate::ring::Wish;
@@ -37,6 +39,10 @@ impl Handler for Takes {
 struct Peer {
     node: Node,
     link: TcpStream,
+    sealer: Sealer,
+    opener: Opener,
+    /// Heard and not looked at yet.
+    heard: Vec<u8>,
     opened: mpsc::Receiver<Opened>,
 }
 
@@ -47,17 +53,35 @@ fn memfd(stream: u32) -> Recipe {
     Recipe::Memfd { stream, access: READ_ONLY, len: 5, offset: 0, seals: Seals::default() }
 }
 
+/// The dialler's part of the handshake, with the key that everybody in this process has.
+fn shake(link: &mut TcpStream) -> (Sealer, Opener) {
+    let mut handshake = Handshake::dialler(&own().tls().unwrap()).unwrap();
+    let (mut buffer, mut got) = ([0; 4096], 0);
+    loop {
+        let mut out = Vec::new();
+        let step = handshake.on_bytes(&buffer[..got], &mut out).unwrap();
+        link.write_all(&out).unwrap();
+        match step {
+            Progress::Done(done) => return (done.sealer, done.opener),
+            Progress::More(more) => handshake = more,
+        }
+        got = link.read(&mut buffer).unwrap();
+    }
+}
+
 impl Peer {
     fn new() -> Self {
         let (tell, opened) = mpsc::channel();
         let handler = Arc::new(Takes(Mutex::new(tell)));
         let (files, fds) = (None, Maker::default());
-        let node = Node::start(NodeOptions { workers: 1, engine: Wish::Auto, handler, files, fds }).unwrap();
+        let node =
+            Node::start(NodeOptions { workers: 1, engine: Wish::Auto, access: access(), handler, files, fds }).unwrap();
         let door = Door::bind("127.0.0.1:0", node.clone()).unwrap();
         let addr = door.addresses()[0];
         door.open().unwrap();
-        let link = TcpStream::connect(addr).unwrap();
+        let mut link = TcpStream::connect(addr).unwrap();
         link.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let (sealer, opener) = shake(&mut link);
         let hello = Hello {
             role: Role::Client,
             lane: Lane::Lat,
@@ -71,24 +95,33 @@ impl Peer {
             features: 0,
             name: "hostile".into(),
             reason: String::new(),
+            voucher: Vec::new(),
         };
-        let mut peer = Self { node, link, opened };
-        peer.link.write_all(&hello.encode()).unwrap();
+        let mut peer = Self { node, link, sealer, opener, heard: Vec::new(), opened };
+        peer.say(&[hello.encode()]);
         assert_eq!(peer.hear().0.kind, FrameType::Hello);
         peer
     }
 
     fn say(&mut self, frames: &[Vec<u8>]) {
-        self.link.write_all(&frames.concat()).unwrap();
+        let bytes = frames.concat();
+        let link = &mut self.link;
+        self.sealer.seal([&bytes[..]], |record| link.write_all(&record).unwrap()).unwrap();
     }
 
     fn hear(&mut self) -> (Header, Vec<u8>) {
-        let mut head = [0; HEADER_LEN];
-        self.link.read_exact(&mut head).unwrap();
+        let head = self.take(HEADER_LEN).try_into().unwrap();
         let header = Header::decode(&head).unwrap();
-        let mut body = vec![0; header.len as usize];
-        self.link.read_exact(&mut body).unwrap();
-        (header, body)
+        (header, self.take(header.len as usize))
+    }
+
+    fn take(&mut self, count: usize) -> Vec<u8> {
+        while self.heard.len() < count {
+            let link = &mut self.link;
+            let record = sealed::read_record(&mut self.opener, |into| link.read(into)).unwrap().unwrap();
+            self.heard.extend(record);
+        }
+        self.heard.drain(..count).collect()
     }
 
     fn hear_of(&mut self, kind: FrameType, stream: u32) -> Header {

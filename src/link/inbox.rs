@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::guard::Guard;
 use super::node::Peer;
 use crate::errno::{Errno, OsResult, Step};
 use crate::fdpass::{Described, Pump, Rebuilt};
@@ -24,6 +25,7 @@ pub(super) enum Cmd {
         pair: u64,
         lane: Lane,
         fd: OwnedFd,
+        guard: Guard,
         options: Options,
         peer: Arc<Peer>,
         begins: bool,

@@ -1,11 +1,18 @@
 //! One TCP connection of a pair on the ring: frames in, frames out.
+//!
+//! ```text
+//!   RECV ─▶ buffer ── records opened where they lie ─▶ chunks ─▶ parser ─▶ mux
+//!   mux ─▶ batch ── sealed, copied once ─▶ records ─▶ SENDMSG
+//! ```
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
+use super::guard::Guard;
 use super::port::Hands;
+use crate::auth::{Opened, RECORD_HEAD};
 use crate::errno::Errno;
 use crate::limits::{BULK_BATCH, LAT_BATCH, POOL_PRESSURE};
 use crate::mux::{Mux, Payload};
@@ -17,8 +24,11 @@ use crate::wire::{ProtocolError, WireResult};
 pub(super) struct LaneEnd {
     lane: Lane,
     fd: Fd,
+    guard: Guard,
     parser: Parser,
     filling: Option<Filling>,
+    /// How long the record is, at least, whose first bytes are in `filling`.
+    want: usize,
     recv: Option<OpId>,
     send: Option<OpId>,
     /// Where the next batch is put together; away while one is being sent.
@@ -27,10 +37,19 @@ pub(super) struct LaneEnd {
 }
 
 impl LaneEnd {
-    pub(super) fn new(lane: Lane, fd: OwnedFd) -> Self {
-        let message = Some(Box::default());
-        let parser = Parser::default();
-        Self { lane, fd: Rc::new(fd), parser, filling: None, recv: None, send: None, message, closed: false }
+    pub(super) fn new(lane: Lane, fd: OwnedFd, guard: Guard) -> Self {
+        Self {
+            lane,
+            fd: Rc::new(fd),
+            guard,
+            parser: Parser::default(),
+            filling: None,
+            want: RECORD_HEAD,
+            recv: None,
+            send: None,
+            message: Some(Box::default()),
+            closed: false,
+        }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -47,8 +66,9 @@ impl LaneEnd {
             return;
         }
         let into = match self.filling.take() {
-            Some(f) if f.spare() >= SPARE_MIN => f,
-            _ => hands.pool.take(Size::Large),
+            Some(f) if f.spare() >= SPARE_MIN.max(self.want.saturating_sub(f.sealed())) => f,
+            Some(f) => f.go_on_in(hands.pool.take(Size::Large)),
+            None => hands.pool.take(Size::Large),
         };
         let max = into.spare();
         let op = Op::Recv { fd: Rc::clone(&self.fd), into, max, fds: false };
@@ -71,9 +91,37 @@ impl LaneEnd {
             Err(errno) => return Err(ProtocolError(format!("link lost: {}", errno.desc()))),
         };
         let Op::Recv { mut into, .. } = done.op else { unreachable!("a link's read is RECV") };
-        let mut rest = into.cut(count);
-        self.filling = Some(into);
+        into.received(count);
         let pressed = pool.used() > POOL_PRESSURE;
+        let plain = self.open_all(&mut into, mux, pressed, now_us);
+        self.filling = Some(into);
+        plain
+    }
+
+    /// Opens what is whole, and cuts it into frames.
+    fn open_all(&mut self, into: &mut Filling, mux: &mut Mux<Chunk>, pressed: bool, now_us: u64) -> WireResult<()> {
+        loop {
+            let (used, plain) = match &mut self.guard {
+                Guard::Tls { opener, .. } => match opener.open(into.raw())? {
+                    Opened::Record { used, plain } => (used, plain),
+                    Opened::Part { want } => {
+                        self.want = want;
+                        return Ok(());
+                    }
+                    Opened::End => return Err(ProtocolError("the peer closed the link".into())),
+                },
+                #[cfg(feature = "plaintext")]
+                Guard::Plain => match into.raw().len() {
+                    0 => return Ok(()),
+                    all => (all, 0..all),
+                },
+            };
+            let chunk = into.cut_opened(used, plain);
+            self.on_plain(chunk, mux, pressed, now_us)?;
+        }
+    }
+
+    fn on_plain(&mut self, mut rest: Chunk, mux: &mut Mux<Chunk>, pressed: bool, now_us: u64) -> WireResult<()> {
         loop {
             match self.parser.step(rest.as_ref())? {
                 Step::More => return Ok(()),
@@ -94,11 +142,14 @@ impl LaneEnd {
     }
 
     /// Sends the next batch, if the last one has left and there is one.
-    pub(super) fn transmit(&mut self, mux: &mut Mux<Chunk>, hands: &mut Hands, token: u64) {
+    ///
+    /// # Errors
+    /// As `on_received`.
+    pub(super) fn transmit(&mut self, mux: &mut Mux<Chunk>, hands: &mut Hands, token: u64) -> WireResult<()> {
         if self.closed {
-            return;
+            return Ok(());
         }
-        let Some(mut message) = self.message.take() else { return };
+        let Some(mut message) = self.message.take() else { return Ok(()) };
         let budget = match self.lane {
             Lane::Lat => LAT_BATCH,
             Lane::Bulk => BULK_BATCH,
@@ -106,9 +157,20 @@ impl LaneEnd {
         mux.poll_transmit(self.lane, &mut message.batch, budget);
         if message.batch.is_empty() {
             self.message = Some(message);
-            return;
+            return Ok(());
+        }
+        match &mut self.guard {
+            Guard::Tls { sealer, .. } => {
+                let mut sealed = Vec::new();
+                sealer.seal(message.batch.slices(), |record| sealed.push(record))?;
+                message.clear();
+                sealed.into_iter().for_each(|record| message.batch.push_body(Chunk::from_vec(record)));
+            }
+            #[cfg(feature = "plaintext")]
+            Guard::Plain => {}
         }
         self.send = Some(hands.engine.submit(Op::Send { fd: Rc::clone(&self.fd), message }, token));
+        Ok(())
     }
 
     /// # Errors

@@ -9,6 +9,8 @@ mod dialer;
 mod door;
 #[cfg(test)]
 mod fd_tests;
+mod guard;
+mod guests;
 mod helpers;
 #[cfg(test)]
 mod hostile_tests;
@@ -21,7 +23,9 @@ mod port;
 mod pump;
 #[cfg(test)]
 mod record_tests;
+mod sealed;
 mod sink;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -29,6 +33,7 @@ mod worker;
 
 pub use dialer::{dial_client, keep_session};
 pub use door::Door;
+pub use guard::{Access, Authority, Ends, Judged, Known, Shown, Stranger};
 pub use helpers::Helpers;
 pub use inbox::{Attached, First, Notice, Pending};
 pub use node::{FileServer, Handler, Incoming, Node, NodeOptions, Peer};

@@ -17,10 +17,11 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use super::conn::Conn;
+use super::guard::{Access, Guard, Known};
 use super::helpers::Helpers;
 use super::inbox::{Cmd, Inbox, PairRef, Pending};
-use super::pair::DRAINED;
-use super::pair::Shared;
+use super::pair::{DRAINED, Shared};
+use super::standing::FileLinks;
 use super::worker::{self, News, Worker};
 use crate::errno::{Errno, OsError, OsResult};
 use crate::fdpass::Maker;
@@ -32,14 +33,15 @@ use crate::wire::hello::{Hello, Lane, Role, Verdict};
 /// Who is at the other end of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    pub name: String,
+    /// The name under which its key is trusted here, and the key.
+    pub known: Known,
     pub addr: SocketAddr,
     pub node: [u8; 16],
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name, self.addr)
+        write!(f, "{} ({})", self.known.name, self.addr)
     }
 }
 
@@ -68,6 +70,8 @@ pub struct NodeOptions {
     pub workers: usize,
     /// How the workers are to reach the kernel.
     pub engine: Wish,
+    /// Who may have a link.
+    pub access: Access,
     pub handler: Arc<dyn Handler>,
     pub files: Option<Arc<dyn FileServer>>,
     /// What this node makes when fds cross.
@@ -94,9 +98,11 @@ struct State {
 
 struct Inner {
     id: [u8; 16],
+    access: Access,
     name: String,
     inboxes: Vec<Arc<Inbox>>,
     files: Option<Arc<dyn FileServer>>,
+    file_links: FileLinks,
     helpers: Helpers,
     state: Mutex<State>,
     changed: Condvar,
@@ -141,9 +147,11 @@ impl Node {
         let name = nix::unistd::gethostname().map_or_else(|_| "?".into(), |n| n.to_string_lossy().into_owned());
         let node = Self(Arc::new(Inner {
             id,
+            access: options.access.clone(),
             name,
             inboxes,
             files: options.files.clone(),
+            file_links: FileLinks::default(),
             helpers: Helpers::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -192,8 +200,22 @@ impl Node {
         told.recv().unwrap_or(Err(OsError::new("start a worker", Errno::ECANCELED)))
     }
 
+    pub(super) fn access(&self) -> &Access {
+        &self.0.access
+    }
+
     pub fn helpers(&self) -> &Helpers {
         &self.0.helpers
+    }
+
+    pub(super) fn file_links(&self) -> &FileLinks {
+        &self.0.file_links
+    }
+
+    /// Everybody who has a session, and where it is.
+    pub(super) fn sessions_now(&self) -> Vec<(Arc<Peer>, Vec<PairRef>)> {
+        let pairs = |s: &Session| s.pairs.iter().flatten().cloned().collect();
+        self.state().sessions.iter().map(|s| (Arc::clone(&s.peer), pairs(s))).collect()
     }
 
     pub(super) fn files(&self) -> Option<Arc<dyn FileServer>> {
@@ -215,6 +237,7 @@ impl Node {
             features: 0,
             name: self.0.name.clone(),
             reason: String::new(),
+            voucher: Vec::new(),
         }
     }
 
@@ -228,7 +251,7 @@ impl Node {
     ///
     /// # Errors
     /// The verdict to answer, and the reason.
-    pub(super) fn admit(&self, hello: &Hello, addr: SocketAddr) -> Result<Admission, (Verdict, String)> {
+    pub(super) fn admit(&self, hello: &Hello, peer: Peer) -> Result<Admission, (Verdict, String)> {
         if hello.role == Role::Files {
             return match self.0.files {
                 Some(_) => Ok(Admission::Files),
@@ -242,32 +265,29 @@ impl Node {
         if state.leaving {
             return Err((Verdict::Refused, "this node is shutting down".into()));
         }
-        let known = state.sessions.iter().position(|s| s.id == hello.session && s.peer.node == hello.node);
-        if known.is_none() {
+        if !state.sessions.iter().any(|s| s.is_of(hello.session, &peer)) {
             if !begins_session(hello) {
                 return Err((Verdict::Refused, "a link of a session that is not (or no longer) here".into()));
             }
             if hello.node == self.0.id {
                 return Err((Verdict::Refused, "this is the same process; name another machine as the peer".into()));
             }
-            if hello.role == Role::Peer && !self.survives(&mut state, hello.node, false) {
+            if hello.role == Role::Peer && !self.survives(&mut state, &peer, false) {
                 return Err((Verdict::Duplicate, String::new()));
             }
             if state.sessions.len() >= crate::limits::SESSIONS_MAX {
                 return Err((Verdict::Refused, format!("{} sessions already", state.sessions.len())));
             }
         }
-        let peer = Peer { name: hello.name.clone(), addr, node: hello.node };
         self.place(&mut state, hello, peer, false).ok_or((Verdict::Duplicate, String::new()))
     }
 
     /// Of two sessions between the same nodes the one dialled by the smaller id survives; both ends judge alike. Returns
     /// whether a new one, dialled by this node or by the peer, may live, and retires the other one if so.
-    fn survives(&self, state: &mut State, peer: [u8; 16], dialled: bool) -> bool {
-        let rival =
-            |s: &&mut Session| s.role == Role::Peer && s.peer.node == peer && s.dialled != dialled && !s.retired;
+    fn survives(&self, state: &mut State, peer: &Peer, dialled: bool) -> bool {
+        let rival = |s: &&mut Session| s.role == Role::Peer && s.peer.is(peer) && s.dialled != dialled && !s.retired;
         let Some(rival) = state.sessions.iter_mut().find(rival) else { return true };
-        if dialled != (self.0.id < peer) {
+        if dialled != (self.0.id < peer.node) {
             return false;
         }
         rival.retire();
@@ -276,20 +296,21 @@ impl Node {
 
     /// A link of a dialled session. Returns whether it may live: the peer may have dialled at the same moment.
     pub(super) fn dialled(&self, conn: Conn, hello: &Hello) -> bool {
-        let peer = Peer { name: conn.peer.name.clone(), addr: conn.peer_addr, node: conn.peer.node };
+        let peer = Peer { known: conn.known.clone(), addr: conn.peer_addr, node: conn.peer.node };
         // The session is the dialler's; what the peer grants is in its own words.
         let theirs = Hello { initial_window: conn.peer.initial_window, ..hello.clone() };
         let mut state = self.state();
-        let new = !state.sessions.iter().any(|s| s.id == hello.session && s.dialled);
+        let new = !state.sessions.iter().any(|s| s.dialled && s.is_of(hello.session, &peer));
         if new && (state.leaving || !begins_session(hello)) {
             // This node, or the session, has ended since.
             return false;
         }
-        let lives = !new || hello.role != Role::Peer || self.survives(&mut state, peer.node, true);
+        let lives = !new || hello.role != Role::Peer || self.survives(&mut state, &peer, true);
         let Some(admission) = self.place(&mut state, &theirs, peer, true) else { return false };
         drop(state);
         let Admission::Link { pair, .. } = admission else { unreachable!("file links never come here") };
-        self.hand_over(admission, conn.into_fd());
+        let (fd, guard) = conn.into_parts();
+        self.hand_over(admission, fd, guard);
         if !lives {
             // The peer may use it already: it is ended in the same orderly way as one that has lived.
             self.on_peer_leaving(pair);
@@ -299,8 +320,7 @@ impl Node {
 
     /// `None`: the session takes no new pairs any more.
     fn place(&self, state: &mut State, hello: &Hello, peer: Peer, dialled: bool) -> Option<Admission> {
-        let node = peer.node;
-        let at = state.sessions.iter().position(|s| s.id == hello.session && s.peer.node == node);
+        let at = state.sessions.iter().position(|s| s.is_of(hello.session, &peer));
         let at = at.unwrap_or_else(|| {
             let (id, role) = (hello.session, hello.role);
             match role {
@@ -336,11 +356,11 @@ impl Node {
         Some(Admission::Link { pair, worker, options, peer, lane: hello.lane, begins })
     }
 
-    pub(super) fn hand_over(&self, admission: Admission, fd: OwnedFd) {
+    pub(super) fn hand_over(&self, admission: Admission, fd: OwnedFd, guard: Guard) {
         let Admission::Link { pair, worker, options, peer, lane, begins } = admission else {
             unreachable!("file links never come here")
         };
-        self.0.inboxes[worker].push(Cmd::Link { pair, lane, fd, options, peer, begins });
+        self.0.inboxes[worker].push(Cmd::Link { pair, lane, fd, guard, options, peer, begins });
         // Retired since it was placed: the order to leave may have come too early for the worker.
         let retired = |s: &Session| s.retired && s.pairs.iter().flatten().any(|p| p.pair == pair);
         if self.state().sessions.iter().any(retired) {
@@ -483,7 +503,18 @@ fn begins_session(hello: &Hello) -> bool {
     (hello.index, hello.lane) == (0, Lane::Lat)
 }
 
+impl Peer {
+    /// The same process, and it has proven the same key: another one may only say that it is this node.
+    fn is(&self, other: &Self) -> bool {
+        self.node == other.node && self.known.key == other.known.key
+    }
+}
+
 impl Session {
+    fn is_of(&self, id: u64, peer: &Peer) -> bool {
+        self.id == id && self.peer.is(peer)
+    }
+
     /// No new streams on it; it ends with its last one.
     fn retire(&mut self) {
         self.retired = true;

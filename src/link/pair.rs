@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::guard::Guard;
 use super::helpers::Helpers;
 use super::inbox::{First, Inbox, Notice, PairRef, Pending, Verdict};
 use super::lane::LaneEnd;
@@ -97,12 +98,12 @@ impl Pair {
 
     // ---- links ---------------------------------------------------------------------------------------------------
 
-    pub(super) fn add_link(&mut self, lane: Lane, fd: OwnedFd, hands: &mut Hands, now_us: u64) {
+    pub(super) fn add_link(&mut self, lane: Lane, fd: OwnedFd, guard: Guard, hands: &mut Hands, now_us: u64) {
         if self.ended.is_some() || self.lanes[lane.index()].is_some() {
             return;
         }
         let token = self.token(What::LinkRecv, lane.index());
-        let mut end = LaneEnd::new(lane, fd);
+        let mut end = LaneEnd::new(lane, fd, guard);
         end.receive(hands, token);
         self.lanes[lane.index()] = Some(end);
         self.mux.on_link_up(lane);
@@ -199,8 +200,9 @@ impl Pair {
             let token = self.token(What::LinkSend, index);
             if let Some(end) = &mut self.lanes[index]
                 && end.is_idle()
+                && let Err(e) = end.transmit(&mut self.mux, hands, token)
             {
-                end.transmit(&mut self.mux, hands, token);
+                self.end(&e.0, hands);
             }
         }
         let idle = self.lanes.iter().flatten().all(LaneEnd::is_idle);

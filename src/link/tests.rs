@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
+use super::guard::twins::{Twin, access, own};
 use super::*;
+use crate::auth::SecretKey;
 use crate::errno::Errno;
 use crate::fdpass::{Maker, Mode, Pump, PumpKind};
 use crate::ring::Wish;
 use crate::sys::{scm, unix};
+use crate::wire::hello::{Hello, Lane, Role};
 use crate::wire::service;
 
 /// A pair of sockets, and how this node's end is pumped.
@@ -69,6 +72,7 @@ impl World {
         let far = Node::start(NodeOptions {
             workers,
             engine: Wish::Auto,
+            access: access(),
             handler: Arc::new(Far(tell)),
             files: None,
             fds: Maker::default(),
@@ -80,6 +84,7 @@ impl World {
         let near = Node::start(NodeOptions {
             workers: 1,
             engine: Wish::Auto,
+            access: access(),
             handler: Arc::new(Nobody),
             files: None,
             fds: Maker::default(),
@@ -396,6 +401,7 @@ fn two_nodes_that_dial_each_other_at_once_keep_one_session() {
             let node = Node::start(NodeOptions {
                 workers: 2,
                 engine: Wish::Auto,
+                access: access(),
                 handler: Arc::new(Nobody),
                 files: None,
                 fds: Maker::default(),
@@ -424,15 +430,47 @@ fn two_nodes_that_dial_each_other_at_once_keep_one_session() {
 }
 
 #[test]
-fn an_address_that_unencrypted_links_may_not_have_is_refused_by_name() {
-    let handler = Arc::new(Nobody);
-    let node = Node::start(NodeOptions { workers: 1, engine: Wish::Auto, handler, files: None, fds: Maker::default() })
-        .unwrap();
-    let said = Door::bind("10.1.2.3:1", node.clone()).unwrap_err();
-    assert!(said.errno == Errno::EACCES && said.to_string().contains("10.1.2.3:1"), "{said}");
-    let hello = node.hello(crate::wire::hello::Role::Peer, crate::wire::hello::Lane::Lat, 1, 0);
-    let said = conn::dial("10.1.2.3:1", &hello, Duration::from_millis(100)).unwrap_err();
-    assert!(said.text.contains("192.168.10.0/24 only"), "{said}");
+fn a_stranger_is_refused_by_both_sides_and_told_so() {
+    let start = |access: Access| {
+        let (handler, files, fds) = (Arc::new(Nobody), None, Maker::default());
+        Node::start(NodeOptions { workers: 1, engine: Wish::Auto, access, handler, files, fds }).unwrap()
+    };
+    let other = |trusts| Access::Keys(Arc::new(Twin { key: SecretKey::generate(), trusts }));
+    let node = start(access());
+    let door = Door::bind("127.0.0.1:0", node.clone()).unwrap();
+    let addr = door.addresses()[0].to_string();
+    door.open().unwrap();
+    let hello = Hello { node: [7; 16], ..node.hello(Role::Client, Lane::Lat, 1, 0) };
+    let dial = |access| conn::dial(&addr, &hello, Duration::from_secs(5), &access).map(drop).map_err(|e| e.text);
+    assert_eq!(dial(access()), Ok(()));
+    let said = dial(other(Vec::new())).unwrap_err();
+    assert!(said.contains(&addr) && said.contains("is a stranger"), "the dialler does not trust it: {said}");
+    let said = dial(other(vec![own().key.public()])).unwrap_err();
+    assert!(said.contains("refused: you are a stranger"), "it does not trust the dialler: {said}");
+    node.leave(Duration::ZERO);
+}
+
+#[test]
+fn a_link_with_another_key_does_not_join_a_session() {
+    let (handler, files, fds) = (Arc::new(Nobody), None, Maker::default());
+    let second = SecretKey::generate();
+    let trusts = vec![second.public()];
+    let both = Arc::new(Twin { key: SecretKey::generate(), trusts });
+    let options =
+        NodeOptions { workers: 1, engine: Wish::Auto, access: Access::Keys(both.clone()), handler, files, fds };
+    let node = Node::start(options).unwrap();
+    let door = Door::bind("127.0.0.1:0", node.clone()).unwrap();
+    let addr = door.addresses()[0].to_string();
+    door.open().unwrap();
+    let first = node.hello(Role::Client, Lane::Lat, 7, 0);
+    let first = Hello { node: [7; 16], ..first };
+    let dial = |hello: &Hello, access: &Access| conn::dial(&addr, hello, Duration::from_secs(5), access);
+    let _up = dial(&first, &Access::Keys(both.clone())).unwrap();
+    let bulk = Hello { lane: Lane::Bulk, ..first };
+    let stranger = Access::Keys(Arc::new(Twin { key: second, trusts: vec![both.key.public()] }));
+    let said = dial(&bulk, &stranger).unwrap_err();
+    assert!(said.text.contains("no longer) here"), "{said}");
+    dial(&bulk, &Access::Keys(both)).unwrap();
     node.leave(Duration::ZERO);
 }
 

@@ -149,7 +149,7 @@ impl Worker {
         let mut hands = Hands { engine: engine.as_mut(), pool };
         let pair = &mut pairs[slot];
         match cmd {
-            Cmd::Link { lane, fd, .. } => pair.add_link(lane, fd, &mut hands, now_us),
+            Cmd::Link { lane, fd, guard, .. } => pair.add_link(lane, fd, guard, &mut hands, now_us),
             Cmd::Open { service, request, verdict, .. } => pair.open(service, request, verdict),
             Cmd::Attach { key, pump, first, .. } => pair.attach(key, pump, first, shared, &mut hands, now_us),
             Cmd::Reset { key, errno, .. } => pair.reset(key, errno, &mut hands),

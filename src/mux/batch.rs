@@ -41,7 +41,15 @@ impl<P: Payload> Batch<P> {
         self.bytes
     }
 
-    /// A payload without a header: what leaves for a program, not for a link.
+    /// All bytes, in order, as slices.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.parts.iter().map(|part| match part {
+            Part::Heads(start, end) => &self.heads[*start..*end],
+            Part::Body(body) => body.as_ref(),
+        })
+    }
+
+    /// A payload without a header: what leaves for a program, or is sealed already.
     pub fn push_body(&mut self, body: P) {
         self.bytes += body.len();
         self.parts.push(Part::Body(body));

@@ -64,7 +64,7 @@ pub trait Machine {
     fn make_space(&mut self, handle: &Path) -> Attempt<()>;
     fn bind(&mut self, from: &Path, to: &Path, recursive: bool) -> Attempt<()>;
     /// Through the helper mount.qtfs, inside the offload's space.
-    fn mount_qtfs(&mut self, command: &[String], env: &[(String, String)]) -> Attempt<()>;
+    fn mount_qtfs(&mut self, command: &[String]) -> Attempt<()>;
     fn unmount(&mut self, space: Space, path: &Path) -> Attempt<()>;
 
     // Processes.

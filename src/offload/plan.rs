@@ -62,7 +62,6 @@ pub struct Site {
     pub listen: String,
     /// What /etc/farside/node.toml says, without which rexec and the shim's daemon know no peer.
     pub node_toml: Vec<u8>,
-    pub plaintext: bool,
     pub rexec: PathBuf,
     pub shim: PathBuf,
     pub udsproxyd: PathBuf,
@@ -103,7 +102,6 @@ pub enum Step {
         dir: PathBuf,
         at: PathBuf,
         command: Vec<String>,
-        env: Vec<(String, String)>,
     },
     Start(Program),
     /// The program of that name serves its socket; with a command, that one succeeds inside the offload too.
@@ -239,7 +237,7 @@ fn host_tree(steps: &mut Vec<Step>, rootfs: &Path, dir: &Path, site: &Site) {
     let words = [site.mount_helper.as_path(), dir, at.as_path()].map(|p| p.to_string_lossy().into_owned());
     let mut command = words.to_vec();
     command.extend(["-o".into(), format!("host={}", site.peer)]);
-    steps.push(Step::Qtfs { dir: dir.into(), at, command, env: site.env() });
+    steps.push(Step::Qtfs { dir: dir.into(), at, command });
 }
 
 /// What the wrappers (and the guide's scripts) read.
@@ -255,9 +253,6 @@ fn addresses(steps: &mut Vec<Step>, site: &Site) -> Attempt<()> {
     file("rexecport", format!("{port}\n"));
     // Nothing of ours reads it: the guide's patched libvirt did, whose monitor had a port of its own.
     file("qmpport", format!("{port}\n"));
-    if site.plaintext {
-        file("insecure-plaintext", String::new());
-    }
     Ok(())
 }
 
@@ -270,8 +265,7 @@ fn daemons(steps: &mut Vec<Step>, offload: &Offload, site: &Site) -> Attempt<()>
     for path in [UDS_SOCKET, "/run/farside/uds.lock", "/run/farside/uds.d"] {
         steps.push(Step::Leaves(path.into()));
     }
-    let mut env = site.env();
-    env.push(("PATH".into(), PATH.into()));
+    let env = vec![("PATH".into(), PATH.into())];
     let udsproxyd = [&site.udsproxyd.to_string_lossy(), "1", addr, port, peer_addr, peer_port].map(str::to_string);
     steps.push(Step::Start(Program {
         name: "udsproxyd",
@@ -321,14 +315,6 @@ fn parents(steps: &mut Vec<Step>, path: &Path) {
     }
 }
 
-impl Site {
-    /// What a child needs to accept an unencrypted link.
-    fn env(&self) -> Vec<(String, String)> {
-        let plaintext = self.plaintext.then(|| (crate::config::PLAINTEXT_ENV.to_string(), "1".to_string()));
-        plaintext.into_iter().collect()
-    }
-}
-
 #[cfg(test)]
 pub mod tests {
     use super::*;
@@ -342,12 +328,11 @@ pub mod tests {
         }
     }
 
-    pub fn site(plaintext: bool) -> Site {
+    pub fn site() -> Site {
         Site {
             peer: "192.168.10.10:7777".into(),
             listen: "192.168.10.11:7777".into(),
             node_toml: b"peer='x'".to_vec(),
-            plaintext,
             rexec: "/usr/bin/rexec".into(),
             shim: "/usr/lib64/libudsproxy.so".into(),
             udsproxyd: "/usr/bin/udsproxyd".into(),
@@ -361,7 +346,7 @@ pub mod tests {
 
     #[test]
     fn every_directory_of_the_configuration_is_mounted_from_the_peer_at_its_own_path() {
-        let steps = steps(&offload(), &site(false)).unwrap();
+        let steps = steps(&offload(), &site()).unwrap();
         let mounts: Vec<_> = steps
             .iter()
             .filter_map(|s| if let Step::Qtfs { command, .. } = s { Some(command) } else { None })
@@ -391,7 +376,7 @@ pub mod tests {
 
     #[test]
     fn local_trees_come_before_the_hosts_and_libvirtd_comes_last() {
-        let steps = steps(&offload(), &site(false)).unwrap();
+        let steps = steps(&offload(), &site()).unwrap();
         let space = position(&steps, |s| matches!(s, Step::Space(_)));
         let etc = position(&steps, |s| matches!(s, Step::Bind { from, .. } if from == Path::new("/etc")));
         let hidden = position(&steps, |s| matches!(s, Step::Bind { to, .. } if to.ends_with("etc/farside")));
@@ -402,25 +387,8 @@ pub mod tests {
     }
 
     #[test]
-    fn plaintext_reaches_every_child_that_needs_it_and_none_otherwise() {
-        for plaintext in [false, true] {
-            let mut told = 0;
-            for step in steps(&offload(), &site(plaintext)).unwrap() {
-                let says = |env: &[(String, String)]| env.iter().any(|(key, _)| key == crate::config::PLAINTEXT_ENV);
-                match step {
-                    Step::Qtfs { env, .. } => told += usize::from(says(&env)),
-                    Step::Start(program) => told += usize::from(says(&program.env)),
-                    Step::File { path, .. } => told += usize::from(path.ends_with("insecure-plaintext")),
-                    _ => {}
-                }
-            }
-            assert_eq!(told, if plaintext { 4 } else { 0 }, "two mounts, the uds daemon, the wrappers");
-        }
-    }
-
-    #[test]
     fn libvirtd_may_reach_far_sockets_below_its_mounts_alone() {
-        let steps = steps(&offload(), &site(false)).unwrap();
+        let steps = steps(&offload(), &site()).unwrap();
         let env = steps
             .iter()
             .find_map(|s| if let Step::Start(p) = s { (p.name == "libvirtd").then_some(&p.env) } else { None });
@@ -433,7 +401,7 @@ pub mod tests {
         for bad in ["home/VMs", "/home/../etc", "/"] {
             let mut offload = offload();
             offload.mounts = vec![bad.into()];
-            assert!(steps(&offload, &site(false)).is_err(), "{bad}");
+            assert!(steps(&offload, &site()).is_err(), "{bad}");
         }
     }
 }

@@ -227,7 +227,7 @@ impl Machine for Rehearsal {
         })
     }
 
-    fn mount_qtfs(&mut self, command: &[String], _env: &[(String, String)]) -> Attempt<()> {
+    fn mount_qtfs(&mut self, command: &[String]) -> Attempt<()> {
         self.word("mount -t qtfs", |m| m.mount(Space::Offload, Path::new(&command[2])))
     }
 
@@ -318,7 +318,7 @@ mod tests {
     use super::*;
 
     fn rehearse(machine: &mut Rehearsal) -> Attempt<()> {
-        let steps = plan::steps(&sample::offload(), &sample::site(true)).unwrap();
+        let steps = plan::steps(&sample::offload(), &sample::site()).unwrap();
         up(machine, Path::new("/another_rootfs"), &steps)
     }
 

@@ -26,7 +26,7 @@ pub fn init(dir: &Path) -> Attempt<()> {
 }
 
 /// Reads the configuration, and finds what `up` starts and mounts with.
-pub fn survey(config: &Path, plaintext: bool) -> Attempt<(Offload, Site)> {
+pub fn survey(config: &Path) -> Attempt<(Offload, Site)> {
     let bytes = std::fs::read(config).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => {
             Trouble::new(format!("{} is missing", config.display()), "`farside dpu init` writes one")
@@ -48,7 +48,6 @@ pub fn survey(config: &Path, plaintext: bool) -> Attempt<(Offload, Site)> {
         peer,
         listen,
         node_toml: bytes,
-        plaintext,
         rexec: find("rexec")?,
         shim: find("libudsproxy.so")?,
         udsproxyd: find("udsproxyd")?,
@@ -69,7 +68,7 @@ mod tests {
         assert!(said.contains("exists"), "{said}");
         let node = NodeConfig::load(&dir).unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
-        let mut site = super::super::plan::tests::site(false);
+        let mut site = super::super::plan::tests::site();
         site.peer = node.peer.unwrap();
         site.listen = node.listen.unwrap();
         super::super::plan::steps(&node.offload.unwrap(), &site).unwrap();

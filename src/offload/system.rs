@@ -222,9 +222,9 @@ impl Machine for System {
         Ok(self.in_space(Space::Offload, || mountns::bind(from, to, recursive))??)
     }
 
-    fn mount_qtfs(&mut self, command: &[String], env: &[(String, String)]) -> Attempt<()> {
+    fn mount_qtfs(&mut self, command: &[String]) -> Attempt<()> {
         let mut child = Command::new(&command[0]);
-        child.args(&command[1..]).envs(env.iter().cloned());
+        child.args(&command[1..]);
         let said = self.in_space(Space::Offload, || finish(child))?;
         said.map(drop)
             .map_err(|said| Trouble::new(format!("{}: {said}", command.join(" ")), "is it exported by the host?"))

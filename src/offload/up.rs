@@ -105,8 +105,8 @@ fn take(machine: &mut impl Machine, journal: &mut Journal, step: &Step) -> Attem
             mount(machine, journal, Space::Offload, to, |m| m.bind(from, to, *recursive))?;
             true
         }
-        Step::Qtfs { at, command, env, .. } => {
-            mount(machine, journal, Space::Offload, at, |m| m.mount_qtfs(command, env))?;
+        Step::Qtfs { at, command, .. } => {
+            mount(machine, journal, Space::Offload, at, |m| m.mount_qtfs(command))?;
             true
         }
         Step::Start(program) => {

@@ -34,8 +34,6 @@ pub fn text(path: &Path) -> Vec<u8> {
          \x20   echo \"$0: the offload is not up here: farside dpu up\" >&2\n\
          \x20   exit 126\n\
          }}\n\
-         # An unencrypted link only where `dpu up --insecure-plaintext` said so.\n\
-         [ ! -e /run/rexec/insecure-plaintext ] || export FARSIDE_INSECURE_PLAINTEXT=1\n\
          # libvirtd hands its shim on to its children; the host has no use for it.\n\
          unset LD_PRELOAD FARSIDE_UDS_ONLY\n\
          export CMD_NET_ADDR=\"tcp://$host:$port\"\n\

@@ -23,7 +23,7 @@ use crate::config::PLAINTEXT_ENV;
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Maker, Mode, Pump, PumpKind};
 use crate::limits::{FDS_MAX, OPEN_DEADLINE_MS};
-use crate::link::{Attached, First, Handler, Incoming, Node, NodeOptions, dial_client};
+use crate::link::{Access, Attached, First, Handler, Incoming, Node, NodeOptions, dial_client};
 use crate::ring::Wish;
 use crate::sys::{caps, frames, inherited, signals};
 use crate::wire::service;
@@ -46,9 +46,9 @@ impl Handler for Nothing {
 }
 
 /// Runs `argv` on the node at `addr` and returns the exit status for this process.
-pub fn run(addr: &str, argv: Vec<Vec<u8>>, engine: Wish) -> i32 {
+pub fn run(addr: &str, argv: Vec<Vec<u8>>, engine: Wish, access: Access) -> i32 {
     match Background::begin(&argv) {
-        Ok(background) => attempt(addr, argv, background, engine),
+        Ok(background) => attempt(addr, argv, background, engine, access),
         Err(e) => complain(&e),
     }
 }
@@ -59,14 +59,14 @@ fn complain(what: &dyn std::fmt::Display) -> i32 {
     FAILED
 }
 
-fn attempt(addr: &str, argv: Vec<Vec<u8>>, background: Background, engine: Wish) -> i32 {
+fn attempt(addr: &str, argv: Vec<Vec<u8>>, background: Background, engine: Wish, access: Access) -> i32 {
     // Before any thread is there: they all inherit the mask, so that only the signalfd sees these.
     let taken = match signals::take_forwarded() {
         Ok(taken) => taken,
         Err(e) => return complain(&e),
     };
     let name = String::from_utf8_lossy(&argv[0]).into_owned();
-    let mut stand_in = match StandIn::start(addr, argv, background, engine) {
+    let mut stand_in = match StandIn::start(addr, argv, background, engine, access) {
         Ok(stand_in) => stand_in,
         Err(e) => return complain(&e),
     };
@@ -100,7 +100,13 @@ impl From<OsError> for Trouble {
 }
 
 impl StandIn {
-    fn start(addr: &str, argv: Vec<Vec<u8>>, background: Background, engine: Wish) -> Result<Self, Trouble> {
+    fn start(
+        addr: &str,
+        argv: Vec<Vec<u8>>,
+        background: Background,
+        engine: Wish,
+        access: Access,
+    ) -> Result<Self, Trouble> {
         let carried = carried_fds()?;
         let request = Request {
             argv,
@@ -113,7 +119,8 @@ impl StandIn {
         };
         let fds = Maker::default().describe(carried.into_iter().map(|(_, fd, mode)| (fd, mode)).collect())?;
         let handler = Arc::new(Nothing);
-        let node = Node::start(NodeOptions { workers: 1, engine, handler, files: None, fds: Maker::default() })?;
+        let node =
+            Node::start(NodeOptions { workers: 1, engine, access, handler, files: None, fds: Maker::default() })?;
         dial_client(&node, addr).map_err(|e| Trouble(e.to_string()))?;
         let deadline = Instant::now() + Duration::from_millis(OPEN_DEADLINE_MS);
         let stream = node

@@ -91,7 +91,10 @@ struct Command {
 
 impl Command {
     fn run(&self) -> OsResult<()> {
-        let (request, fds) = self.receive()?;
+        let (mut request, fds) = self.receive()?;
+        if let Some(bearer) = &self.peer.known.bearer {
+            request.identity = bearer.into();
+        }
         let line = show(&request.argv);
         let plan = match plan(&request, fds) {
             Ok(plan) => plan,

@@ -7,6 +7,7 @@
 //!
 //! Every message but the first is a u32 length and that many bytes. Signals cross by our own numbers.
 
+use crate::auth::Bearer;
 use crate::errno::Errno;
 use crate::wire::codec::{Decoder, Encoder};
 use crate::wire::{WireResult, bad};
@@ -36,6 +37,15 @@ pub(super) struct Identity {
     pub groups: Vec<u32>,
     pub capabilities: Capabilities,
     pub no_new_privs: bool,
+}
+
+/// What the caller's machine vouches for, whatever the caller says.
+impl From<&Bearer> for Identity {
+    fn from(b: &Bearer) -> Self {
+        let Bearer { uid, gid, ref groups, inheritable, permitted, bounding, ambient, no_new_privs } = *b;
+        let capabilities = Capabilities { inheritable, permitted, bounding, ambient };
+        Self { uid, gid, groups: groups.clone(), capabilities, no_new_privs }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,10 +7,12 @@
 //! ```
 //!
 //! A buffer is filled once, front to back: the tail belongs to the one `Filling`, every byte before it is only read.
-//! That is why the kernel may write the tail while chunks of the front are still on their way out.
+//! That is why the kernel may write the tail while chunks of the front are still on their way out. Bytes of a TLS link
+//! stay the `Filling`'s until they are opened, where they lie.
 
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
@@ -69,7 +71,7 @@ impl Pool {
         let mut free = self.0.borrow_mut();
         free.used += size.bytes();
         let bytes = free.lists[size as usize].pop().unwrap_or_else(|| vec![0; size.bytes()].into_boxed_slice());
-        Filling { memory: Rc::new(Memory::new(bytes, Some((self.clone(), size)))), filled: 0 }
+        Filling { memory: Rc::new(Memory::new(bytes, Some((self.clone(), size)))), filled: 0, raw: 0 }
     }
 
     /// Bytes of buffers that are in use now.
@@ -109,41 +111,84 @@ impl Drop for Memory {
     }
 }
 
-/// A buffer that is being filled: its tail is ours alone.
+/// A buffer that is being filled: what is behind its chunks is ours alone.
+///
+/// ```text
+///   0 ........ filled ........ filled + raw ........ len
+///     chunks           received,               for the kernel
+///                      sealed still
+/// ```
 pub struct Filling {
     memory: Rc<Memory>,
     filled: usize,
+    /// Bytes that were received and can't be chunks yet.
+    raw: usize,
 }
 
 impl fmt::Debug for Filling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Filling({} of {})", self.filled, self.memory.len)
+        write!(f, "Filling({} and {} of {})", self.filled, self.raw, self.memory.len)
     }
 }
 
 impl Filling {
     /// A buffer outside the pool, for a record that no pooled one can hold.
     pub fn of_its_own(len: usize) -> Self {
-        Self { memory: Rc::new(Memory::new(vec![0; len].into_boxed_slice(), None)), filled: 0 }
+        Self { memory: Rc::new(Memory::new(vec![0; len].into_boxed_slice(), None)), filled: 0, raw: 0 }
     }
 
     /// Room left.
     pub fn spare(&self) -> usize {
-        self.memory.len - self.filled
+        self.memory.len - self.filled - self.raw
     }
 
     /// Where the kernel may write `spare` bytes.
     pub(super) fn tail(&self) -> *mut u8 {
-        // SAFETY: `filled <= len`, so the result is inside the allocation or one past it.
-        unsafe { self.memory.start.as_ptr().add(self.filled) }
+        // SAFETY: `filled + raw <= len`, so the result is inside the allocation or one past it.
+        unsafe { self.memory.start.as_ptr().add(self.filled + self.raw) }
     }
 
     /// The kernel has written `count` bytes at the tail: they are a chunk now.
     pub fn cut(&mut self, count: usize) -> Chunk {
+        assert!(self.raw == 0, "bytes that are still sealed are in front of them");
+        self.received(count);
+        self.cut_opened(count, 0..count)
+    }
+
+    /// The kernel has written `count` bytes at the tail, which are still sealed.
+    pub fn received(&mut self, count: usize) {
         assert!(count <= self.spare(), "the kernel writes no more than it was given");
-        let start = self.filled;
-        self.filled += count;
-        Chunk { memory: Rc::clone(&self.memory), start, end: self.filled }
+        self.raw += count;
+    }
+
+    /// How much was received and is no chunk yet.
+    pub fn sealed(&self) -> usize {
+        self.raw
+    }
+
+    /// What was received and is no chunk yet: to be opened in place.
+    pub fn raw(&mut self) -> &mut [u8] {
+        // SAFETY: `filled..filled + raw` lies in the allocation and was written; chunks end before it, the kernel writes
+        // behind it, and this is the only handle that reaches it.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.start.as_ptr().add(self.filled), self.raw) }
+    }
+
+    /// The first `used` bytes of `raw` are done with, and `plain` of them are a chunk now.
+    pub fn cut_opened(&mut self, used: usize, plain: Range<usize>) -> Chunk {
+        assert!(plain.start <= plain.end && plain.end <= used && used <= self.raw, "no more than was received");
+        let (start, end) = (self.filled + plain.start, self.filled + plain.end);
+        self.filled += used;
+        self.raw -= used;
+        Chunk { memory: Rc::clone(&self.memory), start, end }
+    }
+
+    /// Goes on in `other`, a fresh buffer: what is still sealed moves there.
+    pub fn go_on_in(mut self, mut other: Self) -> Self {
+        let sealed = self.raw();
+        assert!(other.filled + other.raw == 0 && sealed.len() <= other.memory.len, "a record fits a fresh buffer");
+        other.raw = sealed.len();
+        other.raw().copy_from_slice(sealed);
+        other
     }
 }
 
@@ -235,5 +280,21 @@ mod tests {
         assert_eq!((front.as_ref(), tail.as_ref()), (&b"front"[..], &b"tail"[..]));
         assert!(front.is_wasteful());
         assert_eq!(front.compacted().as_ref(), b"front");
+    }
+
+    #[test]
+    fn sealed_bytes_are_opened_in_place_and_move_to_the_next_buffer_when_they_are_no_whole_record() {
+        let pool = Pool::default();
+        let mut filling = pool.take(Size::Small);
+        // SAFETY: the test is the kernel here.
+        unsafe { filling.tail().copy_from(b"5headplain3he".as_ptr(), 13) };
+        filling.received(13);
+        filling.raw()[5..10].copy_from_slice(b"PLAIN");
+        let plain = filling.cut_opened(10, 5..10);
+        assert_eq!((plain.as_ref(), &*filling.raw()), (&b"PLAIN"[..], &b"3he"[..]));
+        let mut next = filling.go_on_in(pool.take(Size::Small));
+        assert_eq!(next.raw(), b"3he");
+        assert_eq!(next.spare(), 4096 - 3);
+        assert_eq!(plain.as_ref(), b"PLAIN");
     }
 }

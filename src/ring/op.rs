@@ -210,11 +210,7 @@ impl Message {
     /// The bytes still to be sent, in order, as slices.
     pub(super) fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let mut skip = self.sent;
-        self.batch.parts.iter().filter_map(move |part| {
-            let bytes = match part {
-                Part::Heads(start, end) => &self.batch.heads[*start..*end],
-                Part::Body(body) => body.as_ref(),
-            };
+        self.batch.slices().filter_map(move |bytes| {
             let cut = skip.min(bytes.len());
             skip -= cut;
             (cut < bytes.len()).then_some(&bytes[cut..])

@@ -1,8 +1,9 @@
 //! Who is at the other end of a unix socket, as the kernel wrote it down at connect or listen.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use crate::errno::Errno;
+use super::pidfd::PidFd;
+use crate::errno::{Errno, OsError, OsResult, Step};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
@@ -21,6 +22,25 @@ pub fn peer(fd: BorrowedFd<'_>) -> Result<Peer, Errno> {
     let done = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, at, &raw mut len) };
     Errno::result(done).map(|_| Peer { pid: value.pid, uid: value.uid, gid: value.gid })
 }
+
+/// The process that has connected, held. By SO_PEERPIDFD where the kernel has it (Linux 6.5); before that by its number,
+/// which another process may have by now if this one has ended.
+pub fn process(fd: BorrowedFd<'_>) -> OsResult<PidFd> {
+    let mut value: RawFd = -1;
+    let mut len = libc::socklen_t::try_from(size_of::<RawFd>()).expect("4");
+    let at = (&raw mut value).cast();
+    // SAFETY: the kernel writes at most `len` bytes to `value`.
+    let done = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, at, &raw mut len) };
+    match Errno::result(done) {
+        // SAFETY: the kernel has just made this fd for us.
+        Ok(_) => Ok(PidFd::from(unsafe { OwnedFd::from_raw_fd(value) })),
+        Err(Errno::ENOPROTOOPT) => PidFd::open(peer(fd).step("SO_PEERCRED")?.pid),
+        Err(errno) => Err(OsError::new("SO_PEERPIDFD", errno)),
+    }
+}
+
+/// asm-generic/socket.h; the libc crate has no name for it.
+const SO_PEERPIDFD: libc::c_int = 77;
 
 /// SO_PEERGROUPS: the peer's supplementary groups. ERANGE when there are more than `max`.
 pub fn groups(fd: BorrowedFd<'_>, max: usize) -> Result<Vec<u32>, Errno> {

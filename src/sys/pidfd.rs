@@ -17,6 +17,12 @@ impl AsFd for PidFd {
     }
 }
 
+impl From<OwnedFd> for PidFd {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl PidFd {
     pub fn open(pid: i32) -> OsResult<Self> {
         // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.

@@ -25,6 +25,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod trusted;
+mod users;
 
 use std::fmt;
 
@@ -35,6 +36,7 @@ pub use machine::real_path;
 pub use rotate::Rotation;
 pub use store::{Stamp, Store};
 pub use trusted::{Trusted, TrustedPeer, trust_command};
+pub use users::Users;
 
 use crate::errno::OsError;
 

@@ -80,6 +80,8 @@ pub struct Hello {
     pub name: String,
     /// With `Refused`: why. With `Files`: nothing.
     pub reason: String,
+    /// The word of the machine whose program dials with a key of its own, `auth/voucher.rs`; else empty.
+    pub voucher: Vec<u8>,
 }
 
 impl Hello {
@@ -91,6 +93,7 @@ impl Hello {
         body.raw(&self.node).u64(self.session).u16(self.index).u16(self.workers);
         body.u32(self.initial_window).u32(self.record_max).u64(self.features);
         body.bytes(clip(&self.name, NAME_MAX)).bytes(clip(&self.reason, REASON_MAX));
+        body.bytes(&self.voucher);
         let body = body.finish();
         let len = u32::try_from(body.len()).expect("a HELLO is short");
         let mut out = Header { len, ..Header::new(FrameType::Hello, 0) }.encode().to_vec();
@@ -158,6 +161,7 @@ impl Hello {
             features: d.u64()?,
             name: printable(d.bytes(NAME_MAX)?),
             reason: printable(d.bytes(REASON_MAX)?),
+            voucher: d.bytes(HELLO_MAX)?.to_vec(),
         };
         d.end()?;
         Ok(hello)
@@ -196,6 +200,7 @@ mod tests {
             features: 5,
             name: "dpü".into(),
             reason: "no".into(),
+            voucher: vec![1, 2, 3],
         }
     }
 

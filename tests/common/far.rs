@@ -1,22 +1,53 @@
-//! A far side without its node: accepts file links on a socket, answers their HELLOs, serves them.
+//! A far side whose links a test can cut: a node that serves files and nothing else.
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use farside::config::{Access, Export};
-use farside::link::conn::{Conn, tune};
+use farside::errno::Errno;
+use farside::fdpass::Maker;
+use farside::link::conn::{Closer, Conn};
+use farside::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions};
 use farside::qtfs::far::{Exports, serve};
-use farside::wire::frame::{HEADER_LEN, Header};
+use farside::ring::Wish;
 use farside::wire::hello::{Hello, Lane, Role, Verdict};
+
+use crate::own_key;
 
 pub(crate) struct Far {
     pub(crate) addr: SocketAddr,
-    links: Arc<Mutex<Vec<TcpStream>>>,
-    open: Arc<Mutex<bool>>,
+    files: Arc<Files>,
+    node: Node,
+}
+
+struct Files {
+    exports: Arc<Exports>,
+    links: Mutex<Vec<Closer>>,
+    open: Mutex<bool>,
+}
+
+impl FileServer for Files {
+    fn serve(&self, conn: Conn) {
+        if !*self.open.lock().unwrap() {
+            return;
+        }
+        self.links.lock().unwrap().push(conn.closer().unwrap());
+        if let Err(e) = serve(conn, Arc::clone(&self.exports)) {
+            eprintln!("far: {e}");
+        }
+    }
+}
+
+struct Nothing;
+
+impl Handler for Nothing {
+    fn on_open(&self, incoming: Incoming) {
+        incoming.stream.refuse(Errno::EOPNOTSUPP);
+    }
 }
 
 pub(crate) fn export(path: &Path, access: Access) -> Export {
@@ -25,42 +56,36 @@ pub(crate) fn export(path: &Path, access: Access) -> Export {
 
 impl Far {
     pub(crate) fn start(addr: &str, exports: Exports) -> Self {
-        let listener = TcpListener::bind(addr).expect("an address to listen on");
-        let addr = listener.local_addr().unwrap();
-        let exports = Arc::new(exports);
-        let far = Self { addr, links: Arc::default(), open: Arc::new(Mutex::new(true)) };
-        let (links, open) = (far.links.clone(), far.open.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let stream = stream.expect("accept");
-                if !*open.lock().unwrap() {
-                    continue;
-                }
-                links.lock().unwrap().push(stream.try_clone().unwrap());
-                let exports = exports.clone();
-                std::thread::spawn(move || match greet(stream) {
-                    Ok(conn) => {
-                        if let Err(e) = serve(conn, exports) {
-                            eprintln!("far: {e}");
-                        }
-                    }
-                    Err(e) => eprintln!("far: {e}"),
-                });
-            }
+        let files = Arc::new(Files { exports: Arc::new(exports), links: Mutex::default(), open: Mutex::new(true) });
+        let node = Node::start(NodeOptions {
+            workers: 1,
+            engine: Wish::Auto,
+            access: own_key::access(),
+            handler: Arc::new(Nothing),
+            files: Some(Arc::clone(&files) as Arc<dyn FileServer>),
+            fds: Maker::default(),
         });
-        far
+        let node = node.expect("a node");
+        let door = Door::bind(addr, node.clone()).expect("an address to listen on");
+        let addr = door.addresses()[0];
+        door.open().unwrap();
+        Self { addr, files, node }
     }
 
     /// Cuts every link; while closed, new ones are dropped.
     pub(crate) fn cut(&self, reopen: bool) {
-        *self.open.lock().unwrap() = reopen;
-        for link in self.links.lock().unwrap().drain(..) {
-            let _ = link.shutdown(std::net::Shutdown::Both);
-        }
+        *self.files.open.lock().unwrap() = reopen;
+        self.files.links.lock().unwrap().drain(..).for_each(|link| link.close());
     }
 
     pub(crate) fn reopen(&self) {
-        *self.open.lock().unwrap() = true;
+        *self.files.open.lock().unwrap() = true;
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        self.node.leave(Duration::ZERO);
     }
 }
 
@@ -78,19 +103,6 @@ pub(crate) fn hello() -> Hello {
         features: 0,
         name: "test".into(),
         reason: String::new(),
+        voucher: Vec::new(),
     }
-}
-
-fn greet(mut stream: TcpStream) -> Result<Conn, String> {
-    let addr = stream.peer_addr().map_err(|e| e.to_string())?;
-    tune(&stream, Role::Files, Lane::Bulk).map_err(|e| e.to_string())?;
-    let mut head = [0; HEADER_LEN];
-    stream.read_exact(&mut head).map_err(|e| e.to_string())?;
-    let len = Header::decode(&head).map_err(|e| e.to_string())?.len as usize;
-    let mut whole = head.to_vec();
-    whole.resize(HEADER_LEN + len.min(4096), 0);
-    stream.read_exact(&mut whole[HEADER_LEN..]).map_err(|e| e.to_string())?;
-    let peer = Hello::decode(&whole).map_err(|e| e.to_string())?.ok_or("a HELLO cut short")?;
-    stream.write_all(&hello().encode()).map_err(|e| e.to_string())?;
-    Ok(Conn::new(stream, peer, addr))
 }

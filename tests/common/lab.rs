@@ -16,6 +16,7 @@ use farside::qtfs::wire::SocketType;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::far::{Far, export};
+use crate::own_key;
 
 /// What file system the host's directory is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +126,7 @@ impl Lab {
             source: self.src.clone(),
             target: self.dst.clone(),
             host: self.far.addr.to_string(),
+            access: own_key::access(),
             read_only: false,
             flags: MsFlags::empty(),
         }

@@ -28,7 +28,7 @@ def hello(version=1, lane=0, extra=b""):
     name = b"raw"
     body = b"farside\0" + struct.pack("<HBBB", version, ROLE, lane, 0) + NODE
     body += struct.pack("<QHHIIQ", SESSION, 0, 1, 65536, 1 << 20, 0)
-    body += struct.pack("<I", len(name)) + name + struct.pack("<I", 0) + extra
+    body += struct.pack("<I", len(name)) + name + struct.pack("<II", 0, 0) + extra
     return frame(HELLO, body)
 
 

@@ -122,7 +122,7 @@ pub fn serve(conn: Conn, exports: Arc<Exports>) -> Result<(), ServeError> {
 }
 
 fn serve_here(conn: Conn, exports: &Exports) -> Result<(), ServeError> {
-    let name = format!("files for {} ({})", conn.peer_addr, conn.peer.name);
+    let name = format!("files for {} ({})", conn.peer_addr, conn.known.name);
     let failed = |what: &dyn fmt::Display| ServeError(format!("{name}: {what}"));
     let (reader, mut writer, closer) = conn.split().map_err(|e| failed(&e))?;
     let mut reader = frames::reader(reader);

@@ -205,9 +205,7 @@ mod tests {
     fn closer() -> Closer {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let hello = crate::qtfs::near::hello();
-        let addr = listener.local_addr().unwrap();
-        crate::link::conn::Conn::new(stream, hello, addr).split().unwrap().2
+        Closer::of(stream)
     }
 
     #[test]

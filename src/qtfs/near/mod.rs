@@ -33,6 +33,7 @@ use nix::sys::stat::Mode;
 
 use crate::errno::{OsError, OsResult, Step};
 use crate::limits::{FUSE_READERS, MOUNT_DEADLINE_MS};
+use crate::link::Access;
 use crate::link::conn::{Closer, dial};
 use crate::qtfs::frames::{self, FrameReader, read_frame};
 use crate::qtfs::wire::{BASE_MAX, Kind, Mount, Mounted, frame};
@@ -55,6 +56,8 @@ pub struct MountSpec {
     pub target: PathBuf,
     /// The far side's `ADDR:PORT`.
     pub host: String,
+    /// How the two know each other.
+    pub access: Access,
     pub read_only: bool,
     /// MS_NOSUID and the like; MS_RDONLY comes from `read_only` and from the export.
     pub flags: MsFlags,
@@ -135,6 +138,7 @@ pub(crate) fn hello() -> Hello {
         features: 0,
         name,
         reason: String::new(),
+        voucher: Vec::new(),
     }
 }
 
@@ -142,7 +146,7 @@ pub(crate) fn hello() -> Hello {
 fn dial_mount(spec: &MountSpec, epoch: u64) -> Result<Dialled, MountError> {
     use std::os::unix::ffi::OsStrExt;
     let timeout = Duration::from_millis(MOUNT_DEADLINE_MS);
-    let conn = dial(&spec.host, &hello(), timeout).map_err(|e| MountError(e.to_string()))?;
+    let conn = dial(&spec.host, &hello(), timeout, &spec.access).map_err(|e| MountError(e.to_string()))?;
     let failed = |what: &dyn fmt::Display| MountError(format!("{}: {what}", spec.host));
     let (reader, mut writer, closer) = conn.split().map_err(|e| failed(&e))?;
     let base = (epoch << 48) % BASE_MAX;

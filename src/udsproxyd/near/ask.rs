@@ -20,6 +20,7 @@ use crate::sys::peer::{self, Peer};
 use crate::sys::scm;
 use crate::sys::thread_identity::Identity;
 use crate::sys::unix::{self, SocketKind};
+use crate::trust::Users;
 use crate::udsproxyd::policy::Policy;
 use crate::udsproxyd::wire::{ConnectRequest, check_name, printable};
 
@@ -27,7 +28,7 @@ use crate::udsproxyd::wire::{ConnectRequest, check_name, printable};
 pub(super) struct Desk {
     pub(super) far: std::sync::Arc<dyn FarSide>,
     pub(super) policy: RwLock<Policy>,
-    pub(super) uids: Vec<u32>,
+    pub(super) users: RwLock<Users>,
     pub(super) proc: Proc,
     pub(super) names: Names,
     pub(super) private: Private,
@@ -79,7 +80,7 @@ impl Desk {
     /// A yes, and the fd that goes with it.
     fn answer(&self, control: BorrowedFd<'_>) -> Result<Option<OwnedFd>, No> {
         let asker = peer::peer(control)?;
-        if !self.may_ask(asker) {
+        if !self.may_ask(control, asker) {
             return Err(No::NotRemote);
         }
         let mut bytes = [0; REQUEST_MAX];
@@ -150,7 +151,7 @@ impl Desk {
     /// connection ends.
     fn connect_other(&self, kind: SocketKind, name: &[u8], accepted: OwnedFd) {
         let Ok(who) = peer::peer(accepted.as_fd()) else { return };
-        if !self.may_ask(who) {
+        if !self.may_ask(accepted.as_fd(), who) {
             return;
         }
         let Ok(caller) = identity(accepted.as_fd(), who) else { return };
@@ -161,8 +162,9 @@ impl Desk {
         }
     }
 
-    fn may_ask(&self, who: Peer) -> bool {
-        let may = who.uid == 0 || self.uids.contains(&who.uid);
+    fn may_ask(&self, socket: BorrowedFd<'_>, who: Peer) -> bool {
+        let users = self.users.read().expect("a panic ends the process");
+        let may = users.may(who.uid, who.gid, &peer::groups(socket, CALLER_GROUPS_MAX).unwrap_or_default());
         if !may {
             warn!(uid = who.uid, pid = who.pid, "refused: this uid may not ask");
         }
@@ -216,8 +218,9 @@ impl Desk {
         names.iter().all(|name| policy.allows(name))
     }
 
-    pub(super) fn set_policy(&self, policy: Policy) {
+    pub(super) fn set_policy(&self, policy: Policy, users: Users) {
         *self.policy.write().expect("a panic ends the process") = policy;
+        *self.users.write().expect("a panic ends the process") = users;
     }
 
     pub(super) fn ask_far(&self, request: &ConnectRequest) -> Result<Box<dyn FarStream>, No> {

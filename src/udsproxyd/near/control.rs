@@ -38,7 +38,7 @@ pub(super) struct Control {
 impl Control {
     pub(super) fn bind(options: &Options) -> OsResult<Self> {
         let socket = options.socket.clone();
-        let shared = !options.uids.is_empty();
+        let shared = options.users.are_more_than_root();
         let made_dir = directory(&socket, if shared { 0o711 } else { 0o700 })?;
         let lock = lock(&socket)?;
         let private = socket.with_extension("d");
@@ -48,6 +48,15 @@ impl Control {
         let listener = listen(&socket, if shared { 0o666 } else { 0o600 })?;
         let cleared = AtomicBool::new(false);
         Ok(Self { listener, private, socket, made_dir, cleared, _lock: lock })
+    }
+
+    /// Whether others than root may ask may change while the daemon lives.
+    pub(super) fn share(&self, shared: bool) -> OsResult<()> {
+        let [dir_mode, mode] = if shared { [0o711, 0o666] } else { [0o700, 0o600] };
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+        set(&self.socket, mode).step_on("chmod", self.socket.display())?;
+        let Some(dir) = self.socket.parent() else { return Ok(()) };
+        set(dir, dir_mode).step_on("chmod", dir.display())
     }
 
     /// Leaves nothing behind. Not left to `drop` alone: the last owner may be a thread that the process's end overtakes.
@@ -131,6 +140,7 @@ fn listen(socket: &Path, mode: u32) -> OsResult<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trust::Users;
 
     fn options(name: &str) -> (PathBuf, Options) {
         let dir = std::env::temp_dir().join(format!("uds-control-{name}-{}", std::process::id()));
@@ -163,7 +173,7 @@ mod tests {
     fn only_the_owner_can_reach_the_socket_unless_uids_are_named() {
         let (dir, mut options) = options("modes");
         for (uids, dir_mode, mode) in [(vec![], 0o700, 0o600), (vec![1], 0o711, 0o666), (vec![], 0o700, 0o600)] {
-            options.uids = uids;
+            options.users = Users::default().with(&uids);
             let _control = Control::bind(&options).unwrap();
             assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, dir_mode);
             assert_eq!(fs::metadata(&options.socket).unwrap().mode() & 0o777, mode);

@@ -31,6 +31,7 @@ pub use server::{Handle, Server};
 
 use crate::errno::{Errno, OsResult};
 use crate::sys::unix::SocketKind;
+use crate::trust::Users;
 use crate::udsproxyd::policy::Policy;
 use crate::udsproxyd::wire::ConnectRequest;
 
@@ -60,8 +61,8 @@ pub trait FarStream: Send {
 pub struct Options {
     /// Where to listen; its directory is made (0700) if missing, and must be ours alone.
     pub socket: PathBuf,
-    /// Who may ask besides root. With any, the directory is 0711 and the socket 0666, and SO_PEERCRED decides.
-    pub uids: Vec<u32>,
+    /// Who may ask. With others than root the directory is 0711 and the socket 0666, and SO_PEERCRED decides.
+    pub users: Users,
     pub policy: Policy,
     /// Far sockets at local paths.
     pub exports: Vec<Export>,
@@ -71,7 +72,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             socket: farside_contract::SOCKET_PATH.into(),
-            uids: Vec::new(),
+            users: Users::default(),
             policy: Policy::open(),
             exports: Vec::new(),
         }

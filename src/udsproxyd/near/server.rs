@@ -56,7 +56,7 @@ impl Server {
         let desk = Arc::new(Desk {
             far,
             policy: RwLock::new(options.policy),
-            uids: options.uids,
+            users: RwLock::new(options.users),
             proc: Proc::open()?,
             names: Names::new()?,
             private: Private::start(&control.private)?,
@@ -93,7 +93,8 @@ impl Handle {
     /// # Errors
     /// The first export that can't be opened; everything else is done.
     pub fn reload(&self, options: Options) -> OsResult<()> {
-        self.0.desk.set_policy(options.policy);
+        self.0.control.share(options.users.are_more_than_root())?;
+        self.0.desk.set_policy(options.policy, options.users);
         self.0.exports.set(&options.exports)
     }
 

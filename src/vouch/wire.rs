@@ -1,0 +1,89 @@
+//! The two records between an asker and a daemon.
+
+use std::net::SocketAddr;
+
+use crate::auth::{Binding, PublicKey, VOUCHER_MAX};
+use crate::link::{Ends, Judged, Shown};
+use crate::wire::codec::{Decoder, Encoder};
+use crate::wire::{ProtocolError, WireResult, bad};
+
+const MAGIC: &[u8; 8] = b"farvch1\0";
+const ADDR_MAX: usize = 64;
+const TEXT_MAX: usize = 1 << 10;
+pub(super) const ASK_MAX: usize = 8 + 32 + 32 + 2 * (4 + ADDR_MAX);
+pub(super) const ANSWER_MAX: usize = 8 + 1 + 4 + TEXT_MAX + 4 + VOUCHER_MAX;
+
+/// What the far node has shown.
+pub(super) fn encode_ask(shown: &Shown) -> Vec<u8> {
+    let mut e = Encoder::new();
+    e.raw(MAGIC).raw(&shown.binding).raw(&shown.key.0);
+    e.bytes(shown.ends.here.to_string().as_bytes()).bytes(shown.ends.there.to_string().as_bytes());
+    e.finish()
+}
+
+pub(super) fn decode_ask(bytes: &[u8]) -> WireResult<Shown> {
+    let mut d = Decoder::new("ask for a voucher", bytes);
+    magic(&mut d)?;
+    let binding: Binding = d.raw(32)?.try_into().expect("32 bytes were asked");
+    let key = PublicKey::from_bytes(d.raw(32)?).map_err(|e| ProtocolError(e.to_string()))?;
+    let ends = Ends { here: addr(&mut d)?, there: addr(&mut d)? };
+    d.end()?;
+    Ok(Shown { key, ends, binding, dialled: true })
+}
+
+fn magic(d: &mut Decoder<'_>) -> WireResult<()> {
+    if d.raw(MAGIC.len())? != MAGIC {
+        bad!("not of this release");
+    }
+    Ok(())
+}
+
+fn addr(d: &mut Decoder<'_>) -> WireResult<SocketAddr> {
+    let text = String::from_utf8_lossy(d.bytes(ADDR_MAX)?).into_owned();
+    text.parse().map_err(|_| ProtocolError(format!("{text:?} is no address")))
+}
+
+/// A yes with a name and a voucher, or why not.
+pub(super) fn encode_answer(answer: &Result<Judged, String>) -> Vec<u8> {
+    let mut e = Encoder::new();
+    let (yes, text, voucher) = match answer {
+        Ok(judged) => (1, &judged.name, &judged.voucher[..]),
+        Err(why) => (0, why, &[][..]),
+    };
+    e.raw(MAGIC).u8(yes).bytes(&text.as_bytes()[..text.floor_char_boundary(TEXT_MAX)]).bytes(voucher);
+    e.finish()
+}
+
+pub(super) fn decode_answer(bytes: &[u8]) -> WireResult<Result<Judged, String>> {
+    let mut d = Decoder::new("answer to an ask for a voucher", bytes);
+    magic(&mut d)?;
+    let yes = d.u8()?;
+    let text = String::from_utf8_lossy(d.bytes(TEXT_MAX)?).into_owned();
+    let voucher = d.bytes(VOUCHER_MAX)?.to_vec();
+    d.end()?;
+    Ok(if yes == 1 { Ok(Judged { name: text, voucher }) } else { Err(text) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::SecretKey;
+
+    #[test]
+    fn what_was_asked_and_answered_arrives_and_no_cut_of_it_does() {
+        let (here, there) = ("127.0.0.1:1".parse().unwrap(), "[2001:db8::1]:65535".parse().unwrap());
+        let key = SecretKey::generate().public();
+        let ask = encode_ask(&Shown { key, ends: Ends { here, there }, binding: [3; 32], dialled: true });
+        assert!(ask.len() <= ASK_MAX);
+        let got = decode_ask(&ask).unwrap();
+        assert_eq!((got.key, got.ends, got.binding), (key, Ends { here, there }, [3; 32]));
+        let answers = [Ok(Judged { name: "host".into(), voucher: vec![1; VOUCHER_MAX] }), Err("é".repeat(TEXT_MAX))];
+        for answer in &answers {
+            let bytes = encode_answer(answer);
+            assert!(bytes.len() <= ANSWER_MAX);
+            assert_eq!(decode_answer(&bytes).unwrap().is_ok(), answer.is_ok());
+            assert!(decode_answer(&bytes[..bytes.len() - 1]).is_err());
+        }
+        assert!((0..ask.len()).all(|cut| decode_ask(&ask[..cut]).is_err()));
+    }
+}
