@@ -79,6 +79,12 @@ pub fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// As `init_logs` for a command that a person types: what it did by the way, in words alone.
+pub fn init_command_logs() {
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr);
+    let _ = subscriber.with_ansi(false).with_target(false).without_time().try_init();
+}
+
 /// As `init_logs` for a command that stands in for another one: errors only, since its stderr is the other one's.
 pub fn init_client_logs() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("FARSIDE_LOG");

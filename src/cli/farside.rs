@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{node, offload};
+use super::{enrol, keys, node, offload, policy};
 
 /// libvirtd on one machine, QEMU on another, and nobody notices.
 #[derive(Debug, Parser)]
@@ -25,9 +25,34 @@ enum Command {
     /// Make the directory that libvirtd runs in (on the DPU)
     #[command(subcommand)]
     Rootfs(Rootfs),
+    /// Print this machine's key, one line to take to the other one; made if there is none
+    Key,
+    /// Trust another machine's key
+    #[command(after_help = keys::TRUST_EXAMPLES)]
+    Trust(keys::Trust),
+    /// Who is trusted, what each may do here, and when it was last seen
+    Peers(keys::Peers),
+    /// Trust a machine, or one of its keys, no more
+    Revoke(keys::Revoke),
+    /// Go from this machine's key to the next one, with a time in which both are good
+    #[command(after_help = keys::ROTATE_EXAMPLES)]
+    Rotate(keys::Rotate),
+    /// Have this machine and another one trust each other, over ssh
+    #[command(after_help = enrol::EXAMPLES)]
+    Enrol(enrol::Enrol),
+    /// What a peer may do here
+    #[command(subcommand)]
+    Policy(Rules),
     /// Run a program inside the offload; `dpu up` starts libvirtd with it
     #[command(hide = true)]
     Enter(Enter),
+}
+
+#[derive(Debug, Subcommand)]
+enum Rules {
+    /// Whether a peer may do something here, and which line says so
+    #[command(after_help = policy::EXAMPLES)]
+    Check(policy::Check),
 }
 
 #[derive(Debug, Subcommand)]
@@ -91,6 +116,13 @@ pub fn main() -> ExitCode {
         Command::Host(args) => node::host(args),
         Command::Dpu(command) => offload::dpu(command),
         Command::Rootfs(command) => offload::rootfs(command),
+        Command::Key => keys::key(),
+        Command::Trust(typed) => keys::trust(typed),
+        Command::Peers(typed) => keys::peers(typed),
+        Command::Revoke(typed) => keys::revoke(typed),
+        Command::Rotate(typed) => keys::rotate(typed),
+        Command::Enrol(typed) => enrol::enrol(typed),
+        Command::Policy(Rules::Check(typed)) => policy::check(typed),
         Command::Enter(order) => offload::enter(order),
     }
 }

@@ -1,7 +1,7 @@
 //! Peers' files as `farside trust` writes them, and the one edit that it makes in a file which people write: its keys.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -40,6 +40,15 @@ impl FromStr for Grants {
             }
         }
         Ok(grants)
+    }
+}
+
+/// As it is typed.
+impl fmt::Display for Grants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [(self.exec, "exec"), (self.uds, "uds"), (self.fs, "fs")];
+        let words: Vec<&str> = words.into_iter().filter(|(granted, _)| *granted).map(|(_, word)| word).collect();
+        f.write_str(&if words.is_empty() { "none".into() } else { words.join(",") })
     }
 }
 

@@ -69,6 +69,9 @@ impl Store {
             peers.write(&file, &anew(std::slice::from_ref(line)))?;
             return Ok(Added::Rewritten);
         }
+        if settings && *text == anew(std::slice::from_ref(line)) {
+            return Ok(Added::Nothing);
+        }
         if settings {
             let what = "is trusted already, and its policy stays as it is";
             return Err(TrustError(format!("{name} {what}: edit {shown}, or say --replace to have it written anew")));

@@ -58,6 +58,12 @@ pub(super) fn list_paths(etc: &Path) -> [PathBuf; 2] {
     [etc.join("rexec/whitelist"), etc.join("qtfs/whitelist")]
 }
 
+/// What a path really is, as far as it exists; what is behind that has no links yet.
+pub fn real_path(path: &Path) -> PathBuf {
+    let real = SystemLinks.without_any(path.as_os_str().as_bytes());
+    real.map_or_else(|| path.into(), |real| std::ffi::OsString::from_vec(real).into())
+}
+
 pub(super) struct SystemLinks;
 
 impl Links for SystemLinks {

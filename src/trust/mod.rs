@@ -32,6 +32,7 @@ use std::fmt;
 pub use accounts::SystemAccounts;
 pub use edit::{Added, Revoked, TrustOrder};
 pub use host_key::HostKey;
+pub use machine::real_path;
 pub use rotate::Rotation;
 pub use store::{Stamp, Store};
 pub use trusted::{Trusted, TrustedPeer, trust_command};

@@ -22,7 +22,7 @@ mod request;
 mod route;
 
 pub use request::{HEADER_LEN, Malformed, Op, REQUEST_MAX, Request, VERDICT_LEN, Verdict, flags};
-pub use route::{Route, Rules, below, never_remote, route};
+pub use route::{NEVER, Route, Rules, below, never_remote, route};
 
 /// Where the daemon listens unless told otherwise, and where the shim asks.
 pub const SOCKET_PATH: &str = "/run/farside/uds.sock";

@@ -7,7 +7,7 @@ use core::slice::Split;
 
 /// Never remote unless a rule names them: the services of the machine that a program runs on. A libvirtd on the DPU
 /// must not land on the host's D-Bus, journal or user database.
-const NEVER: [&[u8]; 7] =
+pub const NEVER: [&[u8]; 7] =
     [b"/run/systemd", b"/run/dbus", b"/run/nscd", b"/run/udev", b"/run/user", b"/dev/log", b"/tmp/.X11-unix"];
 
 /// What an environment may say. Lists are separated by colons; `@name` is an abstract name.
