@@ -1,15 +1,29 @@
 //! Without io_uring: what a program does and says where a seccomp filter refuses it, as a container's does.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::OnceLock;
 
 const SETUP: u32 = 425; // io_uring_setup, the same on every architecture.
+
+/// A key and a /run of this test's own: the machine's stay as they are.
+fn own_directories() -> [(&'static str, PathBuf); 2] {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    let dir = DIR.get_or_init(|| {
+        let dir = std::env::temp_dir().join(format!("farside-engine-{}", std::process::id()));
+        std::fs::DirBuilder::new().mode(0o755).recursive(true).create(dir.join("run")).unwrap();
+        dir
+    });
+    [("FARSIDE_CONFIG_DIR", dir.join("etc")), ("FARSIDE_RUN_DIR", dir.join("run"))]
+}
 
 /// The program's io_uring_setup fails with `errno`.
 fn refusing(program: &str, errno: i32) -> Command {
     let mut command = Command::new(program);
-    command.env("FARSIDE_INSECURE_PLAINTEXT", "1").env_remove("FARSIDE_ENGINE").env_remove("RUST_LOG");
+    command.envs(own_directories()).env_remove("FARSIDE_ENGINE").env_remove("RUST_LOG");
     let answer = libc::SECCOMP_RET_ERRNO | errno.cast_unsigned();
     let word = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k };
     let mut filter = [
@@ -109,7 +123,7 @@ fn who_wants_io_uring_and_gets_none_hears_why_in_one_line() {
 #[test]
 fn a_wish_that_nobody_knows_is_refused() {
     let mut rexec = Command::new(env!("CARGO_BIN_EXE_rexec"));
-    rexec.env("FARSIDE_INSECURE_PLAINTEXT", "1").env("FARSIDE_ENGINE", "fast").env("CMD_NET_ADDR", "tcp://127.0.0.1:1");
+    rexec.env("FARSIDE_ENGINE", "fast").env("CMD_NET_ADDR", "tcp://127.0.0.1:1");
     let ran = rexec.arg("true").output().unwrap();
     let said = String::from_utf8(ran.stderr).unwrap();
     assert!(ran.status.code() == Some(255) && said.contains("FARSIDE_ENGINE=fast: write auto"), "{said}");
@@ -125,7 +139,7 @@ fn a_server_says_which_engine_it_has() {
         [("auto", "io_uring"), ("io_uring", "io_uring"), ("io_uring-basic", "5.10 operations"), ("epoll", "epoll")]
     {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rexec_server"));
-        command.env("FARSIDE_INSECURE_PLAINTEXT", "1").env("FARSIDE_ENGINE", wish).env_remove("RUST_LOG");
+        command.envs(own_directories()).env("FARSIDE_ENGINE", wish).env_remove("RUST_LOG");
         let said = server(command).says("engine: ");
         assert!(said.contains(line), "{wish}: {said}");
     }

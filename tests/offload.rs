@@ -72,7 +72,7 @@ impl Offload {
     }
 
     fn node(&self) -> Running {
-        let node = self.lab.spawn(Host, &[bin("farside"), "host", "--insecure-plaintext"]);
+        let node = self.lab.spawn(Host, &[bin("farside"), "host"]);
         let knock = format!("exec 3<>/dev/tcp/{HOST_ADDR}/7777");
         let answers = || self.lab.dpu(&["bash", "-c", &knock]).status.success();
         eventually("the host's node answers", Duration::from_secs(15), answers, || node.said());
@@ -81,7 +81,7 @@ impl Offload {
 
     #[track_caller]
     fn up(&self) -> String {
-        self.lab.dpu(&[bin("farside"), "dpu", "up", "--insecure-plaintext"]).ok()
+        self.lab.dpu(&[bin("farside"), "dpu", "up"]).ok()
     }
 
     #[track_caller]
@@ -98,7 +98,7 @@ impl Offload {
     fn traces(&self) -> Vec<String> {
         let all = "cut -d' ' -f2,3 /proc/mounts; ps -eo ppid=,args= | grep -vE '^ *0 |^ *1 sleep 1000000|ps -eo|grep'; \
                    find /run /dev /tmp /etc/farside /etc/libvirt/*.conf /var/lib/farside /home /another_rootfs/home \
-                   /another_rootfs/usr/bin /another_rootfs/usr/libexec -xdev 2>/dev/null; \
+                   /another_rootfs/usr/bin /another_rootfs/usr/libexec -xdev 2>/dev/null | grep -v '^/var/lib/farside/peers'; \
                    cat /etc/libvirt/qemu.conf | md5sum";
         let said = self.lab.dpu(&["sh", "-c", all]).out();
         let mut lines: Vec<String> = said.lines().filter(|l| !l.contains("sh -c cut")).map(str::to_string).collect();
@@ -171,7 +171,7 @@ fn a_rootfs_is_not_made_in_somebody_elses_directory() {
 #[test]
 fn up_without_a_host_says_what_to_do_and_leaves_nothing() {
     let offload = Offload::prepared();
-    let said = offload.lab.dpu(&[bin("farside"), "dpu", "up", "--insecure-plaintext"]).refused();
+    let said = offload.lab.dpu(&[bin("farside"), "dpu", "up"]).refused();
     assert!(said.contains(&format!("{HOST_ADDR}:7777")) && said.contains("farside host"), "{said}");
     offload.assert_nothing_left();
     assert!(offload.down().contains("not up"));
@@ -192,7 +192,7 @@ fn an_up_that_is_killed_at_any_time_is_undone_by_down() {
     let _node = offload.node();
     for after_ms in [3, 10, 20, 35, 50, 80, 120, 200, 400] {
         let script = format!(
-            "{} dpu up --insecure-plaintext >/dev/null 2>&1 & p=$!; sleep 0.{after_ms:03}; kill -9 $p || true; wait $p || true",
+            "{} dpu up >/dev/null 2>&1 & p=$!; sleep 0.{after_ms:03}; kill -9 $p || true; wait $p || true",
             bin("farside")
         );
         offload.lab.sh(Dpu, &script).ok();

@@ -455,8 +455,8 @@ fn programs_work_on_it() {
 fn mount_qtfs(args: &[&str]) -> (Option<i32>, String) {
     let out = Command::new(env!("CARGO_BIN_EXE_mount_qtfs"))
         .args(args)
-        .env_remove("FARSIDE_INSECURE_PLAINTEXT")
-        .env("FARSIDE_CONFIG_DIR", "/nonexistent")
+        .env("FARSIDE_CONFIG_DIR", own_key::dir())
+        .env("FARSIDE_RUN_DIR", own_key::dir())
         .output()
         .unwrap();
     (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
@@ -467,13 +467,12 @@ fn mount_qtfs_says_what_is_wrong_or_mounts() {
     let mut lab = Lab::new(Backing::Tmpfs);
     lab.umount(MntFlags::empty());
     let (src, dst) = (lab.src.to_str().unwrap(), lab.dst.to_str().unwrap());
-    let host = format!("insecure-plaintext,host={}", lab.far.addr);
+    let host = format!("host={}", lab.far.addr);
     let options = |o: &str| mount_qtfs(&[src, dst, "-o", o]);
     for (typed, status, words) in [
         ("proc".to_string(), 1, "not in this release"),
-        ("insecure-plaintext".into(), 1, "which host?"),
-        ("host=127.0.0.1:1".into(), 1, "not encrypted"),
-        ("insecure-plaintext,host=127.0.0.1:1".into(), 32, "127.0.0.1:1"),
+        ("rw".into(), 1, "which host?"),
+        ("host=127.0.0.1:1".into(), 32, "127.0.0.1:1"),
         (format!("{host},frob"), 1, "frob"),
     ] {
         let (code, said) = options(&typed);

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use lab::{DPU_ADDR, Dpu, HOST_ADDR, Host, Lab, Machine, Running, bin, eventually, repository, shim};
 use talk::Talk;
 
-const PLAINTEXT: (&str, &str) = ("FARSIDE_INSECURE_PLAINTEXT", "1");
 const PORT: u16 = 7777;
 
 /// A lab with a rexec_server on one machine and callers on the other.
@@ -48,7 +47,7 @@ impl Pair {
 
     #[track_caller]
     fn serve(&mut self) {
-        let env = [PLAINTEXT, ("CMD_NET_ADDR", &format!("tcp://0.0.0.0:{PORT}"))];
+        let env = [("CMD_NET_ADDR", &*format!("tcp://0.0.0.0:{PORT}"))];
         let server = self.lab.spawn_with(self.far, &env, &[bin("rexec_server")]);
         server.wait_for("serving on");
         self.server = Some(server);
@@ -57,14 +56,14 @@ impl Pair {
         self.before = self.standing();
     }
 
-    fn env(&self) -> [(&str, &'static str); 4] {
+    fn env(&self) -> [(&str, &'static str); 3] {
         let addr = match self.far {
             Host => HOST_ADDR,
             Dpu => DPU_ADDR,
         };
         let addr = String::leak(format!("tcp://{addr}:{PORT}"));
         let shim = String::leak(shim().to_str().unwrap().to_string());
-        [PLAINTEXT, ("CMD_NET_ADDR", addr), ("REXEC", bin("rexec")), ("SHIM", shim)]
+        [("CMD_NET_ADDR", addr), ("REXEC", bin("rexec")), ("SHIM", shim)]
     }
 
     fn talk(&self, promise: &str, args: &[&str]) -> Talk {
@@ -313,11 +312,7 @@ fn a_server_without_root_runs_its_own_users_commands_only() {
     let mut pair = Pair { lab: Lab::up(), server: None, far: Host, near: Dpu, before: Standing::default() };
     let addr = format!("tcp://0.0.0.0:{PORT}");
     let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
-    let server = pair.lab.spawn_with(
-        Host,
-        &[PLAINTEXT, ("CMD_NET_ADDR", &addr)],
-        &[&nobody[..], &[bin("rexec_server")]].concat(),
-    );
+    let server = pair.lab.spawn_with(Host, &[("CMD_NET_ADDR", &addr)], &[&nobody[..], &[bin("rexec_server")]].concat());
     server.wait_for("serving on");
     pair.server = Some(server);
     let whoami = [bin("rexec"), "id", "-u"];

@@ -15,7 +15,6 @@ use lab::{DPU_ADDR, Dpu, HOST_ADDR, Host, Lab, Machine, Running, bin, eventually
 use talk::Talk;
 use tiers::{Tier, in_every_tier};
 
-const PLAINTEXT: (&str, &str) = ("FARSIDE_INSECURE_PLAINTEXT", "1");
 const PORT: &str = "12121";
 /// Where the servers are; the directory is on both machines.
 const DIR: &str = "/var/tmp/far";
@@ -82,7 +81,7 @@ impl Proxied {
             Dpu => (DPU_ADDR, HOST_ADDR),
         };
         let words = [bin("udsproxyd"), self.threads, own, PORT, peer, PORT, "--uid", "65534"];
-        let daemon = self.lab.spawn_with(machine, &[PLAINTEXT, self.tier.wish()], &words);
+        let daemon = self.lab.spawn_with(machine, &[self.tier.wish()], &words);
         daemon.wait_for(self.tier.line());
         daemon.wait_for("serving on");
         *self.daemon(machine) = Some(daemon);

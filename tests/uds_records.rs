@@ -12,7 +12,6 @@ use std::time::Duration;
 use lab::{DPU_ADDR, Dpu, HOST_ADDR, Host, Lab, Machine, Running, bin, eventually, repository, shim};
 use talk::Talk;
 
-const PLAINTEXT: (&str, &str) = ("FARSIDE_INSECURE_PLAINTEXT", "1");
 const PORT: &str = "12121";
 const DIR: &str = "/var/tmp/far";
 
@@ -38,7 +37,7 @@ fn serve(lab: &Lab) -> Running {
 fn start(lab: &Lab, machine: Machine, env: &[(&str, &str)], more: &[&str]) -> Running {
     let (own, peer) = if machine == Host { (HOST_ADDR, DPU_ADDR) } else { (DPU_ADDR, HOST_ADDR) };
     let words = [&[bin("udsproxyd"), "1", own, PORT, peer, PORT], more].concat();
-    let daemon = lab.spawn_with(machine, &[&[PLAINTEXT], env].concat(), &words);
+    let daemon = lab.spawn_with(machine, env, &words);
     daemon.wait_for("serving on");
     daemon
 }
@@ -211,7 +210,7 @@ fn addresses_may_be_ipv6_and_names() {
         let daemon = |dir: &str, own: [&str; 2], peer: [&str; 2]| {
             let socket = format!("/run/{dir}/uds.sock");
             let words = [bin("udsproxyd"), "1", own[0], own[1], peer[0], peer[1], "--log", "info", "--socket", &socket];
-            lab.spawn_with(Host, &[PLAINTEXT], &words)
+            lab.spawn(Host, &words)
         };
         let near = daemon("near", [one, "2001"], [other, "2002"]);
         near.wait_for("no session yet");

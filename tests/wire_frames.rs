@@ -70,6 +70,7 @@ fn hello(seed: &mut Seed) -> Hello {
         features: seed.number(),
         name: text(seed, 64),
         reason: text(seed, 256),
+        voucher: seed.bytes(200),
     }
 }
 

@@ -1,4 +1,4 @@
-//! When each peer was last here: a small file for each below /run, written by daemons and read by `farside peers`.
+//! When each peer was last here: a small file for each below /var/lib, written by daemons and read by `farside peers`.
 
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -9,7 +9,7 @@ use super::guarded::{Dir, Guard};
 use super::{Attempt, TrustError};
 use crate::auth::{PublicKey, check_name};
 
-/// Another place for /run/farside, for tests.
+/// Another place for what daemons of this machine leave for its programs, for tests and for more than one set of daemons.
 pub const RUN_DIR_ENV: &str = "FARSIDE_RUN_DIR";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Seen {
 }
 
 pub fn run_dir() -> PathBuf {
-    std::env::var_os(RUN_DIR_ENV).map_or_else(|| PathBuf::from("/run/farside"), PathBuf::from).join("peers")
+    std::env::var_os(RUN_DIR_ENV).map_or_else(|| PathBuf::from("/var/lib/farside"), PathBuf::from).join("peers")
 }
 
 /// A session of that peer has come up, or ends.

@@ -60,6 +60,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.socket);
+        // Not empty: another daemon's socket is in it.
+        let _ = self.socket.parent().map(fs::remove_dir);
         let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
     }
 }

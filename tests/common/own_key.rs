@@ -1,15 +1,19 @@
 //! A key that a test process has for itself alone, and trusts on its own machine.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use farside::auth::{SecretKey, Tls};
+use farside::auth::Tls;
 use farside::link::{Access, Authority, Judged, Shown, Stranger};
+use farside::trust::{HostKey, Store};
 
-struct Own(SecretKey);
+struct Own(HostKey);
 
 impl Authority for Own {
     fn tls(&self) -> Result<Tls, String> {
-        Tls::new(&self.0).map_err(|e| e.to_string())
+        Tls::new(&self.0.secret).map_err(|e| e.to_string())
     }
 
     fn judge(&self, shown: &Shown) -> Result<Judged, Stranger> {
@@ -20,7 +24,13 @@ impl Authority for Own {
     }
 }
 
+/// Where it is, for a program that the test runs: FARSIDE_CONFIG_DIR.
+pub(crate) fn dir() -> PathBuf {
+    std::env::temp_dir().join(format!("farside-key-{}", std::process::id()))
+}
+
 pub(crate) fn access() -> Access {
     static OWN: OnceLock<Arc<Own>> = OnceLock::new();
-    Access::Keys(Arc::clone(OWN.get_or_init(|| Arc::new(Own(SecretKey::generate())))) as Arc<dyn Authority>)
+    let own = OWN.get_or_init(|| Arc::new(Own(Store::new(dir()).host_key().expect("a key"))));
+    Access::Keys(Arc::clone(own) as Arc<dyn Authority>)
 }

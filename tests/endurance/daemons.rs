@@ -7,7 +7,6 @@ use crate::talk::Talk;
 
 const PORT: &str = "12121";
 pub(crate) const DIR: &str = "/var/tmp/far";
-const PLAINTEXT: (&str, &str) = ("FARSIDE_INSECURE_PLAINTEXT", "1");
 /// As a usual service has it: 9,000 connections must fit.
 const FDS: &str = "--nofile=20000:20000";
 
@@ -46,7 +45,7 @@ impl Daemons {
         // The caller's environment goes along: FARSIDE_ENGINE and RUST_LOG among it.
         let start = |machine, own, peer| {
             let words = ["prlimit", FDS, bin("udsproxyd"), "1", own, PORT, peer, PORT];
-            lab.spawn_with(machine, &[PLAINTEXT], &words)
+            lab.spawn(machine, &words)
         };
         let daemons = [start(Host, HOST_ADDR, DPU_ADDR), start(Dpu, DPU_ADDR, HOST_ADDR)];
         daemons.iter().for_each(|daemon| daemon.wait_for("session up"));
@@ -74,7 +73,11 @@ impl Daemons {
     /// A node of its own on the DPU that speaks to the host's daemon.
     #[track_caller]
     pub(crate) fn raw_node(&self, role: &str, case: &[&str]) -> Said {
-        self.lab.run(Dpu, &[&["/usr/bin/python3", &path("raw.py"), HOST_ADDR, PORT, role], case].concat())
+        let tunnel = std::path::Path::new(bin("farside")).with_file_name("examples").join("raw_link");
+        assert!(tunnel.exists(), "{} is missing: cargo build --example raw_link", tunnel.display());
+        let tunnel = format!("RAW_LINK={}", tunnel.display());
+        let words = ["/usr/bin/env", &tunnel, "/usr/bin/python3", &path("raw.py"), HOST_ADDR, PORT, role];
+        self.lab.run(Dpu, &[&words, case].concat())
     }
 
     /// A daemon's lines of level WARN or above.

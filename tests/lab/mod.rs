@@ -167,14 +167,39 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// Two machines that trust each other with everything.
     #[track_caller]
     pub fn up() -> Self {
         Self::up_with(&[])
     }
 
+    /// Two machines that have never heard of each other.
+    #[track_caller]
+    pub fn strangers() -> Self {
+        Self::start(&[])
+    }
+
     /// With options of `lab up`, such as `["--rootfs-below", dir]`.
     #[track_caller]
     pub fn up_with(options: &[&str]) -> Self {
+        let lab = Self::start(options);
+        lab.introduce();
+        lab
+    }
+
+    /// In the four commands of the README.
+    #[track_caller]
+    pub fn introduce(&self) {
+        let [host, dpu] = [Host, Dpu].map(|machine| self.run(machine, &[bin("farside"), "key"]).ok());
+        let trust = |machine, name, line: &str| {
+            self.run(machine, &[bin("farside"), "trust", name, line.trim_end(), "--allow", "exec,uds,fs"]).ok();
+        };
+        trust(Host, "dpu", &dpu);
+        trust(Dpu, "host", &host);
+    }
+
+    #[track_caller]
+    fn start(options: &[&str]) -> Self {
         static LABS: AtomicU32 = AtomicU32::new(0);
         let name = format!("test-{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
         let scratch = std::env::temp_dir().join(format!("farside-{name}"));

@@ -319,11 +319,11 @@ def the_environment_arrives_exactly_but_for_what_is_the_links():
     mine = {b"CMD_NET_ADDR": os.environb[b"CMD_NET_ADDR"], b"PATH": b"/usr/bin:/bin", b"EMPTY": b"", b"LINES": b"a\nb=c",
             b"BYTES": b"\xff\x01", b"LONG": b"v" * 100_000, b"_": b"x", b"HOME": b"/nowhere"}
     # As a program's own environ would have it: /proc/self/environ keeps the order too.
-    status, out, err = rexec("/bin/cat", "/proc/self/environ", env={**mine, b"FARSIDE_INSECURE_PLAINTEXT": b"1"})
+    status, out, err = rexec("/bin/cat", "/proc/self/environ", env=mine)
     same((status, err), (0, b""), "env")
     got = out.split(b"\0")[:-1]
     same(sorted(got), sorted(k + b"=" + v for k, v in mine.items()), "the environment")
-    shim = {**mine, b"FARSIDE_INSECURE_PLAINTEXT": b"1", b"LD_PRELOAD": os.environb[b"SHIM"]}
+    shim = {**mine, b"LD_PRELOAD": os.environb[b"SHIM"]}
     status, out, err = rexec("/bin/cat", "/proc/self/environ", env=shim)
     same((status, err), (0, b""), "env under the shim")
     assert b"LD_PRELOAD" not in out, "the shim is this side's"

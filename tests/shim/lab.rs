@@ -79,7 +79,12 @@ pub(crate) fn lab_in(name: &str, socket: impl FnOnce(&Path) -> PathBuf) -> Optio
         delay: Mutex::default(),
         asked: AtomicUsize::new(0),
     });
-    let options = Options { socket, users: farside::trust::Users::default().with(&[65_534]), policy: Policy::open(), exports: Vec::new() };
+    let options = Options {
+        socket,
+        users: farside::trust::Users::default().with(&[65_534]),
+        policy: Policy::open(),
+        exports: Vec::new(),
+    };
     let server = Server::bind(options, far.clone()).unwrap();
     let handle = server.handle();
     let server = Some(thread::spawn(|| server.run()));
