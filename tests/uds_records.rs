@@ -122,6 +122,29 @@ fn a_server_that_was_killed_refuses() {
 }
 
 #[test]
+fn what_a_rule_denies_is_denied_to_the_other_machine_too() {
+    let lab = Lab::up();
+    let _servers = serve(&lab);
+    let host = start(&lab, Host, &[], &["--rule", &format!("deny:{DIR}/seq")]);
+    let dpu = start(&lab, Dpu, &[], &[]);
+    dpu.wait_for("session up");
+    host.wait_for("session up");
+    let script = "import errno, socket, sys
+s = socket.socket(socket.AF_UNIX, int(sys.argv[2]))
+print(errno.errorcode.get(s.connect_ex(sys.argv[1]), 'OK'))";
+    let connect = |name: &str, kind: &str| {
+        let (preload, path) = (format!("LD_PRELOAD={}", shim().display()), format!("{DIR}/{name}"));
+        lab.run(Dpu, &["/usr/bin/env", &preload, "/usr/bin/python3", "-c", script, &path, kind]).ok()
+    };
+    assert_eq!((connect("seq", "5"), connect("stream", "1")), ("EACCES\n".into(), "OK\n".into()));
+    assert!(host.said().contains("refused: by a rule"), "{}", host.said());
+    lab.write(Host, "/etc/farside/node.toml", &format!("[uds]\nrules = ['deny:{DIR}']\n"));
+    lab.run(Host, &["pkill", "-HUP", "-x", "udsproxyd"]).ok();
+    host.wait_for("reloaded");
+    assert_eq!(connect("stream", "1"), "EACCES\n");
+}
+
+#[test]
 fn sockets_come_and_go_and_leave_nothing() {
     let two = Two::up();
     two.keeps("sockets_come_and_go", &[]);

@@ -14,7 +14,7 @@ use super::daemon;
 use super::guide_link::GuideLink;
 use super::notify::Notify;
 use super::uds::UdsArgs;
-use crate::config::{NodeConfig, Pass, PassedDevice, Uds, config_dir};
+use crate::config::{self, NodeConfig, Pass, PassedDevice, config_dir};
 use crate::errno::{Errno, OsError, OsResult};
 use crate::fdpass::{Maker, Pump, PumpKind};
 use crate::limits::{CONNECT_DEADLINE_MS, RECORD_MAX};
@@ -28,7 +28,6 @@ use crate::sys::nofile;
 use crate::sys::unix::{self, SocketKind};
 use crate::udsproxyd::far::{Cancel, Far};
 use crate::udsproxyd::near::{self, End, FarSide, FarStream};
-use crate::udsproxyd::policy::Policy;
 use crate::udsproxyd::wire::{ConnectRequest, printable};
 use crate::wire::service;
 
@@ -41,7 +40,7 @@ pub(super) struct Plan {
     pub(super) peer: Option<String>,
     pub(super) exec: bool,
     /// Both directions of the unix-socket service, and what node.toml says of it; `None`: neither.
-    pub(super) uds: Option<(UdsArgs, Uds)>,
+    pub(super) uds: Option<(UdsArgs, config::Uds)>,
     pub(super) exports: Option<Exports>,
     /// What passed fds of the peer's may stand for here.
     pub(super) pass: Pass,
@@ -65,7 +64,7 @@ impl From<Pass> for Maker {
 
 struct Services {
     exec: Option<rexec::Server>,
-    uds: Option<Far>,
+    uds: Option<Arc<Far>>,
 }
 
 impl Handler for Services {
@@ -163,14 +162,13 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     let files = exports.clone().map(|e| Arc::new(Files(e)) as Arc<dyn FileServer>);
     let files_again = exports.map(|e| e as Arc<dyn crate::fdpass::Files>);
     let fds = Maker { files: files_again, mounted: Some(Arc::new(SeenMounts)), ..plan.pass.into() };
-    let services = Services {
-        exec: plan.exec.then(rexec::Server::default),
-        uds: plan.uds.is_some().then(|| Far::new(Policy::open())).transpose()?,
-    };
+    let uds = plan.uds.map(Uds::prepare).transpose()?;
+    let services =
+        Services { exec: plan.exec.then(rexec::Server::default), uds: uds.as_ref().map(|uds| Arc::clone(&uds.far)) };
     let (workers, engine, handler) = (plan.workers, plan.engine, Arc::new(services));
     let node = Node::start(NodeOptions { workers, engine, handler, files, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
-    let local = plan.uds.map(|(args, file)| Local::open(args, &file, &node)).transpose()?;
+    let local = uds.map(|uds| uds.open(&node)).transpose()?;
     let status = format!("serving on {:?}", door.addresses());
     tracing::info!("{status}");
     door.open()?;
@@ -196,33 +194,52 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     local.map_or(Ok(()), Local::close)
 }
 
+/// Both sides of the unix-socket service, before the local one is open.
+struct Uds {
+    args: UdsArgs,
+    options: near::Options,
+    far: Arc<Far>,
+}
+
+impl Uds {
+    fn prepare((args, file): (UdsArgs, config::Uds)) -> OsResult<Self> {
+        let options = args.options(&file).map_err(|e| OsError::on("configuration:", e, Errno::EINVAL))?;
+        let far = Arc::new(Far::new(options.policy.clone())?);
+        Ok(Self { args, options, far })
+    }
+
+    fn open(self, node: &Node) -> OsResult<Local> {
+        let Self { args, options, far } = self;
+        let server = near::Server::bind(options, Arc::new(OnNode(node.clone())))?;
+        let handle = server.handle();
+        let served = std::thread::spawn(move || server.run());
+        Ok(Local { _link: GuideLink::make(&args.socket), args, far, handle, served })
+    }
+}
+
 /// The doors for programs of this machine.
 struct Local {
     args: UdsArgs,
+    far: Arc<Far>,
     handle: near::Handle,
     served: JoinHandle<OsResult<()>>,
     _link: Option<GuideLink>,
 }
 
 impl Local {
-    fn open(args: UdsArgs, file: &Uds, node: &Node) -> OsResult<Self> {
-        let options = args.options(file).map_err(|e| OsError::on("configuration:", e, Errno::EINVAL))?;
-        let server = near::Server::bind(options, Arc::new(OnNode(node.clone())))?;
-        let handle = server.handle();
-        let served = std::thread::spawn(move || server.run());
-        Ok(Self { _link: GuideLink::make(&args.socket), args, handle, served })
-    }
-
     /// What node.toml says now, or as before when it can't be read.
     fn reload(&self) {
         let file = config_dir().join("node.toml");
         let read = NodeConfig::load(&config_dir()).map_err(|e| e.to_string());
         let named = |e| format!("{}: {e}", file.display());
         match read.and_then(|config| self.args.options(&config.uds).map_err(named)) {
-            Ok(options) => match self.handle.reload(options) {
-                Ok(()) => tracing::info!("reloaded: rules and exports"),
-                Err(e) => tracing::error!("reloaded: rules, and exports but for some: {e}"),
-            },
+            Ok(options) => {
+                self.far.set_policy(options.policy.clone());
+                match self.handle.reload(options) {
+                    Ok(()) => tracing::info!("reloaded: rules and exports"),
+                    Err(e) => tracing::error!("reloaded: rules, and exports but for some: {e}"),
+                }
+            }
             Err(e) => tracing::error!("not reloaded, all stays as it is: {e}"),
         }
     }
