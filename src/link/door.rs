@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::conn::{self, Conn};
 use super::node::{Admission, Node};
 use crate::config;
-use crate::errno::{OsError, OsResult, Step};
+use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::{HELLO_DEADLINE_MS, HELLO_MAX, HELLO_PENDING_MAX};
 use crate::wire::hello::{Hello, Verdict};
 
@@ -37,28 +37,32 @@ pub struct Door {
 }
 
 impl Door {
-    /// Binds `addr` (`ADDR:PORT`; a name may stand for several addresses).
+    /// Binds `addr` (`ADDR:PORT`; a name may stand for several addresses). Those that can't be bound are left out with a
+    /// line, as long as one can.
     ///
     /// # Errors
     /// EADDRINUSE and the like, with the address; EACCES for one that unencrypted links may not have.
     pub fn bind(addr: &str, node: Node) -> OsResult<Self> {
         let found = std::net::ToSocketAddrs::to_socket_addrs(addr).step_on("resolve", addr)?;
-        let mut listeners = Vec::new();
-        for target in found {
-            // On 0.0.0.0 and :: each connection is looked at by itself.
-            if !target.ip().is_unspecified() && !config::plaintext_allows(target) {
-                let on = format!("{target}: unencrypted links are for loopback and 192.168.10.0/24 only");
-                return Err(OsError::on("listen on", on, crate::errno::Errno::EACCES));
+        Self::bind_any(found, node)?.ok_or(OsError::on("resolve", addr, Errno::EADDRNOTAVAIL))
+    }
+
+    /// `None`: there is no address to bind.
+    pub(super) fn bind_any(targets: impl Iterator<Item = SocketAddr>, node: Node) -> OsResult<Option<Self>> {
+        let (mut listeners, mut failed) = (Vec::new(), Vec::new());
+        for target in targets {
+            match listen(target) {
+                Ok(listener) => listeners.push(listener),
+                Err(e) => failed.push(e),
             }
-            // std sets SO_REUSEADDR, so that a restart need not wait for old connections' TIME_WAIT.
-            let listener = TcpListener::bind(target).step_on("listen on", target)?;
-            listener.set_nonblocking(true).step("O_NONBLOCK")?;
-            listeners.push(listener);
         }
         if listeners.is_empty() {
-            return Err(OsError::on("resolve", addr, crate::errno::Errno::EADDRNOTAVAIL));
+            return failed.pop().map_or(Ok(None), Err);
         }
-        Ok(Self { listeners, node })
+        for e in failed {
+            tracing::warn!("left out: {e}");
+        }
+        Ok(Some(Self { listeners, node }))
     }
 
     /// The addresses that are really listened on (a port 0 was chosen by the kernel).
@@ -191,6 +195,18 @@ impl Door {
             tracing::warn!("start a file server: {e}");
         }
     }
+}
+
+fn listen(target: SocketAddr) -> OsResult<TcpListener> {
+    // On 0.0.0.0 and :: each connection is looked at by itself.
+    if !target.ip().is_unspecified() && !config::plaintext_allows(target) {
+        let on = format!("{target}: unencrypted links are for loopback and 192.168.10.0/24 only");
+        return Err(OsError::on("listen on", on, Errno::EACCES));
+    }
+    // std sets SO_REUSEADDR, so that a restart need not wait for old connections' TIME_WAIT.
+    let listener = TcpListener::bind(target).step_on("listen on", target)?;
+    listener.set_nonblocking(true).step("O_NONBLOCK")?;
+    Ok(listener)
 }
 
 /// How often the door looks up even when nothing happens.
