@@ -214,6 +214,13 @@ fn systemd_is_told_when_it_is_ready_reloads_and_stops() {
         receiver.wait_for("BOUND");
         let daemon = start(&lab, Dpu, &[("NOTIFY_SOCKET", name)], &[]);
         receiver.wait_for("READY=1 STATUS=serving on");
+        receiver.wait_for(&format!("connecting to {HOST_ADDR}:{PORT}"));
+        let host = start(&lab, Host, &[], &[]);
+        receiver.wait_for("session up with host (");
+        lab.run(Host, &["pkill", "-x", "udsproxyd"]).ok();
+        let again = || receiver.said().rsplit("session up").next().is_some_and(|s| s.contains("connecting to"));
+        eventually("the status shows the end", Duration::from_secs(8), again, || receiver.said());
+        drop(host);
         let link = lab.run(Dpu, &["readlink", "/var/run/qtfs/remote_uds.sock"]).ok();
         assert_eq!(link, "/run/farside/uds.sock\n");
         for (signal, said) in [("-HUP", "RELOADING=1 MONOTONIC_USEC="), ("-TERM", "STOPPING=1")] {

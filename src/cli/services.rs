@@ -15,11 +15,11 @@ use super::guide_link::GuideLink;
 use super::notify::Notify;
 use super::uds::UdsArgs;
 use crate::config::{self, NodeConfig, Pass, PassedDevice, config_dir};
-use crate::errno::{Errno, OsError, OsResult};
+use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Maker, Pump, PumpKind};
 use crate::limits::{CONNECT_DEADLINE_MS, RECORD_MAX};
 use crate::link::conn::Conn;
-use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Pending, keep_session};
+use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Peer, Pending, keep_session};
 use crate::qtfs::far::{Exports, serve};
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
@@ -169,21 +169,22 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     let node = Node::start(NodeOptions { workers, engine, handler, files, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
     let local = uds.map(|uds| uds.open(&node)).transpose()?;
-    let status = format!("serving on {:?}", door.addresses());
-    tracing::info!("{status}");
+    let status = Status { serving: format!("serving on {:?}", door.addresses()), dials: plan.peer.clone() };
+    tracing::info!("{}", status.serving);
     door.open()?;
     if let Some(peer) = plan.peer {
         keep_session(&node, peer)?;
     }
     let notify = Notify::from_env();
-    notify.ready(&status);
+    notify.ready(&status.with(&node.peers()));
+    status.keep_told(&notify, &node)?;
     let reload = || {
         notify.reloading();
         match &local {
             Some(local) => local.reload(),
             None => tracing::info!("no policy to reload"),
         }
-        notify.ready(&status);
+        notify.ready(&status.with(&node.peers()));
     };
     daemon::wait_for_the_end(&taken, reload)?;
     notify.stopping();
@@ -192,6 +193,40 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     }
     daemon::leave(&node);
     local.map_or(Ok(()), Local::close)
+}
+
+/// What a server does, in a line.
+#[derive(Clone)]
+struct Status {
+    serving: String,
+    /// The peer's address, if this node dials it.
+    dials: Option<String>,
+}
+
+impl Status {
+    fn with(&self, peers: &[Arc<Peer>]) -> String {
+        let serving = &self.serving;
+        let names: Vec<String> = peers.iter().map(ToString::to_string).collect();
+        match (&names[..], &self.dials) {
+            ([], None) => serving.clone(),
+            ([], Some(addr)) => format!("{serving}; connecting to {addr}"),
+            _ => format!("{serving}; session up with {}", names.join(", ")),
+        }
+    }
+
+    /// Tells systemd whenever a session comes or goes: a thread of its own, until the node leaves.
+    fn keep_told(&self, notify: &Notify, node: &Node) -> OsResult<()> {
+        let (status, notify, node) = (self.clone(), notify.clone(), node.clone());
+        let run = move || {
+            let mut peers = Vec::new();
+            while let Some(now) = node.wait_for_other_peers(&peers) {
+                notify.status(&status.with(&now));
+                peers = now;
+            }
+        };
+        std::thread::Builder::new().name("status".into()).spawn(run).step("start a thread")?;
+        Ok(())
+    }
 }
 
 /// Both sides of the unix-socket service, before the local one is open.
