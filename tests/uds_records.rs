@@ -121,6 +121,29 @@ fn a_server_that_was_killed_refuses() {
 }
 
 #[test]
+fn what_a_rule_denies_is_denied_to_the_other_machine_too() {
+    let lab = Lab::up();
+    let _servers = serve(&lab);
+    let host = start(&lab, Host, &[], &["--rule", &format!("deny:{DIR}/seq")]);
+    let dpu = start(&lab, Dpu, &[], &[]);
+    dpu.wait_for("session up");
+    host.wait_for("session up");
+    let script = "import errno, socket, sys
+s = socket.socket(socket.AF_UNIX, int(sys.argv[2]))
+print(errno.errorcode.get(s.connect_ex(sys.argv[1]), 'OK'))";
+    let connect = |name: &str, kind: &str| {
+        let (preload, path) = (format!("LD_PRELOAD={}", shim().display()), format!("{DIR}/{name}"));
+        lab.run(Dpu, &["/usr/bin/env", &preload, "/usr/bin/python3", "-c", script, &path, kind]).ok()
+    };
+    assert_eq!((connect("seq", "5"), connect("stream", "1")), ("EACCES\n".into(), "OK\n".into()));
+    assert!(host.said().contains("refused: by a rule"), "{}", host.said());
+    lab.write(Host, "/etc/farside/node.toml", &format!("[uds]\nrules = ['deny:{DIR}']\n"));
+    lab.run(Host, &["pkill", "-HUP", "-x", "udsproxyd"]).ok();
+    host.wait_for("reloaded");
+    assert_eq!(connect("stream", "1"), "EACCES\n");
+}
+
+#[test]
 fn sockets_come_and_go_and_leave_nothing() {
     let two = Two::up();
     two.keeps("sockets_come_and_go", &[]);
@@ -190,6 +213,13 @@ fn systemd_is_told_when_it_is_ready_reloads_and_stops() {
         receiver.wait_for("BOUND");
         let daemon = start(&lab, Dpu, &[("NOTIFY_SOCKET", name)], &[]);
         receiver.wait_for("READY=1 STATUS=serving on");
+        receiver.wait_for(&format!("connecting to {HOST_ADDR}:{PORT}"));
+        let host = start(&lab, Host, &[], &[]);
+        receiver.wait_for("session up with host (");
+        lab.run(Host, &["pkill", "-x", "udsproxyd"]).ok();
+        let again = || receiver.said().rsplit("session up").next().is_some_and(|s| s.contains("connecting to"));
+        eventually("the status shows the end", Duration::from_secs(8), again, || receiver.said());
+        drop(host);
         let link = lab.run(Dpu, &["readlink", "/var/run/qtfs/remote_uds.sock"]).ok();
         assert_eq!(link, "/run/farside/uds.sock\n");
         for (signal, said) in [("-HUP", "RELOADING=1 MONOTONIC_USEC="), ("-TERM", "STOPPING=1")] {

@@ -9,7 +9,7 @@ use crate::errno::Errno;
 use crate::sys::scm;
 use crate::sys::unix::{self, SocketKind};
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Notify {
     /// A path, or an abstract name from its NUL on.
     socket: Option<Vec<u8>>,
@@ -31,6 +31,11 @@ impl Notify {
 
     pub(super) fn ready(&self, status: &str) {
         self.say(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// What it does now, for `systemctl status`.
+    pub(super) fn status(&self, status: &str) {
+        self.say(&format!("STATUS={status}"));
     }
 
     pub(super) fn stopping(&self) {

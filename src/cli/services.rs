@@ -15,12 +15,12 @@ use super::daemon;
 use super::guide_link::GuideLink;
 use super::notify::Notify;
 use super::uds::UdsArgs;
-use crate::config::{NodeConfig, Pass, PassedDevice, Uds, config_dir};
-use crate::errno::{Errno, OsError, OsResult};
+use crate::config::{self, NodeConfig, Pass, PassedDevice, config_dir};
+use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Maker, Pump, PumpKind};
 use crate::limits::{CONNECT_DEADLINE_MS, RECORD_MAX};
 use crate::link::conn::Conn;
-use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Pending, keep_session};
+use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Peer, Pending, keep_session};
 use crate::qtfs::far::{Exports, serve};
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
@@ -29,7 +29,6 @@ use crate::sys::nofile;
 use crate::sys::unix::{self, SocketKind};
 use crate::udsproxyd::far::{Cancel, Far};
 use crate::udsproxyd::near::{self, End, FarSide, FarStream};
-use crate::udsproxyd::policy::Policy;
 use crate::udsproxyd::wire::{ConnectRequest, printable};
 use crate::wire::service;
 
@@ -43,7 +42,7 @@ pub(super) struct Plan {
     pub(super) peer: Option<String>,
     pub(super) exec: bool,
     /// Both directions of the unix-socket service, and what node.toml says of it; `None`: neither.
-    pub(super) uds: Option<(UdsArgs, Uds)>,
+    pub(super) uds: Option<(UdsArgs, config::Uds)>,
     pub(super) exports: Option<Exports>,
     /// What passed fds of the peer's may stand for here.
     pub(super) pass: Pass,
@@ -67,7 +66,7 @@ impl From<Pass> for Maker {
 
 struct Services {
     exec: Option<rexec::Server>,
-    uds: Option<Far>,
+    uds: Option<Arc<Far>>,
 }
 
 impl Handler for Services {
@@ -169,23 +168,23 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     let files = exports.clone().map(|e| Arc::new(Files(e)) as Arc<dyn FileServer>);
     let files_again = exports.map(|e| e as Arc<dyn crate::fdpass::Files>);
     let fds = Maker { files: files_again, mounted: Some(Arc::new(SeenMounts)), ..plan.pass.into() };
-    let services = Services {
-        exec: plan.exec.then(rexec::Server::default),
-        uds: plan.uds.is_some().then(|| Far::new(Policy::open())).transpose()?,
-    };
+    let uds = plan.uds.map(|(args, file)| Uds::prepare(args, file, plan.access.clone())).transpose()?;
+    let services =
+        Services { exec: plan.exec.then(rexec::Server::default), uds: uds.as_ref().map(|uds| Arc::clone(&uds.far)) };
     let (workers, engine, access, handler) = (plan.workers, plan.engine, plan.access.links(), Arc::new(services));
     let node = Node::start(NodeOptions { workers, engine, access, handler, files, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
-    let local = plan.uds.map(|(args, file)| Local::open(args, &file, &node, plan.access.clone())).transpose()?;
-    let status = format!("serving on {:?}", door.addresses());
-    tracing::info!("{status}");
+    let local = uds.map(|uds| uds.open(&node)).transpose()?;
+    let status = Status { serving: format!("serving on {:?}", door.addresses()), dials: plan.peer.clone() };
+    tracing::info!("{}", status.serving);
     door.open()?;
     if let Some(peer) = plan.peer {
         keep_session(&node, peer)?;
     }
     let _vouching = plan.access.keys().and_then(serve_vouchers);
     let notify = Notify::from_env();
-    notify.ready(&status);
+    notify.ready(&status.with(&node.peers()));
+    status.keep_told(&notify, &node)?;
     let reload = || {
         notify.reloading();
         match plan.access.keys().map(|keys| keys.reload()) {
@@ -195,7 +194,7 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
         if let Some(local) = &local {
             local.reload();
         }
-        notify.ready(&status);
+        notify.ready(&status.with(&node.peers()));
     };
     daemon::wait_for_the_end(&taken, reload)?;
     notify.stopping();
@@ -206,35 +205,89 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     local.map_or(Ok(()), Local::close)
 }
 
+/// What a server does, in a line.
+#[derive(Clone)]
+struct Status {
+    serving: String,
+    /// The peer's address, if this node dials it.
+    dials: Option<String>,
+}
+
+impl Status {
+    fn with(&self, peers: &[Arc<Peer>]) -> String {
+        let serving = &self.serving;
+        let names: Vec<String> = peers.iter().map(ToString::to_string).collect();
+        match (&names[..], &self.dials) {
+            ([], None) => serving.clone(),
+            ([], Some(addr)) => format!("{serving}; connecting to {addr}"),
+            _ => format!("{serving}; session up with {}", names.join(", ")),
+        }
+    }
+
+    /// Tells systemd whenever a session comes or goes: a thread of its own, until the node leaves.
+    fn keep_told(&self, notify: &Notify, node: &Node) -> OsResult<()> {
+        let (status, notify, node) = (self.clone(), notify.clone(), node.clone());
+        let run = move || {
+            let mut peers = Vec::new();
+            while let Some(now) = node.wait_for_other_peers(&peers) {
+                notify.status(&status.with(&now));
+                peers = now;
+            }
+        };
+        std::thread::Builder::new().name("status".into()).spawn(run).step("start a thread")?;
+        Ok(())
+    }
+}
+
+/// Both sides of the unix-socket service, before the local one is open.
+struct Uds {
+    args: UdsArgs,
+    access: OfDaemon,
+    options: near::Options,
+    far: Arc<Far>,
+}
+
+impl Uds {
+    fn prepare(args: UdsArgs, file: config::Uds, access: OfDaemon) -> OsResult<Self> {
+        let options =
+            args.options(&file, access.users()).map_err(|e| OsError::on("configuration:", e, Errno::EINVAL))?;
+        let far = Arc::new(Far::new(options.policy.clone())?);
+        Ok(Self { args, access, options, far })
+    }
+
+    fn open(self, node: &Node) -> OsResult<Local> {
+        let Self { args, access, options, far } = self;
+        let server = near::Server::bind(options, Arc::new(OnNode(node.clone())))?;
+        let handle = server.handle();
+        let served = std::thread::spawn(move || server.run());
+        Ok(Local { _link: GuideLink::make(&args.socket), args, access, far, handle, served })
+    }
+}
+
 /// The doors for programs of this machine.
 struct Local {
     args: UdsArgs,
     access: OfDaemon,
+    far: Arc<Far>,
     handle: near::Handle,
     served: JoinHandle<OsResult<()>>,
     _link: Option<GuideLink>,
 }
 
 impl Local {
-    fn open(args: UdsArgs, file: &Uds, node: &Node, access: OfDaemon) -> OsResult<Self> {
-        let options =
-            args.options(file, access.users()).map_err(|e| OsError::on("configuration:", e, Errno::EINVAL))?;
-        let server = near::Server::bind(options, Arc::new(OnNode(node.clone())))?;
-        let handle = server.handle();
-        let served = std::thread::spawn(move || server.run());
-        Ok(Self { _link: GuideLink::make(&args.socket), args, access, handle, served })
-    }
-
     /// What node.toml says now, or as before when it can't be read.
     fn reload(&self) {
         let file = config_dir().join("node.toml");
         let read = NodeConfig::load(&config_dir()).map_err(|e| e.to_string());
         let named = |e| format!("{}: {e}", file.display());
         match read.and_then(|config| self.args.options(&config.uds, self.access.users()).map_err(named)) {
-            Ok(options) => match self.handle.reload(options) {
-                Ok(()) => tracing::info!("reloaded: rules and exports"),
-                Err(e) => tracing::error!("reloaded: rules, and exports but for some: {e}"),
-            },
+            Ok(options) => {
+                self.far.set_policy(options.policy.clone());
+                match self.handle.reload(options) {
+                    Ok(()) => tracing::info!("reloaded: rules and exports"),
+                    Err(e) => tracing::error!("reloaded: rules, and exports but for some: {e}"),
+                }
+            }
             Err(e) => tracing::error!("not reloaded, all stays as it is: {e}"),
         }
     }

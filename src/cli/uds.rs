@@ -19,7 +19,8 @@ pub(super) struct UdsArgs {
     uids: Vec<u32>,
     /// Which names may cross, first match wins: allow:/PATH, deny:/PATH, allow:@NAME; may be given more than once, and
     /// comes before `rules` of [uds] in node.toml. Without a matching rule everything may but this machine's own
-    /// services (D-Bus, journal, nscd, udev, X11)
+    /// services (D-Bus, journal, nscd, udev, X11). What is denied is denied both ways: to programs here, who then have
+    /// the local answer, and to the other machine's, who get EACCES; no rule opens this machine's own services to it
     #[arg(long = "rule", value_name = "RULE")]
     rules: Vec<Rule>,
     /// A socket of the other machine that local programs find at LOCAL, without libudsproxy.so:

@@ -109,18 +109,36 @@ impl Closer {
     }
 }
 
-/// Dials `addr` (`HOST:PORT`), says `hello`, and waits for the answer; all of it before `timeout` is over.
+/// Dials `addr` (`HOST:PORT`), says `hello`, and waits for the answer; all of it before `timeout` is over. Each address of
+/// a name gets its share of that time, so that one which does not answer leaves some to the others.
 ///
 /// # Errors
 /// One line that names the address: name resolution, connect, handshake, a key that is not trusted here, or the
 /// listener's refusal.
 pub fn dial(addr: &str, hello: &Hello, timeout: Duration, access: &Access) -> Result<Conn, DialError> {
     let deadline = Instant::now() + timeout;
-    let found = addr.to_socket_addrs().map_err(|e| DialError::new(format!("{addr}: {e}")))?;
-    let mut last = DialError::new(format!("{addr}: no address"));
-    for target in found {
-        match dial_one(target, hello, deadline, access) {
+    let found: Vec<_> = addr.to_socket_addrs().map_err(|e| DialError::new(format!("{addr}: {e}")))?.collect();
+    if found.is_empty() {
+        return Err(DialError::new(format!("{addr}: no address")));
+    }
+    dial_any(&found, hello, deadline, access)
+}
+
+/// The first of some addresses that answers well.
+pub(super) fn dial_any(
+    targets: &[SocketAddr],
+    hello: &Hello,
+    deadline: Instant,
+    access: &Access,
+) -> Result<Conn, DialError> {
+    let mut last = DialError::new("no address".into());
+    for (target, more) in targets.iter().copied().zip((0..targets.len()).rev()) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(more + 1).unwrap_or(u32::MAX);
+        match dial_one(target, hello, Instant::now() + share, access) {
             Ok(conn) => return Ok(conn),
+            // The right one, and not the time for another session.
+            Err(e) if e.duplicate => return Err(e),
             Err(e) => last = e,
         }
     }

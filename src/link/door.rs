@@ -20,7 +20,7 @@ use super::guard::{Access, Ends, Guard, Known, Shown, Stranger};
 use super::guests::{Failed, Greeting, Guest, Guests, Stage};
 use super::node::{Admission, Node, Peer};
 use crate::auth::{Bearer, Binding, Established, Handshake, Opened, Progress, PublicKey, voucher};
-use crate::errno::{OsError, OsResult, Step};
+use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::{HELLO_DEADLINE_MS, HELLO_MAX};
 use crate::wire::hello::{Hello, Role, Verdict};
 
@@ -31,25 +31,34 @@ pub struct Door {
 }
 
 impl Door {
-    /// Binds `addr` (`ADDR:PORT`; a name may stand for several addresses).
+    /// Binds `addr` (`ADDR:PORT`; a name may stand for several addresses). Those that can't be bound are left out with a
+    /// line, as long as one can.
     ///
     /// # Errors
     /// EADDRINUSE and the like, with the address.
     pub fn bind(addr: &str, node: Node) -> OsResult<Self> {
         let found = std::net::ToSocketAddrs::to_socket_addrs(addr).step_on("resolve", addr)?;
-        let mut listeners = Vec::new();
-        for target in found {
+        Self::bind_any(found, node)?.ok_or(OsError::on("resolve", addr, Errno::EADDRNOTAVAIL))
+    }
+
+    /// `None`: there is no address to bind.
+    pub(super) fn bind_any(targets: impl Iterator<Item = SocketAddr>, node: Node) -> OsResult<Option<Self>> {
+        let (mut listeners, mut failed) = (Vec::new(), Vec::new());
+        for target in targets {
             #[cfg(feature = "plaintext")]
             check_plaintext(&node, target)?;
-            // std sets SO_REUSEADDR, so that a restart need not wait for old connections' TIME_WAIT.
-            let listener = TcpListener::bind(target).step_on("listen on", target)?;
-            listener.set_nonblocking(true).step("O_NONBLOCK")?;
-            listeners.push(listener);
+            match listen(target) {
+                Ok(listener) => listeners.push(listener),
+                Err(e) => failed.push(e),
+            }
         }
         if listeners.is_empty() {
-            return Err(OsError::on("resolve", addr, crate::errno::Errno::EADDRNOTAVAIL));
+            return failed.pop().map_or(Ok(None), Err);
         }
-        Ok(Self { listeners, node })
+        for e in failed {
+            tracing::warn!("left out: {e}");
+        }
+        Ok(Some(Self { listeners, node }))
     }
 
     /// The addresses that are really listened on (a port 0 was chosen by the kernel).
@@ -334,7 +343,7 @@ fn check_plaintext(node: &Node, target: SocketAddr) -> OsResult<()> {
         return Ok(());
     }
     let on = format!("{target}: unencrypted links are for loopback and 192.168.10.0/24 only");
-    Err(OsError::on("listen on", on, crate::errno::Errno::EACCES))
+    Err(OsError::on("listen on", on, Errno::EACCES))
 }
 
 fn stranger_of(greeting: &Greeting) -> &Stranger {
@@ -364,6 +373,13 @@ fn complain(failed: &mut Failed, ends: Ends, why: &str) {
     } else {
         tracing::warn!(addr = %ends.there, "closed: {why}");
     }
+}
+
+fn listen(target: SocketAddr) -> OsResult<TcpListener> {
+    // std sets SO_REUSEADDR, so that a restart need not wait for old connections' TIME_WAIT.
+    let listener = TcpListener::bind(target).step_on("listen on", target)?;
+    listener.set_nonblocking(true).step("O_NONBLOCK")?;
+    Ok(listener)
 }
 
 /// How often the door looks up even when nothing happens.

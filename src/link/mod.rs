@@ -4,6 +4,8 @@
 //!   door, dialer ──fd──▶ node ──▶ worker (thread, ring) ── pair (mux + LAT + BULK) ── port (fd ↔ stream)
 //! ```
 
+#[cfg(test)]
+mod address_tests;
 pub mod conn;
 mod dialer;
 mod door;

@@ -430,6 +430,18 @@ impl Node {
         !state.leaving
     }
 
+    /// The peers with which a session takes new streams.
+    pub fn peers(&self) -> Vec<Arc<Peer>> {
+        self.state().peers()
+    }
+
+    /// Waits until they are others than these. `None`: the node leaves.
+    pub fn wait_for_other_peers(&self, than: &[Arc<Peer>]) -> Option<Vec<Arc<Peer>>> {
+        let same = |s: &mut State| !s.leaving && s.peers() == than;
+        let state = self.0.changed.wait_while(self.state(), same).expect("no holder panics: panic is abort");
+        (!state.leaving).then(|| state.peers())
+    }
+
     /// Waits for `time`, or until the node leaves.
     pub(super) fn pause(&self, time: Duration) {
         let state = self.state();
@@ -495,6 +507,13 @@ impl Node {
             inbox.push(Cmd::Stop);
         }
         !out.timed_out()
+    }
+}
+
+impl State {
+    fn peers(&self) -> Vec<Arc<Peer>> {
+        let up = self.sessions.iter().filter(|s| s.role == Role::Peer && !s.retired);
+        up.map(|s| Arc::clone(&s.peer)).collect()
     }
 }
 

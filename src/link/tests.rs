@@ -48,7 +48,7 @@ impl Handler for Far {
     }
 }
 
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Handler for Nobody {
     fn on_open(&self, incoming: Incoming) {

@@ -50,6 +50,12 @@ impl Policy {
             None => self.otherwise && never_remote(name).is_none(),
         }
     }
+
+    /// The verdict on a socket of this machine that the other one asks for. The same rules, but none opens a service of
+    /// the machine's own: who lets programs here ask for the other machine's has not offered this one's.
+    pub fn serves(&self, name: &[u8]) -> bool {
+        self.allows(name) && never_remote(name).is_none()
+    }
 }
 
 impl Rule {
@@ -129,6 +135,16 @@ mod tests {
         assert!(Policy::open().allows(b"/run/other"));
         let policy = Policy { rules: rules(&["allow:/run/dbus"]), otherwise: true };
         assert!(policy.allows(b"/var/run/dbus/system_bus_socket"));
+    }
+
+    #[test]
+    fn a_rule_denies_the_other_machine_too_and_opens_nothing_of_this_ones_own() {
+        let policy = Policy { rules: rules(&["allow:/run/dbus", "allow:/srv/x", "deny:/srv"]), otherwise: true };
+        for (name, served) in
+            [(&b"/srv/x/y"[..], true), (b"/srv/y", false), (b"/run/dbus/system_bus_socket", false), (b"/other", true)]
+        {
+            assert_eq!(policy.serves(name), served, "{}", String::from_utf8_lossy(name));
+        }
     }
 
     #[test]

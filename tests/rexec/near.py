@@ -32,20 +32,13 @@ def start(*argv, prefix=(), **options):
 
 
 def rexec(*argv, prefix=(), stdin=None, timeout=60, **options):
-    """(status, stdout, stderr without the warning), all bytes."""
+    """(status, stdout, stderr), all bytes."""
     if isinstance(stdin, bytes):
         options["input"] = stdin
     else:
         options["stdin"] = stdin if stdin is not None else subprocess.DEVNULL
     done = subprocess.run([*prefix, REXEC, *argv], stdout=PIPE, stderr=PIPE, timeout=timeout, **options)
-    return done.returncode, done.stdout, unwarned(done.stderr)
-
-
-def unwarned(text):
-    """This release says on stderr that its links are not encrypted: one line, the first."""
-    first, _, rest = text.partition(b"\n")
-    assert first.startswith(b"rexec: warning: the link to "), f"the warning is missing: {text!r}"
-    return rest
+    return done.returncode, done.stdout, done.stderr
 
 
 def one_line(text, what):
@@ -273,7 +266,7 @@ def an_append_log_keeps_lines_whole():
 def stdout_and_stderr_of_one_pipe_keep_their_order():
     script = "i=0; while [ $i -lt 2000 ]; do echo o$i; echo e$i >&2; i=$((i+1)); done"
     done = subprocess.run([REXEC, "sh", "-c", script], stdin=subprocess.DEVNULL, stdout=PIPE, stderr=subprocess.STDOUT)
-    lines = unwarned(done.stdout).split()
+    lines = done.stdout.split()
     same(lines, [b"%c%d" % (c, i) for i in range(2000) for c in b"oe"], "the lines of both")
 
 
@@ -438,7 +431,7 @@ def losing_the_other_machine_ends_the_client_with_255(mark, seconds):
     begun = time.monotonic()
     status = far.wait(float(seconds))
     took = time.monotonic() - begun
-    err = unwarned(far.stderr.read())
+    err = far.stderr.read()
     same(status, 255, f"after {took:.1f} s")
     one_line(err, "a lost machine")
     print(f"255 after {took:.1f} s: {err!r}")
@@ -623,7 +616,7 @@ def probe(directory):
         [REXEC, "/usr/bin/qemu-system-x86_64", "-S", "-no-user-config", "-nodefaults", "-nographic", "-machine", "none",
          "-qmp", f"unix:{directory}/qmp.monitor,server=on,wait=off", "-pidfile", pid_file, "-daemonize"],
         stdin=subprocess.DEVNULL, stdout=PIPE, stderr=PIPE, timeout=60)
-    same((done.returncode, done.stdout, unwarned(done.stderr)), (0, b"", b""), "the probe")
+    same((done.returncode, done.stdout, done.stderr), (0, b"", b""), "the probe")
     pid = int(open(pid_file).read())
     with open(f"/proc/{pid}/comm") as comm:
         same(comm.read(), "rexec\n", "who the pid file names")
@@ -681,7 +674,7 @@ def a_qemu_that_fails_says_so_and_leaves_no_stand_in():
         [REXEC, "/usr/bin/qemu-system-x86_64", "-machine", "no-such-machine", "-pidfile", "/var/tmp/none.pid", "-daemonize"],
         stdin=subprocess.DEVNULL, stdout=PIPE, stderr=PIPE, timeout=30)
     same((done.returncode, done.stdout), (1, b""), "a QEMU that fails")
-    assert b"unsupported machine type" in unwarned(done.stderr), done.stderr
+    assert b"unsupported machine type" in done.stderr, done.stderr
     eventually("no stand-in is left", lambda: not stand_ins(), within=3)
 
 
@@ -739,7 +732,7 @@ def captured_hello():
         conn, _ = fake.accept()
         with conn:
             hello = conn.recv(4096)
-        err = unwarned(caller.stderr.read())
+        err = caller.stderr.read()
         same(caller.wait(10), 255, "a server that hangs up")
         one_line(err, "a server that hangs up")
     return hello

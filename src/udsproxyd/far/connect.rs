@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ use crate::udsproxyd::wire::{ConnectRequest, printable};
 
 /// What all threads share.
 pub(super) struct Connector {
-    policy: Policy,
+    policy: RwLock<Policy>,
     /// Connects that wait for a backlog now.
     waiting: AtomicUsize,
 }
@@ -33,7 +34,11 @@ impl Connector {
     pub(super) fn new(policy: Policy) -> OsResult<Self> {
         // Without /proc no socket could be reached: said once at start, not at every connect.
         open("/proc/self/fd", OFlag::O_PATH, Mode::empty()).map(drop).step_on("open", "/proc/self/fd")?;
-        Ok(Self { policy, waiting: AtomicUsize::new(0) })
+        Ok(Self { policy: RwLock::new(policy), waiting: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn set_policy(&self, policy: Policy) {
+        *self.policy.write().expect("a panic ends the process") = policy;
     }
 
     /// The whole job on the calling thread. `restored` in the outcome says whether that thread may go on.
@@ -84,10 +89,14 @@ impl Attempt<'_> {
     }
 
     fn judge(&self, name: &[u8]) -> Result<(), Errno> {
-        if self.connector.policy.allows(name) {
+        if self.connector.policy.read().expect("a panic ends the process").serves(name) {
             return Ok(());
         }
-        warn!(uid = self.request.caller.uid, name = printable(name), "refused: no rule allows this socket");
+        warn!(
+            uid = self.request.caller.uid,
+            name = printable(name),
+            "refused: by a rule, or because it is this machine's own"
+        );
         Err(Errno::EACCES)
     }
 

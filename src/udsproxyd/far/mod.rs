@@ -49,6 +49,11 @@ impl Far {
         Ok(Self { pool: pool::Pool::start(connect::Connector::new(policy)?)? })
     }
 
+    /// For connects that begin from now on.
+    pub fn set_policy(&self, policy: Policy) {
+        self.pool.connector().set_policy(policy);
+    }
+
     /// Connects without keeping the calling thread. After `deadline` a waiting connect is ETIMEDOUT, after a cancel
     /// ECANCELED; with too many connects under way, EAGAIN.
     pub fn start(

@@ -57,6 +57,10 @@ impl Pool {
         Ok(Self { shared })
     }
 
+    pub(super) fn connector(&self) -> &Connector {
+        &self.shared.connector
+    }
+
     pub(super) fn submit(&self, job: Job) {
         let mut state = self.shared.state();
         if state.jobs.len() >= IDENTITY_QUEUE_MAX {

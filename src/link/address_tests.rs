@@ -1,0 +1,52 @@
+//! Names that stand for several addresses, some of which are of no use.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::conn::dial_any;
+use super::guard::twins::access;
+use super::tests::Nobody;
+use super::*;
+use crate::errno::Errno;
+use crate::fdpass::Maker;
+use crate::ring::Wish;
+use crate::wire::hello::{Lane, Role};
+
+fn node() -> Node {
+    let (handler, files, fds) = (Arc::new(Nobody), None, Maker::default());
+    Node::start(NodeOptions { workers: 1, engine: Wish::Auto, access: access(), handler, files, fds }).unwrap()
+}
+
+fn free() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+#[test]
+fn an_address_that_does_not_answer_leaves_time_to_the_next() {
+    let (near, far) = (node(), node());
+    let silent = TcpListener::bind(free()).unwrap();
+    let door = Door::bind_any([free()].into_iter(), far.clone()).unwrap().unwrap();
+    let targets = [silent.local_addr().unwrap(), door.addresses()[0]];
+    door.open().unwrap();
+    let hello = near.hello(Role::Peer, Lane::Lat, 7, 0);
+    let conn = dial_any(&targets, &hello, Instant::now() + Duration::from_secs(2), &access()).unwrap();
+    assert_eq!(conn.peer_addr, targets[1]);
+    for node in [near, far] {
+        node.leave(Duration::ZERO);
+    }
+}
+
+#[test]
+fn a_door_opens_at_the_addresses_that_can_be_had() {
+    let node = node();
+    let taken = TcpListener::bind(free()).unwrap();
+    let taken = taken.local_addr().unwrap();
+    let strange = "8.8.8.8:0".parse().unwrap();
+    let door = Door::bind_any([taken, free(), strange].into_iter(), node.clone()).unwrap().unwrap();
+    assert_eq!(door.addresses().len(), 1);
+    let error = |targets: &[SocketAddr]| Door::bind_any(targets.iter().copied(), node.clone()).unwrap_err().errno;
+    assert_eq!(error(&[strange, taken]), Errno::EADDRINUSE);
+    assert_eq!(error(&[strange]), Errno::EACCES);
+    node.leave(Duration::ZERO);
+}
