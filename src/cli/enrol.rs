@@ -19,9 +19,12 @@ use crate::trust::{Store, TrustOrder};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  farside enrol root@192.168.10.10 --name host --allow exec,uds,fs    # on the DPU: it may use the host
-  farside enrol root@host --allow exec --here uds                     # and the host may use sockets here
-Both machines need farside, and the user at the other one must be root there.";
+  On the DPU, which may then use the host:
+    farside enrol root@192.168.10.10 --name host --allow exec,uds,fs
+  And the host may use sockets here:
+    farside enrol root@192.168.10.10 --name host --allow exec,uds,fs --here uds
+
+Both machines need farside, and the user over there must be root.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Enrol {

@@ -16,11 +16,15 @@ const ALLOW_HELP: &str = "What it may do here: exec, uds, fs, with commas; witho
 
 pub(super) const TRUST_EXAMPLES: &str = "\
 Examples:
-  farside trust host 'farside-ed25519 AAAA... host'                           # may be dialled, may do nothing here
-  farside trust dpu 'farside-ed25519 AAAA... dpu' --allow exec,uds,fs --address 192.168.10.11
-  farside trust dpu 'farside-ed25519 BBBB... dpu' --add                       # its next key; `farside rotate` there
-The line is what `farside key` prints on the other machine. What was allowed as a whole is narrowed in the file that is
-named; `farside policy check` tells what it then means.";
+  It may be dialled, and may do nothing here:
+    farside trust host 'farside-ed25519 AAAA... host'
+  It may use this machine, from one address:
+    farside trust dpu 'farside-ed25519 AAAA... dpu' --allow exec,uds,fs --address 192.168.10.11
+  Its next key, after `farside rotate` there:
+    farside trust dpu 'farside-ed25519 BBBB... dpu' --add
+
+The line is what `farside key` prints there. What is allowed as a whole is narrowed in the file
+that is named then; `farside policy check` tells what that means.";
 
 pub(super) const ROTATE_EXAMPLES: &str = "\
   farside rotate             1. makes the next key, and says what to type on each peer

@@ -2,7 +2,8 @@
 //!
 //! A rule without `users` lets the peer be anybody here, root included, with the groups and capabilities that it
 //! states. With `users`, and root not among them, a command has no group that its user does not have on this machine,
-//! and no capability unless the rule gives some: either would be a way to be root all the same.
+//! and no capability unless the rule gives some: either would be a way to be root all the same. What setuid programs of
+//! this machine give to its users they give to such a command too, unless `capabilities` says what there is at most.
 
 use super::capabilities::CapabilityMask;
 use super::environment::Environment;
@@ -34,8 +35,10 @@ pub struct ExecQuery<'a> {
 pub struct ExecGrant {
     /// Asked of each variable.
     pub environment: Environment,
-    /// Put over each of the caller's capability sets.
+    /// Put over the caller's permitted, inheritable and ambient sets.
     pub capabilities: CapabilityMask,
+    /// Put over the caller's bounding set: what a program that is setuid, or has capabilities of its own, may get.
+    pub bounding: CapabilityMask,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

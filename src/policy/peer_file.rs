@@ -262,12 +262,12 @@ impl Reader<'_> {
             None => Environment::Harmless,
         };
         let rootly = |all: &Vec<User>| all.iter().any(|u| *u == User::Id(0) || *u == User::Name("root".into()));
-        let capabilities = match &raw.capabilities {
-            Some(value) => self.capabilities(value)?,
-            None if users.as_ref().is_none_or(rootly) => CapabilityMask::CALLER,
-            None => CapabilityMask::NONE,
+        let (capabilities, bounding) = match &raw.capabilities {
+            Some(value) => self.capabilities(value).map(|mask| (mask, mask))?,
+            None if users.as_ref().is_none_or(rootly) => (CapabilityMask::CALLER, CapabilityMask::CALLER),
+            None => (CapabilityMask::NONE, CapabilityMask::CALLER),
         };
-        let grant = ExecGrant { environment, capabilities };
+        let grant = ExecGrant { environment, capabilities, bounding };
         Ok(ExecRule { place, allow, paths: vec![path], args, users, grant })
     }
 

@@ -88,6 +88,7 @@ fn who_may_not_be_root_is_not_by_a_group_or_a_capability_either() {
     let policy = policy("[[exec]]\nallow='/a'\nusers=['libvirt-qemu']\n[[exec]]\nallow='/b'\nusers=['64055', 'root']");
     let allowed = run(&policy, 64055, 108, &["/a"]).unwrap();
     assert_eq!(allowed.grant.capabilities, CapabilityMask::NONE);
+    assert_eq!(allowed.grant.bounding, CapabilityMask::CALLER, "setuid programs work for it as for any user");
     for (uid, gid, but) in [(0, 0, "not as user 0"), (1, 108, "not as user 1"), (64055, 0, "not in group 0")] {
         let said = run(&policy, uid, gid, &["/a"]).unwrap_err().to_string();
         assert!(said.contains(but), "{said}");
@@ -120,7 +121,8 @@ fn what_leads_a_program_astray_is_handed_on_where_any_program_may_run() {
         let grant = run(&policy, 0, 0, &[command]).unwrap().grant;
         assert_eq!(grant.environment.hands_on(b"LD_PRELOAD=/x"), handed_on, "{command}");
     }
-    assert_eq!(run(&policy, 0, 0, &["/b"]).unwrap().grant.capabilities, CapabilityMask(1 << 5));
+    let grant = run(&policy, 0, 0, &["/b"]).unwrap().grant;
+    assert_eq!((grant.capabilities, grant.bounding), (CapabilityMask(1 << 5), CapabilityMask(1 << 5)));
 }
 
 #[test]
