@@ -2,6 +2,7 @@
 
 mod calls;
 mod churn;
+mod compare;
 mod exec;
 mod fds;
 mod files;
@@ -15,6 +16,8 @@ mod relay;
 mod serve;
 mod target;
 mod throughput;
+#[cfg(feature = "tokio-uring")]
+mod uring_relay;
 mod usage;
 
 use std::process::ExitCode;
@@ -59,6 +62,8 @@ enum What {
     Exec(exec::Exec),
     /// Files created, opened, looked at, written and read a second, in directories side by side
     Fs(files::Files),
+    /// Ours beside the floors and other proxies, on two machines made of namespaces, with verdicts on our targets
+    Compare(compare::Compare),
     /// Copy between two sockets by blocking threads: the least that a proxy can do
     #[command(hide = true)]
     Relay(relay::Relay),
@@ -80,6 +85,7 @@ fn run(what: What) -> Result<(), String> {
         What::Fds(args) => load::rounds(&args.common, |o| fds::text(&args, o), |t| fds::once(&args, t)),
         What::Exec(args) => exec::run(&args),
         What::Fs(args) => files::run(&args),
+        What::Compare(args) => compare::run(&args),
         What::Relay(args) => relay::run(&args),
         What::Stdio(args) => exec::stdio(&args),
     }
