@@ -152,6 +152,11 @@ impl Compare {
     }
 }
 
+/// What a cell measures, in words.
+pub(crate) fn title(cell: &str) -> Option<&'static str> {
+    CELLS.iter().find(|c| c.name == cell).map(|c| c.title)
+}
+
 struct Run<'a> {
     args: &'a Compare,
     builds: Vec<Build>,
