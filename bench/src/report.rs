@@ -73,13 +73,14 @@ fn section(page: &mut String, file: &Path) -> Result<(), String> {
         push(
             page,
             format_args!(
-                "<p>{} rounds of {} s; {} processors, {} threads a proxy; Linux {}; load before: {}.</p>\n",
+                "<p>{} rounds of {} s; {} processors, {} threads a proxy; Linux {}; load before: {}, after: {}.</p>\n",
                 head.rounds,
                 head.seconds,
                 head.processors,
                 head.threads,
                 escaped(&head.kernel),
-                escaped(&head.load)
+                escaped(&head.load),
+                escaped(&head.load_after)
             ),
         );
     }

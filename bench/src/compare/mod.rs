@@ -182,11 +182,11 @@ impl<'a> Run<'a> {
             entrants.retain(|e| args.with.iter().any(|n| n == e.name));
         }
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default().trim().to_string();
         let head = Head {
-            kernel: read("/proc/sys/kernel/osrelease"),
+            kernel: first_words("/proc/sys/kernel/osrelease", 1),
             processors,
-            load: read("/proc/loadavg"),
+            load: first_words("/proc/loadavg", 3),
+            load_after: String::new(),
             rounds: args.rounds,
             seconds: args.seconds,
             threads: args.threads.map_or(processors, usize::from),
@@ -230,7 +230,8 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        eprintln!("\r{:<80}\r", "");
+        eprint!("\r{:<90}\r", "");
+        self.found.head.load_after = first_words("/proc/loadavg", 3);
         for (entrant, live) in &mut lives {
             if let Some(said) = live.ended() {
                 let error = Err(format!("it has ended by itself: {said}"));
@@ -302,6 +303,11 @@ impl<'a> Run<'a> {
         let line = text.lines().last().unwrap_or_default();
         serde_json::from_str(line).map_err(|e| format!("{line:?}: {e}"))
     }
+}
+
+fn first_words(path: &str, count: usize) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().take(count).collect::<Vec<_>>().join(" ")
 }
 
 fn wait_for(target: &Target) -> Result<(), String> {

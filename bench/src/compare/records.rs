@@ -18,9 +18,8 @@ pub(crate) struct Head {
     pub(crate) processors: usize,
     /// Of a minute, before the run: what else the machine did.
     pub(crate) load: String,
-    /// The share of processor time that nobody of ours could have used: taken by other virtual machines.
     #[serde(default)]
-    pub(crate) stolen: f64,
+    pub(crate) load_after: String,
     pub(crate) rounds: u32,
     pub(crate) seconds: f64,
     pub(crate) threads: usize,
