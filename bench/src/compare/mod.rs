@@ -35,10 +35,24 @@ use machines::{Machines, Side};
 use ours::Build;
 use records::{Head, Record, Records};
 
+const EXAMPLES: &str = "\
+Examples:
+  Everything, with what is missing installed, and a page of it:
+    proxy-bench compare --install --out found && proxy-bench report found
+  Without encryption too:
+    cargo build --release --features plaintext --target-dir target/plain
+    proxy-bench compare --plain-bin-dir target/plain/release
+  One figure, more surely:
+    proxy-bench compare --only rt64 --with ours,ssh,haproxy,nginx --rounds 15
+  Whether the last commit made it slower:
+    proxy-bench compare --against HEAD~1 --only rt1,rt64,bulk1 --rounds 11
+
+Status 0: everything was measured, whatever the verdicts; 1: a measurement failed.";
+
 #[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools, reason = "they are what is typed")]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Compare {
-    /// Rounds; a verdict needs 6, and fewer UNDECIDED come of more
+    /// Rounds; a verdict needs 6, and more of them leave fewer UNDECIDED
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Seconds of one measurement
