@@ -22,6 +22,7 @@ mod show;
 mod targets;
 mod verdict;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -234,7 +235,7 @@ impl<'a> Run<'a> {
         }
         for round in 0..self.args.rounds {
             for cell in self.cells() {
-                eprint!("\rround {} of {}: {:<60}", round + 1, self.args.rounds, cell.title);
+                progress(&format!("round {} of {}: {}", round + 1, self.args.rounds, cell.title));
                 if cell.is_shaped() {
                     machines.shape(true)?;
                 }
@@ -244,7 +245,7 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        eprint!("\r{:<90}\r", "");
+        progress("");
         self.found.head.load_after = first_words("/proc/loadavg", 3);
         for (entrant, live) in &mut lives {
             if let Some(said) = live.ended() {
@@ -316,6 +317,13 @@ impl<'a> Run<'a> {
         let text = String::from_utf8_lossy(&output.stdout);
         let line = text.lines().last().unwrap_or_default();
         serde_json::from_str(line).map_err(|e| format!("{line:?}: {e}"))
+    }
+}
+
+/// One line that is written over, where somebody looks on.
+fn progress(text: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r{text:<90}\r");
     }
 }
 
