@@ -1,5 +1,7 @@
 //! proxy-bench: how long a request takes, and how much passes, through a unix socket.
 
+#![forbid(unsafe_code)]
+
 mod calls;
 mod churn;
 mod compare;

@@ -26,8 +26,11 @@ impl Outcome {
         Self { what: what.into(), on: on.to_string(), ..Self::default() }
     }
 
+    /// A quotient by nothing is no figure.
     pub(crate) fn set(&mut self, name: &str, value: f64) {
-        self.figures.insert(name.into(), value);
+        if value.is_finite() {
+            self.figures.insert(name.into(), value);
+        }
     }
 
     pub(crate) fn figure(&self, name: &str) -> Option<f64> {

@@ -62,12 +62,13 @@ pub(super) fn enter() -> String {
 }
 
 /// The first process of a namespace gets no signal that it does not ask for.
-fn end_by_signal() {
+fn end_by_signal(work: PathBuf) {
     let mut signals = SigSet::empty();
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|s| signals.add(s));
     let _ = signals.thread_block();
     std::thread::spawn(move || {
         let number = signals.wait().map_or(0, |signal| signal as i32);
+        remove(&work);
         std::process::exit(128 + number);
     });
 }
@@ -82,9 +83,9 @@ impl Machines {
     /// # Errors
     /// One line: what is missing, or is not allowed here.
     pub(super) fn up() -> Result<Self, String> {
-        end_by_signal();
         let work = nix::unistd::mkdtemp(&std::env::temp_dir().join("proxy-bench.XXXXXX"));
         let work = work.map_err(|e| format!("a directory in {}: {e}", std::env::temp_dir().display()))?;
+        end_by_signal(work.clone());
         in_memory(&work)?;
         for dir in ["near", "far", "log"] {
             fs::create_dir(work.join(dir)).map_err(|e| format!("{}/{dir}: {e}", work.display()))?;
@@ -171,8 +172,7 @@ impl Drop for Machines {
             let _ = machine.kill();
             let _ = machine.wait();
         }
-        let _ = umount2(&self.work, MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&self.work);
+        remove(&self.work);
     }
 }
 
@@ -214,6 +214,12 @@ impl Drop for Service {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Its files are memory of these namespaces and go with them; what is seen outside is an empty directory.
+fn remove(work: &Path) {
+    let _ = umount2(work, MntFlags::MNT_DETACH);
+    let _ = fs::remove_dir(work);
 }
 
 fn in_memory(dir: &Path) -> Result<(), String> {
