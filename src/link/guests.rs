@@ -251,7 +251,7 @@ mod tests {
         }
         (0..=FAILED_BURST).for_each(|_| _ = failed.count("10.0.0.1".parse().unwrap(), now));
         let mut heard = Vec::new();
-        guests.hear(&vec![true; 3 * NOISY_A_TURN], &mut failed, now, |guest, _| {
+        guests.hear(&[true; 3 * NOISY_A_TURN], &mut failed, now, |guest, _| {
             heard.push(guest.ends == ends("10.0.0.1"));
             true
         });

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use super::conn::{Closer, Conn};
-use super::guard::{Access, Known};
+use super::guard::Known;
 use super::inbox::Cmd;
 use super::node::Node;
 
@@ -35,11 +35,7 @@ impl FileLinks {
 impl Node {
     /// Ends every link whose key is trusted no longer.
     pub(super) fn recheck(&self) {
-        let authority = match self.access() {
-            Access::Keys(authority) => authority,
-            #[cfg(feature = "plaintext")]
-            Access::Plain => return,
-        };
+        let Some(authority) = self.access().authority() else { return };
         let fallen = |known: &Known| known.key.is_some_and(|key| !authority.still_trusts(&key));
         for (peer, pairs) in self.sessions_now() {
             if fallen(&peer.known) {
