@@ -206,13 +206,13 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     let node = Node::start(NodeOptions { workers, engine, access, handler, files, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
     let local = uds.map(|uds| uds.open(&node)).transpose()?;
+    let _vouching = plan.access.keys().and_then(serve_vouchers);
     let status = Status { serving: format!("serving on {:?}", door.addresses()), dials: plan.peer.clone() };
     tracing::info!("{}", status.serving);
     door.open()?;
     if let Some(peer) = plan.peer {
         keep_session(&node, peer)?;
     }
-    let _vouching = plan.access.keys().and_then(serve_vouchers);
     let notify = Notify::from_env();
     notify.ready(&status.with(&node.peers()));
     status.keep_told(&notify, &node)?;

@@ -131,8 +131,7 @@ impl Door {
                 }
             };
             if let Some(gone) = guests.enter(stream, ends, stage, Instant::now()) {
-                tracing::debug!(%gone, "closed before its handshake: too many wait");
-                failed.count(gone, Instant::now());
+                complain(failed, gone, "too many wait, and it had said nothing");
             }
         }
     }
