@@ -113,11 +113,11 @@ mod tests {
         let (host, other) = (peer("10.0.0.1:1", 1), peer("10.0.0.2:1", 2));
         let mut expected = Expected::default();
         let chosen = |e: &Expected, of: &[Arc<Peer>]| e.one_of(of.iter(), |p| p).cloned();
-        assert_eq!(chosen(&expected, &[other.clone()]), Some(other.clone()), "the only one");
+        assert_eq!(chosen(&expected, std::slice::from_ref(&other)), Some(other.clone()), "the only one");
         assert_eq!(chosen(&expected, &[other.clone(), host.clone()]), None, "nobody says which");
         expected.at(["10.0.0.1".parse().unwrap()].into_iter());
         assert_eq!(chosen(&expected, &[other.clone(), host.clone()]), Some(host.clone()));
-        assert_eq!(chosen(&expected, &[other.clone()]), None);
+        assert_eq!(chosen(&expected, std::slice::from_ref(&other)), None);
         // Its key is known: it may come from elsewhere, and nobody else from there.
         expected.learn(Some(PublicKey([1; 32])));
         let moved = peer("10.0.0.9:1", 1);
