@@ -175,7 +175,7 @@ impl Authority for Keys {
         }
         state.seen.insert(name.to_owned(), Instant::now());
         drop(state);
-        if let Err(e) = seen::note(&seen::run_dir(), name, ip, *key, SystemTime::now()) {
+        if let Err(e) = seen::note(&seen::dir(), name, ip, *key, SystemTime::now()) {
             tracing::debug!("last seen: {e}");
         }
     }

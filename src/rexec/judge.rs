@@ -150,14 +150,16 @@ mod tests {
     fn what_others_may_change_is_held_and_scripts_there_are_refused() {
         let shell = std::fs::canonicalize("/bin/sh").unwrap();
         assert!(only_root_changes(&shell));
-        let dir = crate::sys::tempdir::PrivateDir::new("judge").unwrap();
+        let dir = std::env::temp_dir().join(format!("farside-judge-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
         // Below /tmp, which is everybody's.
-        let program = dir.path().join("sh");
+        let program = dir.join("sh");
         std::fs::copy(&shell, &program).unwrap();
         let (held, path) = find(&[c(program.to_str().unwrap())], b"/").unwrap();
         assert!(settle(held, &path).unwrap().only.is_some());
         std::fs::write(&program, "#!/bin/sh\n").unwrap();
         let (held, path) = find(&[c(program.to_str().unwrap())], b"/").unwrap();
         assert_eq!(settle(held, &path).unwrap_err().errno, Errno::EACCES);
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }
