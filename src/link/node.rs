@@ -269,7 +269,10 @@ impl Node {
         }
         if !state.sessions.iter().any(|s| s.is_of(hello.session, &peer)) {
             if !begins_session(hello) {
-                return Err((Verdict::Refused, "a link of a session that is not (or no longer) here".into()));
+                // Of two sessions born at once, a further link of the one that has just ended.
+                let rival = state.sessions.iter().any(|s| s.role == hello.role && s.peer.is(&peer));
+                let verdict = if rival && hello.role == Role::Peer { Verdict::Duplicate } else { Verdict::Refused };
+                return Err((verdict, "a link of a session that is not (or no longer) here".into()));
             }
             if hello.node == self.0.id {
                 return Err((Verdict::Refused, "this is the same process; name another machine as the peer".into()));
