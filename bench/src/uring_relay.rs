@@ -1,0 +1,69 @@
+//! A relay on tokio-uring: a task a direction, one thread, nothing shared between connections.
+
+use std::rc::Rc;
+
+use tokio_uring::buf::BoundedBuf;
+use tokio_uring::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::target::Target;
+
+const BUFFER: usize = 64 << 10;
+
+/// Two socket types with the same words.
+macro_rules! copy {
+    ($from:expr, $to:expr) => {{
+        let (from, to) = ($from, $to);
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let (result, got) = from.read(buffer).await;
+            let Ok(count @ 1..) = result else { break };
+            let (result, sent) = to.write_all(got.slice(..count)).await;
+            buffer = sent.into_inner();
+            if result.is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    }};
+}
+
+macro_rules! both_ways {
+    ($near:expr, $far:expr) => {{
+        let (near, far) = (Rc::new($near), Rc::new($far));
+        let (near_in, far_out) = (Rc::clone(&near), Rc::clone(&far));
+        tokio_uring::spawn(async move { copy!(near_in, far_out) });
+        copy!(far, near)
+    }};
+}
+
+pub(crate) fn run(listen: &Target, connect: &Target) -> Result<(), String> {
+    tokio_uring::start(async {
+        match (listen, connect) {
+            (Target::Unix(path), Target::Tcp(far)) => {
+                let listener = UnixListener::bind(path).map_err(|e| format!("{listen}: {e}"))?;
+                loop {
+                    let near = listener.accept().await.map_err(|e| format!("accept: {e}"))?;
+                    let far = *far;
+                    tokio_uring::spawn(async move {
+                        let Ok(far) = TcpStream::connect(far).await else { return };
+                        let _ = far.set_nodelay(true);
+                        both_ways!(near, far);
+                    });
+                }
+            }
+            (Target::Tcp(addr), Target::Unix(path)) => {
+                let listener = TcpListener::bind(*addr).map_err(|e| format!("{listen}: {e}"))?;
+                loop {
+                    let (near, _) = listener.accept().await.map_err(|e| format!("accept: {e}"))?;
+                    let _ = near.set_nodelay(true);
+                    let path = path.clone();
+                    tokio_uring::spawn(async move {
+                        let Ok(far) = UnixStream::connect(path).await else { return };
+                        both_ways!(near, far);
+                    });
+                }
+            }
+            _ => Err("this relay goes from a unix socket to TCP, or back".into()),
+        }
+    })
+}
