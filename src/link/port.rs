@@ -64,6 +64,10 @@ pub(super) struct Port {
     filling: Option<Filling>,
     /// The last read filled what it was given.
     big: bool,
+    /// The last read has taken all there was.
+    drained: bool,
+    /// Its program closed with something unread; what it had sent before may still be in the queue.
+    pub(super) was_reset: bool,
     /// Read what is there, then end, whoever still holds the other end.
     pub(super) finishing: bool,
     /// The pending read has not ended since the last look.
@@ -151,6 +155,8 @@ impl Port {
             source_op: None,
             filling: None,
             big: false,
+            drained: false,
+            was_reset: false,
             finishing: false,
             cooling: false,
             held: None,
@@ -268,15 +274,16 @@ impl Port {
             (Some(PumpKind::SeqPacket | PumpKind::Datagram), None) => Op::Measure { fd },
             (Some(PumpKind::SeqPacket | PumpKind::Datagram), Some(len)) => {
                 let max = len as usize;
-                Op::Recv { fd, into: self.room_for(max, hands.pool), max, fds: true }
+                Op::Recv { fd, into: self.room_for(max, hands.pool), max, fds: true, drained: false }
             }
             (kind, _) => {
                 let socket = matches!(kind, Some(PumpKind::Socket));
                 let into = self.filling(hands.pool);
                 let max = (room as usize).min(BULK_FRAME_MAX as usize).min(into.spare());
+                let drained = self.drained;
                 match socket {
-                    true if self.peeks > 0 => Op::Peek { fd, into, max },
-                    true => Op::Recv { fd, into, max, fds: true },
+                    true if self.peeks > 0 => Op::Peek { fd, into, max, drained },
+                    true => Op::Recv { fd, into, max, fds: true, drained },
                     false => Op::Read { fd, into, max },
                 }
             }
@@ -321,7 +328,8 @@ impl Port {
                 let fd = Rc::clone(self.fd.as_ref().expect("the source is open"));
                 // With 0 bytes ahead, the end: this read says so again.
                 let max = max.max(1);
-                self.source_op = Some(hands.engine.submit(Op::Recv { fd, into, max, fds: true }, token));
+                self.source_op =
+                    Some(hands.engine.submit(Op::Recv { fd, into, max, fds: true, drained: false }, token));
                 Read::Underway
             }
             (Op::Measure { fd }, Ok(0)) => match record_end::has_ended(&*fd) {
@@ -350,6 +358,7 @@ impl Port {
 
     fn on_bytes(&mut self, mut into: Filling, max: usize, count: usize, fds: Vec<OwnedFd>) -> Read {
         let chunk = into.cut(count);
+        self.drained = count < max;
         // One full read makes the next ones big, one that is far from full makes them small again.
         self.big = if self.big { count >= LEFT_MIN_BIG } else { count == max };
         self.filling = Some(into);

@@ -165,7 +165,12 @@ impl Pair {
                 let token = self.token(What::PortSource, at);
                 self.ports[at].poll_source(hands, token);
             }
-            Read::Eof => self.end_source(at, false, hands),
+            Read::Eof => self.end_source(at, self.ports[at].was_reset, hands),
+            // Of records the kernel says so once, before those that are still in the queue.
+            Read::Failed(Errno::ECONNRESET) if self.ports[at].keeps_records() && !self.ports[at].was_reset => {
+                self.ports[at].was_reset = true;
+                self.pump(at, hands);
+            }
             // Its peer closed with something unread. What came before is still on its way, so the end is an ordered one.
             Read::Failed(Errno::ECONNRESET) if self.ports[at].is_socket() => self.end_source(at, true, hands),
             Read::Failed(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ECONNABORTED)
