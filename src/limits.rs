@@ -114,11 +114,22 @@ pub const RECIPES_PENDING_MAX: usize = 4 * RECIPES_MAX;
 /// RECIPE and MOVE frames of one stream that may wait for the other link: the recipes of one message in LAT frames
 /// (66), and as many moves as fit a round trip.
 pub const EARLY_CONTROL_MAX: usize = 256;
+/// Places that a list of streams or operations keeps for the next ones: below it a shrink gains nothing.
+pub const SLACK_MIN: usize = 256;
+/// A burst of streams is over when so many fewer are left, and fewer than half of them: each left about 1 KiB of holes.
+pub const BURST_MIN: usize = 256;
+/// Ticks of a worker after which the allocator is asked for what the burst has left: not between two waves of one burst, and
+/// when the threads that it has started have ended (ASK_IDLE_MS).
+pub const BURST_REST_TICKS: u32 = 16;
+/// Arenas of the allocator besides one a worker: asks, connects and helpers share these.
+pub const ARENAS_BESIDE: usize = 3;
 /// Submission queue: one turn of a worker rarely submits more; a full queue is submitted and goes on.
 pub const RING_SQ_ENTRIES: u32 = 256;
 /// Completion queue: a burst of completions between two turns; the kernel keeps what does not fit (IORING_FEAT_NODROP).
 pub const RING_CQ_ENTRIES: u32 = 4096;
-/// Message headers kept for the next message, 1.4 KiB each: as many as are usually in flight at once on one worker.
+/// Memory for buffers and message headers comes from the kernel in regions of this size, which cost nothing until used.
+pub const REGION_BYTES: usize = 1 << 20;
+/// Message headers kept for the next message, 2 KiB each: as many as are usually in flight at once on one worker.
 pub const ENVELOPES_KEPT: usize = 64;
 /// Hangups told in one look, an array on the stack; the next look tells the rest.
 pub const HANGUP_EVENTS: usize = 64;

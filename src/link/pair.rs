@@ -28,6 +28,7 @@ use crate::fdpass::{self, Pump, PumpKind};
 use crate::limits::{HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW};
 use crate::mux::{Event, Key, Mux, Options};
 use crate::ring::{Chunk, Done};
+use crate::slack;
 use crate::wire::ProtocolError;
 use crate::wire::hello::Lane;
 use crate::wire::service;
@@ -222,6 +223,9 @@ impl Pair {
             self.pump(at, hands);
         }
         for (_, port) in &mut self.ports {
+            if port.relax() {
+                self.mux.relax(port.key);
+            }
             if port.source != SourceState::Reading || port.is_listener() {
                 continue;
             }
@@ -231,6 +235,13 @@ impl Pair {
                 hands.engine.cancel(op);
             }
         }
+    }
+
+    /// Gives back the memory that a burst of streams needed.
+    pub(super) fn rest(&mut self) {
+        self.mux.rest();
+        slack::slab(&mut self.ports);
+        slack::map(&mut self.by_key);
     }
 
     /// Carries out what the mux says, then sends what is ready.
@@ -309,8 +320,8 @@ impl Pair {
             Event::Reset { key, errno } => {
                 let Some(at) = self.port_of(key) else { return };
                 // A child that was cut off has not written all: its parent's notice is dropped unsent.
-                if let (Some(parent), false) = (self.ports[at].parent, self.ports[at].sink_closed) {
-                    self.watches.retain(|(key, _)| *key != parent);
+                if let (Some(parent), false) = (&self.ports[at].parent, self.ports[at].sink_closed) {
+                    self.watches.retain(|(key, _)| *key != **parent);
                 }
                 self.cut_off(at, errno, hands);
             }
@@ -414,8 +425,8 @@ impl Pair {
 
     pub(super) fn look_at_watches(&mut self) {
         for at in (0..self.watches.len()).rev() {
-            let parent = Some(self.watches[at].0);
-            let busy = |p: &Port| p.parent == parent && !p.sink_closed;
+            let parent = Some(&self.watches[at].0);
+            let busy = |p: &Port| p.parent.as_deref() == parent && !p.sink_closed;
             if !self.ports.iter().any(|(_, p)| busy(p)) {
                 (self.watches.swap_remove(at).1)();
             }

@@ -52,7 +52,7 @@ pub(super) struct Port {
     /// What is written here goes to a terminal.
     pub(super) terminal: bool,
     /// The stream whose message announced this one, when they end together (a command's stdio).
-    pub(super) parent: Option<Key>,
+    pub(super) parent: Option<Box<Key>>,
     /// A program of this machine may hold the same socket: its end here is a close, and not a shutdown.
     pub(super) shared: bool,
     /// Streams announced here end with this one: it is a command's.
@@ -62,14 +62,16 @@ pub(super) struct Port {
     pub(super) source: SourceState,
     pub(super) source_op: Option<OpId>,
     filling: Option<Filling>,
-    /// The last read filled what it was given.
+    /// The last read filled its buffer.
     big: bool,
     /// Read what is there, then end, whoever still holds the other end.
     pub(super) finishing: bool,
     /// The pending read has not ended since the last look.
     pub(super) cooling: bool,
+    /// Bytes came or went since the last look, and queues may have grown.
+    pub(super) used: bool,
     /// What was read together with fds, until they are described.
-    pub(super) held: Option<Chunk>,
+    pub(super) held: Option<Box<Chunk>>,
     /// Reads that a peek still precedes.
     peeks: u32,
     fruitless: u32,
@@ -90,7 +92,7 @@ pub(super) struct Port {
     /// Memory that must be filled before the front message may leave.
     pub(super) fills: u32,
     /// This stream fills memory for a message of that one.
-    pub(super) fills_for: Option<Key>,
+    pub(super) fills_for: Option<Box<Key>>,
     /// The front item's recipes are with a helper.
     pub(super) rebuilding: bool,
     pub(super) fin: bool,
@@ -153,6 +155,7 @@ impl Port {
             big: false,
             finishing: false,
             cooling: false,
+            used: false,
             held: None,
             peeks: PEEKS_FIRST,
             fruitless: 0,
@@ -229,6 +232,16 @@ impl Port {
         let waits = self.rebuilding || self.fills > 0 || self.queue.iter().any(|i| matches!(i, Item::Recipes { .. }));
         let sink_ends = self.sink_closed || (self.fin && self.fd.is_some() && !waits);
         self.source == SourceState::Ended && sink_ends && !self.is_home()
+    }
+
+    /// Whether bytes have come or gone since the last look, and all have gone. The queue keeps no room then.
+    pub(super) fn relax(&mut self) -> bool {
+        let relaxes = self.used && self.queue.is_empty();
+        if relaxes {
+            self.used = false;
+            self.queue = VecDeque::new();
+        }
+        relaxes
     }
 
     // ---- source --------------------------------------------------------------------------------------------------
@@ -336,9 +349,9 @@ impl Port {
                 self.measured = Some(len);
                 Read::Ready
             }
-            (Op::Recv { into, max, .. } | Op::Read { into, max, .. }, Ok(count)) => {
+            (Op::Recv { into, .. } | Op::Read { into, .. }, Ok(count)) => {
                 let lost = done.control_lost || done.record_cut;
-                if lost { Read::Failed(Errno::EMSGSIZE) } else { self.on_bytes(into, max, count as usize, done.fds) }
+                if lost { Read::Failed(Errno::EMSGSIZE) } else { self.on_bytes(into, count as usize, done.fds) }
             }
             (_, Err(Errno::EAGAIN | Errno::EINTR | Errno::ECANCELED)) => Read::Nothing,
             // A terminal whose other end is gone.
@@ -348,10 +361,11 @@ impl Port {
         }
     }
 
-    fn on_bytes(&mut self, mut into: Filling, max: usize, count: usize, fds: Vec<OwnedFd>) -> Read {
+    fn on_bytes(&mut self, mut into: Filling, count: usize, fds: Vec<OwnedFd>) -> Read {
         let chunk = into.cut(count);
-        // One full read makes the next ones big, one that is far from full makes them small again.
-        self.big = if self.big { count >= LEFT_MIN_BIG } else { count == max };
+        self.used = true;
+        // One read that fills its buffer makes the next ones big, one that is far from full makes them small again.
+        self.big = if self.big { count >= LEFT_MIN_BIG } else { into.spare() == 0 };
         self.filling = Some(into);
         if !fds.is_empty() {
             self.peeks = u32::MAX;

@@ -143,7 +143,7 @@ impl Pair {
                 self.pump(at, hands);
             }
             Read::WithFds(chunk, fds) => {
-                self.ports[at].held = Some(chunk);
+                self.ports[at].held = Some(Box::new(chunk));
                 self.find(at, shared, move || Ok((Found::default(), fds)));
             }
             Read::FdsAhead(max) => {
@@ -323,10 +323,10 @@ impl Pair {
         let fills_for = self.ports[at].fills_for.take();
         self.bury(at, hands);
         if let Some(carrier) = fills_for {
-            self.reset(carrier, Errno::EIO, hands);
+            self.reset(*carrier, Errno::EIO, hands);
         }
         for child in children {
-            let owned = self.port_of(child).is_some_and(|at| self.ports[at].parent == Some(key));
+            let owned = self.port_of(child).is_some_and(|at| self.ports[at].parent.as_deref() == Some(&key));
             if owned || self.mux.waits_for_peer(child) {
                 self.reset(child, Errno::ECONNRESET, hands);
             }

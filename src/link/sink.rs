@@ -101,6 +101,7 @@ impl Port {
         recipes: Option<Recipes>,
         overhead: u32,
     ) -> Result<(), Errno> {
+        self.used = true;
         if recipes.is_some() && self.kind.is_some() && !self.is_socket() {
             return Err(Errno::EPROTO);
         }
@@ -224,7 +225,7 @@ impl Port {
     pub(super) fn finish_fill(&mut self) -> Option<(Key, OsResult<()>)> {
         let (Some(PumpKind::Fill(fill)), Some(fd)) = (&self.kind, &self.fd) else { return None };
         let done = self.fin && !self.sink_closed && self.queue.is_empty() && self.sink_op.is_none();
-        if done { self.fills_for.take().map(|carrier| (carrier, fill.finish(&**fd))) } else { None }
+        if done { self.fills_for.take().map(|carrier| (*carrier, fill.finish(&**fd))) } else { None }
     }
 
     /// After FIN, when all is written: the program sees the end. Returns whether that has just happened.

@@ -155,6 +155,13 @@ impl<P: Payload> RecvHalf<P> {
         std::mem::take(&mut self.early_recipes)
     }
 
+    /// An empty queue keeps no room.
+    pub(super) fn relax(&mut self) {
+        if self.early.is_empty() {
+            self.early = VecDeque::new();
+        }
+    }
+
     /// Bytes of recipes whose message has not come.
     pub(super) fn recipes_len(&self) -> usize {
         self.recipes.len() + self.early_recipes
