@@ -48,8 +48,12 @@ pub const MOVE_PAUSE_MS: u64 = 50;
 pub const STREAMS_MAX: usize = 16_384;
 /// Local ends of one link pair: as many streams, and as many again that have ended and still hold bytes for a program.
 pub const PORTS_MAX: usize = 2 * STREAMS_MAX;
-/// Streams of one link pair with a RECORD_WINDOW: what a peer may make this node hold for them is 2.2 GiB.
+/// Streams of one link pair with a RECORD_WINDOW. That is far more than they may hold: see RECORDS_HELD_MAX.
 pub const RECORD_STREAMS_MAX: usize = 1024;
+/// What the record streams of one link pair hold here for programs that have not read it yet, charges included: as much
+/// again as other windows may have grown by. 1,024 streams of small records are far below, and so are 30 programs that
+/// stop reading in the middle of the largest; above it the stream that holds most ends.
+pub const RECORDS_HELD_MAX: u64 = SESSION_GROWTH_MAX;
 /// The payload of an OPEN frame: a path (4096) twice and some identity; larger requests are bytes of the stream.
 pub const OPEN_MAX: u32 = 16 << 10;
 /// The recipes of one message, all RECIPE frames together: 253 paths of 4 KiB, and room for each one's fixed part.

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::budget::Budget;
 use super::guard::Guard;
 use super::helpers::Helpers;
 use super::inbox::{First, Inbox, Notice, PairRef, Pending, Verdict};
@@ -25,7 +26,7 @@ use super::port::{Hands, Port, SourceState};
 use super::token::{Token, What};
 use crate::errno::Errno;
 use crate::fdpass::{self, Pump, PumpKind};
-use crate::limits::{HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW};
+use crate::limits::{HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW, RECORDS_HELD_MAX};
 use crate::mux::{Event, Key, Mux, Options};
 use crate::ring::{Chunk, Done};
 use crate::slack;
@@ -52,6 +53,8 @@ pub(super) struct Pair {
     /// Which port is whose: until the port goes, which may be long after its stream.
     pub(super) by_key: HashMap<Key, usize>,
     watches: Vec<(Key, Notice)>,
+    /// What streams of records hold for programs.
+    pub(super) records: Budget,
     pub(super) ended: Option<End>,
     /// In the worker's list of pairs to advance.
     pub(super) touched: bool,
@@ -107,6 +110,7 @@ impl Pair {
             ports: Slab::new(),
             by_key: HashMap::new(),
             watches: Vec::new(),
+            records: Budget::default(),
             ended: None,
             touched: false,
             news: false,
@@ -247,6 +251,7 @@ impl Pair {
     /// Carries out what the mux says, then sends what is ready.
     pub(super) fn advance(&mut self, shared: &Shared, hands: &mut Hands) {
         self.carry_out(shared, hands);
+        self.relieve(hands);
         if self.closing {
             return;
         }
@@ -264,6 +269,19 @@ impl Pair {
             // Not closed before the peer has closed its side too: unread bytes would turn our last frames into a reset.
             self.closing = true;
             self.lanes.iter().flatten().for_each(LaneEnd::finish);
+        }
+    }
+
+    /// Records of which too much has come and not been read: whoever holds most of it ends. A link can't wait for one
+    /// program, and nothing else would free a byte.
+    fn relieve(&mut self, hands: &mut Hands) {
+        while self.records.held() + self.mux.early_records() > RECORDS_HELD_MAX {
+            let holds =
+                |port: &Port| port.share.as_ref().map_or(0, |share| share.held()) + self.mux.early_records_of(port.key);
+            let Some((_, port)) = self.ports.iter().max_by_key(|(_, port)| holds(port)) else { return };
+            let key = port.key;
+            tracing::warn!(peer = %self.peer, "stream {} ends: {} bytes of records nobody reads", key.id(), holds(port));
+            self.reset(key, Errno::ENOBUFS, hands);
         }
     }
 
@@ -404,7 +422,7 @@ impl Pair {
             tracing::warn!(peer = %self.peer, "stream {} ends: too many that carry records", key.id());
             return self.reset(key, Errno::ENOBUFS, hands);
         }
-        self.ports[at].attach(pump.fd, pump.kind);
+        self.ports[at].attach(pump.fd, pump.kind, &self.records);
         self.pump(at, hands);
         self.write(at, shared, hands);
         self.close_sink(at, shared, hands);

@@ -47,7 +47,7 @@ impl Pair {
                 if matches!(pump.kind, PumpKind::Sink) {
                     self.mux.on_eof(key);
                 }
-                self.ports[at].attach(pump.fd, pump.kind);
+                self.ports[at].attach(pump.fd, pump.kind, &self.records);
             }
             recipes.push(fd.recipe);
         }

@@ -19,6 +19,7 @@ use std::rc::Rc;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
+use super::budget::{Budget, Share};
 use super::inbox::Verdict;
 use super::sink::{Assembly, Item};
 use crate::errno::Errno;
@@ -82,6 +83,8 @@ pub(super) struct Port {
     pub(super) queue: VecDeque<Item>,
     /// The record that is coming in; there is none on a byte stream, and 9,000 idle ones should cost little.
     pub(super) assembly: Option<Box<Assembly>>,
+    /// What it holds for its program, on a stream of records.
+    pub(super) share: Option<Box<Share>>,
     pub(super) sink_op: Option<OpId>,
     /// Waits for the end of a program that has ended its half.
     pub(super) hangup: Option<OpId>,
@@ -163,6 +166,7 @@ impl Port {
             children: Vec::new(),
             queue: VecDeque::new(),
             assembly: None,
+            share: None,
             sink_op: None,
             hangup: None,
             stalled: None,
@@ -176,7 +180,7 @@ impl Port {
         }
     }
 
-    pub(super) fn attach(&mut self, fd: OwnedFd, kind: PumpKind) {
+    pub(super) fn attach(&mut self, fd: OwnedFd, kind: PumpKind, records: &Budget) {
         // The peer may have stopped reading before there was an fd to tell.
         let stopped = self.source == SourceState::Ended;
         self.source = match kind {
@@ -188,6 +192,11 @@ impl Port {
         self.terminal = by_write && !self.sink_closed && nix::unistd::isatty(&fd).unwrap_or(false);
         self.fd = Some(Rc::new(fd));
         self.kind = Some(kind);
+        self.share = self.keeps_records().then(|| records.share());
+        if let Some(share) = &mut self.share {
+            // A peer may send before it is told that these are records.
+            share.add(self.queue.iter().map(Item::cost).sum());
+        }
         if stopped {
             self.stop_source();
         }

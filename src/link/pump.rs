@@ -211,7 +211,7 @@ impl Pair {
         if !self.mux.widen(key, window_of(&kind)) {
             return self.reset(key, Errno::ENOBUFS, hands);
         }
-        self.ports[at].attach(fd, kind);
+        self.ports[at].attach(fd, kind, &self.records);
         // The far end must know that these are records before the first one comes: `Accepted` starts them.
         if !self.ports[at].keeps_records() {
             self.pump(at, hands);

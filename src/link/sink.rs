@@ -38,6 +38,19 @@ pub(super) enum Item {
     },
 }
 
+impl Item {
+    /// Bytes and charges.
+    pub(super) fn cost(&self) -> u64 {
+        let (len, overhead) = match self {
+            Self::Bytes { chunk, overhead } => (chunk.len(), overhead),
+            Self::Recipes { chunks, overhead, .. } | Self::Message { chunks, overhead, .. } => {
+                (chunks.iter().map(Chunk::len).sum(), overhead)
+            }
+        };
+        len as u64 + u64::from(*overhead)
+    }
+}
+
 /// What a completed write did.
 pub(super) enum Wrote {
     /// So many bytes and charges left the queue.
@@ -107,6 +120,9 @@ impl Port {
         }
         if let Some(PumpKind::Fill(fill)) = &mut self.kind {
             fill.take_in(chunk.len())?;
+        }
+        if let Some(share) = &mut self.share {
+            share.add(chunk.len() as u64 + u64::from(overhead));
         }
         if self.keeps_records() {
             let assembly = self.assembly.get_or_insert_default();
@@ -215,10 +231,14 @@ impl Port {
                 count
             }
         };
-        match self.sink_op {
-            Some(_) => Wrote::Consumed(count),
-            None => Wrote::Consumed(count + std::mem::take(&mut self.in_flight)),
+        let taken = match self.sink_op {
+            Some(_) => count,
+            None => count + std::mem::take(&mut self.in_flight),
+        };
+        if let Some(share) = &mut self.share {
+            share.sub(u64::from(taken));
         }
+        Wrote::Consumed(taken)
     }
 
     /// After FIN, when all is written: memory that was being filled is made whole, for that stream's message.
@@ -249,6 +269,7 @@ impl Port {
     /// verdict.
     pub(super) fn drop_sink(&mut self) -> Vec<Recipes> {
         self.sink_closed = true;
+        self.share = None;
         self.stalled = None;
         let partial = self.assembly.take().and_then(|assembly| assembly.recipes);
         let queue: VecDeque<Item> = std::mem::take(&mut self.queue);

@@ -51,6 +51,8 @@ pub struct Mux<P> {
     pub(super) events: VecDeque<Event<P>>,
     pub(super) growth: u64,
     pub(super) recipes_pending: usize,
+    /// Bytes of record streams' frames that came before their turn.
+    pub(super) early_records: u64,
     pub(super) leaving: bool,
     pub(super) peer_leaving: bool,
     pub(super) heard_us: u64,
@@ -73,6 +75,7 @@ impl<P: Payload> Mux<P> {
             events: VecDeque::new(),
             growth: 0,
             recipes_pending: 0,
+            early_records: 0,
             leaving: false,
             peer_leaving: false,
             heard_us: options.now_us,
@@ -198,6 +201,15 @@ impl<P: Payload> Mux<P> {
         }
     }
 
+    /// Bytes of record streams that wait for the other lane: of all, and of one.
+    pub fn early_records(&self) -> u64 {
+        self.early_records
+    }
+
+    pub fn early_records_of(&self, key: Key) -> u64 {
+        self.streams.get(key.slot()).filter(|s| s.birth == key.birth).map_or(0, |s| s.recv.early_records())
+    }
+
     /// How many bytes the source may give now.
     pub fn room(&self, key: Key) -> u32 {
         match self.streams.get(key.slot()) {
@@ -226,11 +238,13 @@ impl<P: Payload> Mux<P> {
         }
         stream.recv.is_wide = true;
         stream.recv.widen(window);
+        let early = stream.recv.early_records();
         // Before the verdict the peer may not know the stream; ACCEPT, or what follows it, tells it then.
         if stream.accepted && stream.recv.state == recv::State::Open && !stream.recv.credit_due {
             stream.recv.credit_due = true;
             self.credit_due.push_back(key.slot());
         }
+        self.early_records += early;
         self.wide += 1;
         true
     }
@@ -288,11 +302,13 @@ impl<P: Payload> Mux<P> {
             return;
         }
         stream.recv.state = recv::State::Closed;
+        let records = stream.recv.early_records();
         let early = stream.recv.drop_early();
         let credit = stream.recv.granted();
         let flags = flags::READ_CLOSED | if unread { flags::UNREAD } else { 0 };
         let header = Header { flags, credit, ..Header::new(FrameType::Credit, key.id) };
         self.recipes_pending -= early;
+        self.early_records -= records;
         self.queue_control(header, None);
         self.bury_if_done(key.slot());
     }
@@ -498,6 +514,7 @@ impl<P: Payload> Mux<P> {
         self.growth -= stream.recv.growth();
         self.wide -= usize::from(stream.recv.is_wide);
         self.recipes_pending -= stream.recv.recipes_len();
+        self.early_records -= stream.recv.early_records();
     }
 }
 
