@@ -18,15 +18,15 @@ use super::uds::UdsArgs;
 use crate::config::{self, NodeConfig, Pass, PassedDevice, config_dir};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Maker, Pump, PumpKind};
-use crate::limits::{CONNECT_DEADLINE_MS, RECORD_MAX};
+use crate::limits::{ARENAS_BESIDE, CONNECT_DEADLINE_MS, RECORD_MAX};
 use crate::link::conn::Conn;
 use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Peer, Pending, keep_session};
 use crate::qtfs::far::{Exports, serve};
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
 use crate::ring::Wish;
-use crate::sys::nofile;
 use crate::sys::unix::{self, SocketKind};
+use crate::sys::{memory, nofile};
 use crate::trust::{Rights, Standing};
 use crate::udsproxyd::far::{Cancel, Far};
 use crate::udsproxyd::near::{self, End, FarSide, FarStream};
@@ -187,6 +187,7 @@ impl FileServer for Files {
 /// # Errors
 /// One line: an address that is taken, a local socket that another daemon has, no io_uring.
 pub(super) fn run(plan: Plan) -> OsResult<()> {
+    memory::limit_arenas(plan.workers + ARENAS_BESIDE);
     let taken = daemon::take_signals()?;
     if let Err(e) = nofile::raise() {
         tracing::warn!("the limit of open files stays as it is: {e}");

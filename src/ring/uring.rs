@@ -21,14 +21,13 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::calls;
-use super::envelope::Envelope;
+use super::envelope::{Envelope, Envelopes, Held};
 use super::hangup::{Hangups, Watch};
 use super::op::{Done, Engine, Op, OpId, Outcome};
 use super::slots::Slots;
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::limits::{
-    ENVELOPES_KEPT, GATHER_FOR, GATHER_FROM, RING_CQ_ENTRIES, RING_DROP_WAIT, RING_DROP_WAITS, RING_SQ_ENTRIES,
-};
+use crate::limits::{GATHER_FOR, GATHER_FROM, RING_CQ_ENTRIES, RING_DROP_WAIT, RING_DROP_WAITS, RING_SQ_ENTRIES};
+use crate::slack;
 
 /// The completion of a cancel request itself.
 const NOBODY: u64 = u64::MAX;
@@ -82,8 +81,7 @@ struct Slot {
 /// What an operation holds besides what it was given.
 enum Beside {
     Nothing,
-    /// Boxed: the kernel keeps pointers into it while it moves between its slot and the free ones.
-    Envelope(Box<Envelope>),
+    Envelope(Held),
     Watch(Watch),
     /// The ring waits for readiness; the system call follows.
     Polled {
@@ -103,9 +101,9 @@ pub(super) struct Uring {
     /// Operations that have ended, for the next `wait`.
     ended: Vec<Done>,
     turn: Turn,
-    /// Envelopes that are free: they are large, and every message needs one.
-    #[expect(clippy::vec_box, reason = "as in `Beside::Envelope`")]
-    envelopes: Vec<Box<Envelope>>,
+    envelopes: Envelopes,
+    /// For system calls, which are over at once.
+    own: Box<Envelope>,
     /// Bytes of control data that the last received message brought.
     pub(super) control_seen: usize,
 }
@@ -139,7 +137,8 @@ impl Uring {
             again: Vec::new(),
             ended: Vec::new(),
             turn: Turn::default(),
-            envelopes: Vec::new(),
+            envelopes: Envelopes::default(),
+            own: Envelope::new(),
             control_seen: 0,
         })
     }
@@ -176,13 +175,13 @@ impl Uring {
             Ok(watch) => self.slots.get_mut(id).expect("just made").beside = Beside::Watch(watch),
             Err(errno) => self.end(id, Err(errno).into()),
         }
-        OpId(id)
+        OpId::new(id)
     }
 
     fn poll_first(&mut self, op: Op, token: u64) -> OpId {
         let id = self.slots.insert(Slot { token, op, beside: Beside::Polled { cancelled: false } });
         self.push_poll(id);
-        OpId(id)
+        OpId::new(id)
     }
 
     fn push_poll(&mut self, id: u64) {
@@ -219,9 +218,7 @@ impl Uring {
         let slot = self.slots.get_mut(id).expect("a completion is of an operation in flight");
         let outcome = match &mut slot.beside {
             Beside::Polled { .. } if result.is_ok() => {
-                let mut envelope = self.envelopes.pop().unwrap_or_else(Envelope::new);
-                let outcome = calls::attempt(&slot.op, &mut envelope);
-                self.envelopes.push(envelope);
+                let outcome = calls::attempt(&slot.op, &mut self.own);
                 if outcome.result == Err(Errno::EAGAIN) {
                     return self.again.push(id);
                 }
@@ -244,8 +241,8 @@ impl Uring {
         let Slot { token, op, beside } = self.slots.remove(id).expect("an operation ends once");
         match beside {
             Beside::Watch(watch) => self.hangups.forget(watch),
-            Beside::Envelope(envelope) if self.envelopes.len() < ENVELOPES_KEPT => self.envelopes.push(envelope),
-            _ => {}
+            Beside::Envelope(envelope) => self.envelopes.give(envelope),
+            Beside::Nothing | Beside::Polled { .. } => {}
         }
         if let (Op::Accept { .. }, Ok(raw)) = (&op, outcome.result) {
             // SAFETY: the kernel has just made this fd for us.
@@ -286,7 +283,7 @@ impl Engine for Uring {
         let mut beside = Beside::Nothing;
         let entry = match &op {
             Op::Recv { fds: true, .. } | Op::Peek { .. } | Op::Measure { .. } | Op::Send { .. } => {
-                let mut envelope = self.envelopes.pop().unwrap_or_else(Envelope::new);
+                let mut envelope = self.envelopes.take();
                 let entry = message(&op, &mut envelope, self.features.deferred);
                 beside = Beside::Envelope(envelope);
                 entry
@@ -296,11 +293,11 @@ impl Engine for Uring {
         self.turn.count(&op);
         let id = self.slots.insert(Slot { token, op, beside });
         self.push(&entry.user_data(id));
-        OpId(id)
+        OpId::new(id)
     }
 
     fn cancel(&mut self, id: OpId) {
-        let OpId(id) = id;
+        let id = id.0.get();
         match self.slots.get_mut(id).map(|s| &mut s.beside) {
             None => return,
             Some(Beside::Watch(_)) => return self.end(id, Err(Errno::ECANCELED).into()),
@@ -342,6 +339,12 @@ impl Engine for Uring {
         done.append(&mut self.ended);
         Ok(())
     }
+
+    fn rest(&mut self) {
+        self.envelopes.rest();
+        self.slots.rest();
+        slack::vec(&mut self.ended);
+    }
 }
 
 impl Drop for Uring {
@@ -349,7 +352,7 @@ impl Drop for Uring {
     fn drop(&mut self) {
         let mut done = Vec::new();
         for id in self.slots.ids() {
-            self.cancel(OpId(id));
+            self.cancel(OpId::new(id));
         }
         for _ in 0..RING_DROP_WAITS {
             if self.slots.len() == 0 || self.wait(Some(RING_DROP_WAIT), &mut done).is_err() {
@@ -357,7 +360,9 @@ impl Drop for Uring {
             }
         }
         // What does not end (a disk that does not answer) keeps its memory.
-        std::mem::forget(std::mem::take(&mut self.slots));
+        if self.slots.len() > 0 {
+            std::mem::forget((std::mem::take(&mut self.slots), std::mem::take(&mut self.envelopes)));
+        }
     }
 }
 
