@@ -14,6 +14,7 @@ const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 pub(crate) struct Calls {
     counters: Vec<Counter>,
+    before: u64,
 }
 
 impl Calls {
@@ -34,14 +35,27 @@ impl Calls {
                 Err(e) => return Err(format!("perf_event_open: {e}")),
             }
         }
-        Ok(Self { counters })
+        Ok(Self { counters, before: 0 })
+    }
+
+    /// What was until now does not count.
+    ///
+    /// # Errors
+    /// The kernel's no.
+    pub(crate) fn begin(&mut self) -> Result<(), String> {
+        self.before = self.read()?;
+        Ok(())
     }
 
     /// # Errors
     /// The kernel's no.
-    pub(crate) fn stop(self) -> Result<u64, String> {
+    pub(crate) fn stop(mut self) -> Result<u64, String> {
+        Ok(self.read()? - self.before)
+    }
+
+    fn read(&mut self) -> Result<u64, String> {
         let mut all = 0;
-        for mut counter in self.counters {
+        for counter in &mut self.counters {
             all += counter.read().map_err(|e| format!("read a counter of system calls: {e}"))?;
         }
         Ok(all)

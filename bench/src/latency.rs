@@ -3,8 +3,9 @@
 //! One connection has a thread that blocks: one wake-up an answer. Many share one thread and an epoll, as the server's
 //! do, so that what is measured is the way between them and not a hundred threads.
 //!
-//! At a fixed rate an answer's time counts from when the request was *meant* to leave. A request that could not leave
-//! because the one before it was late is late itself, and says so: no omission is coordinated with the load.
+//! At a fixed rate an answer's time counts from when the request was *meant* to leave. One connection asks at these times
+//! whatever has been answered; of many, one that is still waiting asks as soon as it is answered, and that request's time
+//! counts from when it was meant to leave all the same: no omission is coordinated with the load.
 
 use std::collections::BinaryHeap;
 use std::io::{ErrorKind, Read, Write};
@@ -44,7 +45,7 @@ pub(crate) fn once(args: &Latency, target: &Target) -> Result<Outcome, String> {
     let window = Window::starting(&args.common)?;
     let (job_args, job_window) = (args.clone(), window.clone());
     let job = move || {
-        let rate = Rate { per_s: args_rate(&job_args), connections: u32::from(job_args.connections) };
+        let rate = Rate { per_s: job_args.rate, connections: u32::from(job_args.connections) };
         if blocking {
             let stream = streams.into_iter().next().expect("one connection");
             closed_or_paced(stream, job_args.size as usize, &rate, &job_window)
@@ -59,10 +60,6 @@ pub(crate) fn once(args: &Latency, target: &Target) -> Result<Outcome, String> {
     outcome.set_times("", times);
     seen.put(&mut outcome, times.len());
     Ok(outcome)
-}
-
-fn args_rate(args: &Latency) -> u32 {
-    args.rate
 }
 
 pub(crate) fn text(args: &Latency, outcome: &Outcome) -> String {
@@ -114,19 +111,25 @@ fn fill(request: &mut [u8], connection: u32, number: u64) {
     }
 }
 
+/// One connection: each request when the last one is answered, or all of them when they are meant to leave.
+///
+/// # Errors
+/// One line: the connection's end, or another answer than was asked for.
 pub(crate) fn closed_or_paced(
-    mut stream: Stream,
+    stream: Stream,
     size: usize,
     rate: &Rate,
     window: &Window,
 ) -> Result<Histogram<u64>, String> {
     // The kernel may else sleep 50 us longer, which would be counted as the proxy's.
     nix::sys::prctl::set_timerslack(1).map_err(|e| format!("timer slack: {e}"))?;
+    if rate.per_s == 0 { closed(stream, size, window) } else { paced(stream, size, *rate, window) }
+}
+
+fn closed(mut stream: Stream, size: usize, window: &Window) -> Result<Histogram<u64>, String> {
     let (mut times, mut asked, mut got) = (histogram(), vec![0; size], vec![0; size]);
     for number in 0.. {
-        let meant = rate.due(0, number);
-        std::thread::sleep(meant.unwrap_or_default().saturating_sub(window.now()));
-        let asked_at = meant.unwrap_or_else(|| window.now());
+        let asked_at = window.now();
         if window.is_over(asked_at) {
             break;
         }
@@ -141,6 +144,42 @@ pub(crate) fn closed_or_paced(
         }
     }
     Ok(times)
+}
+
+/// A thread asks at the times that are meant, whatever has been answered; this one takes the answers, which come in
+/// the order of the requests.
+fn paced(mut stream: Stream, size: usize, rate: Rate, window: &Window) -> Result<Histogram<u64>, String> {
+    let mut out = stream.try_clone().map_err(|e| format!("a connection: {e}"))?;
+    let meant = move |number| rate.due(0, number).expect("there is a rate");
+    let (its, mut request) = (window.clone(), vec![0; size]);
+    let asking = std::thread::spawn(move || {
+        // This thread's own; it sleeps as exactly as the other reads.
+        nix::sys::prctl::set_timerslack(1).map_err(|e| format!("timer slack: {e}"))?;
+        for number in 0.. {
+            if its.is_over(meant(number)) {
+                break;
+            }
+            std::thread::sleep(meant(number).saturating_sub(its.now()));
+            fill(&mut request, 0, number);
+            out.write_all(&request).map_err(|e| format!("write: {e}"))?;
+        }
+        Ok(())
+    });
+    let (mut times, mut wanted, mut got) = (histogram(), vec![0; size], vec![0; size]);
+    for number in 0.. {
+        if window.is_over(meant(number)) {
+            break;
+        }
+        stream.read_exact(&mut got).map_err(|e| format!("read: {e}"))?;
+        if window.counts(meant(number)) {
+            times.saturating_record(window.since(meant(number)));
+        }
+        fill(&mut wanted, 0, number);
+        if got != wanted {
+            return Err("another answer than was asked for came back".into());
+        }
+    }
+    asking.join().map_err(|_| "a thread panicked")?.map(|()| times)
 }
 
 /// Many connections of one thread.

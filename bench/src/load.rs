@@ -12,7 +12,7 @@ use clap::Args;
 
 use crate::outcome::{Outcome, median, short};
 use crate::target::Target;
-use crate::usage::{Seen, Watch, Watching};
+use crate::usage::{Counted, Seen, Watch, Watching};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
@@ -85,8 +85,11 @@ impl Window {
 
     /// Sleeps through the window and measures what the watched processes use in it.
     fn observe(&self, common: &Common) -> Result<Seen, String> {
+        // Now, since a counter a thread takes its time.
+        let calls = Counted::prepare(&common.watch, common.count_calls);
+        let late = self.now().saturating_sub(self.warm_up);
         self.sleep_until(self.warm_up);
-        let watching = Watching::start(&common.watch, common.count_calls)?;
+        let watching = Watching::start(&common.watch, calls.in_time(late))?;
         self.sleep_until(self.end);
         watching.stop()
     }

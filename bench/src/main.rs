@@ -13,6 +13,7 @@ mod mixed;
 mod outcome;
 mod pattern;
 mod relay;
+mod report;
 mod serve;
 mod target;
 mod throughput;
@@ -64,6 +65,8 @@ enum What {
     Fs(files::Files),
     /// Ours beside the floors and other proxies, on two machines made of namespaces, with verdicts on our targets
     Compare(compare::Compare),
+    /// One HTML page of what `compare --out DIR` and others' --json have found
+    Report(report::Report),
     /// Copy between two sockets by blocking threads: the least that a proxy can do
     #[command(hide = true)]
     Relay(relay::Relay),
@@ -86,6 +89,7 @@ fn run(what: What) -> Result<(), String> {
         What::Exec(args) => exec::run(&args),
         What::Fs(args) => files::run(&args),
         What::Compare(args) => compare::run(&args),
+        What::Report(args) => report::run(&args),
         What::Relay(args) => relay::run(&args),
         What::Stdio(args) => exec::stdio(&args),
     }

@@ -85,6 +85,7 @@ pub(crate) fn median(values: &[f64]) -> f64 {
 /// A number that people read: three or four digits.
 pub(crate) fn short(value: f64) -> String {
     let digits = match value.abs() {
+        0.0 => 0,
         v if v >= 100.0 => 0,
         v if v >= 10.0 => 1,
         v if v >= 1.0 => 2,

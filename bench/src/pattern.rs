@@ -2,7 +2,7 @@
 
 use crate::outcome::float;
 
-/// Prime, so that no buffer size hides a shift by whole buffers.
+/// Prime, so that no buffer size hides a shift by whole buffers; and below 255, so that one byte can say the end.
 const PERIOD: usize = 251;
 /// The longest piece that is compared at once.
 pub(crate) const PIECE_MAX: usize = 1 << 20;

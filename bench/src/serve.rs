@@ -4,7 +4,8 @@
 //!   'B'              that byte comes back, and so does each later one
 //!   'E' + u32 size   echo records of that size, by a thread of its own: one wake-up a request, no event loop
 //!   'M' + u32 size   the same by the event loop, for many connections
-//!   'S' + u32 size   take everything, compare it with the pattern, answer with the count (u64; all ones: it was wrong)
+//!   'S' + u32 size   take everything up to the byte END, compare it with the pattern, answer with the count (u64; all
+//!                    ones: it was wrong). Not up to the end of the stream: there are proxies that lose such an answer
 //!   'F' + u32 0      messages of 8 bytes, each with the writing end of a pipe: the 8 bytes are written to it
 //! ```
 //!
@@ -27,6 +28,9 @@ pub(crate) const SINK: u8 = b'S';
 pub(crate) const FDS: u8 = b'F';
 /// What the sink answers when the bytes were not the pattern's.
 pub(crate) const WRONG: u64 = u64::MAX;
+
+/// No byte of the pattern.
+pub(crate) const END: u8 = u8::MAX;
 
 const EVENTS: usize = 256;
 const SIZE_MAX: usize = 16 << 20;
@@ -219,11 +223,14 @@ fn sink(client: &mut Stream, size: usize) -> io::Result<()> {
     let mut wrong = false;
     loop {
         let count = client.read(&mut buffer)?;
-        if count == 0 {
+        let Some(last) = buffer[..count].last() else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        let is_over = *last == END;
+        let bytes = &buffer[..count - usize::from(is_over)];
+        wrong |= bytes != pattern.at(total, bytes.len());
+        total += bytes.len() as u64;
+        if is_over {
             return client.write_all(&(if wrong { WRONG } else { total }).to_le_bytes());
         }
-        wrong |= buffer[..count] != *pattern.at(total, count);
-        total += count as u64;
     }
 }
 

@@ -2,7 +2,6 @@
 //! ones.
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,7 +9,7 @@ use clap::Args;
 use crate::load::{Common, Window, all_threads};
 use crate::outcome::{Outcome, float};
 use crate::pattern::{PIECE_MAX, Pattern, megabytes_per_s};
-use crate::serve::{SINK, WRONG, connect};
+use crate::serve::{END, SINK, WRONG, connect};
 use crate::target::{Stream, Target};
 
 #[derive(Debug, Clone, Args)]
@@ -46,7 +45,7 @@ pub(crate) fn send(mut stream: Stream, size: usize, window: &Window) -> Result<C
         stream.write_all(pattern.at(sent, size)).map_err(|e| format!("write: {e}"))?;
         sent += size as u64;
     }
-    stream.shutdown(Shutdown::Write).map_err(|e| format!("shutdown: {e}"))?;
+    stream.write_all(&[END]).map_err(|e| format!("write: {e}"))?;
     let mut got = [0; 8];
     stream.read_exact(&mut got).map_err(|e| format!("read: {e}"))?;
     match u64::from_le_bytes(got) {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use tokio_uring::buf::BoundedBuf;
-use tokio_uring::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_uring::net::{TcpListener, TcpStream, UnixStream};
 
 use crate::target::Target;
 
@@ -40,10 +40,14 @@ pub(crate) fn run(listen: &Target, connect: &Target) -> Result<(), String> {
     tokio_uring::start(async {
         match (listen, connect) {
             (Target::Unix(path), Target::Tcp(far)) => {
-                let listener = UnixListener::bind(path).map_err(|e| format!("{listen}: {e}"))?;
+                // tokio-uring's own asks for SO_REUSEPORT, which newer kernels refuse on a unix socket.
+                let listener = tokio::net::UnixListener::bind(path).map_err(|e| format!("{listen}: {e}"))?;
                 loop {
-                    let near = listener.accept().await.map_err(|e| format!("accept: {e}"))?;
-                    let far = *far;
+                    let near = listener.accept().await.and_then(|(near, _)| near.into_std());
+                    let near = near.map_err(|e| format!("accept: {e}"))?;
+                    // A ring waits by itself.
+                    near.set_nonblocking(false).map_err(|e| format!("accept: {e}"))?;
+                    let (near, far) = (UnixStream::from_std(near), *far);
                     tokio_uring::spawn(async move {
                         let Ok(far) = TcpStream::connect(far).await else { return };
                         let _ = far.set_nodelay(true);

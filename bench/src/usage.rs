@@ -106,6 +106,25 @@ impl Seen {
     }
 }
 
+/// Counters of each watched process, or why there are none.
+pub(crate) struct Counted(Result<Vec<Option<Calls>>, String>);
+
+impl Counted {
+    pub(crate) fn prepare(watched: &[Watch], wanted: bool) -> Self {
+        let one = |watch: &Watch| wanted.then(|| Calls::count(&threads(&family(watch.pid)))).transpose();
+        Self(watched.iter().map(one).collect())
+    }
+
+    /// Counters that came too late would miss calls of requests that count.
+    pub(crate) fn in_time(self, late: Duration) -> Self {
+        let has_any = matches!(&self.0, Ok(all) if all.iter().any(Option::is_some));
+        if late.is_zero() || !has_any {
+            return self;
+        }
+        Self(Err(format!("the counters were ready {late:?} after the warm-up: make it longer")))
+    }
+}
+
 pub(crate) struct Watching {
     sides: Vec<(Watch, HashMap<i32, Duration>, Option<Calls>)>,
     not_measured: Vec<String>,
@@ -114,25 +133,23 @@ pub(crate) struct Watching {
 impl Watching {
     /// # Errors
     /// A process that is not there.
-    pub(crate) fn start(watched: &[Watch], count_calls: bool) -> Result<Self, String> {
-        let (mut sides, mut not_measured) = (Vec::new(), Vec::new());
+    pub(crate) fn start(watched: &[Watch], counted: Counted) -> Result<Self, String> {
+        let (counters, not_measured) = match counted.0 {
+            Ok(counters) => (counters, Vec::new()),
+            Err(why) => (Vec::new(), vec![format!("system calls: {why}")]),
+        };
+        let mut counters = counters.into_iter();
+        let mut sides = Vec::new();
         for watch in watched {
-            let family = family(watch.pid);
-            let calls = match count_calls.then(|| Calls::count(&threads(&family))).transpose() {
-                Ok(calls) => calls,
-                Err(why) => {
-                    not_measured.push(format!("system calls: {why}"));
-                    None
-                }
-            };
             let times: HashMap<i32, Duration> =
-                family.iter().filter_map(|pid| Some((*pid, processor_time(*pid)?))).collect();
+                family(watch.pid).iter().filter_map(|pid| Some((*pid, processor_time(*pid)?))).collect();
             if !times.contains_key(&watch.pid) {
                 return Err(format!("{watch}: there is no such process"));
             }
+            let mut calls = counters.next().flatten();
+            calls.as_mut().map(Calls::begin).transpose()?;
             sides.push((watch.clone(), times, calls));
         }
-        not_measured.dedup();
         Ok(Self { sides, not_measured })
     }
 
@@ -195,7 +212,7 @@ mod tests {
     fn the_time_of_a_child_counts() {
         let mut child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
         let watch = Watch { name: "me".into(), pid: std::process::id().cast_signed() };
-        let watching = Watching::start(std::slice::from_ref(&watch), false).unwrap();
+        let watching = Watching::start(std::slice::from_ref(&watch), Counted(Ok(Vec::new()))).unwrap();
         std::thread::sleep(Duration::from_millis(300));
         let seen = watching.stop().unwrap();
         child.kill().unwrap();
@@ -209,7 +226,7 @@ mod tests {
         let mut gone = std::process::Command::new("true").spawn().unwrap();
         gone.wait().unwrap();
         let watch: Watch = format!("x={}", gone.id()).parse().unwrap();
-        assert!(Watching::start(&[watch], false).is_err());
+        assert!(Watching::start(&[watch], Counted(Ok(Vec::new()))).is_err());
         assert!("x".parse::<Watch>().is_err() && "x=-1".parse::<Watch>().is_err());
     }
 }

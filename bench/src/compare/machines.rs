@@ -110,7 +110,7 @@ impl Machines {
             self.run(side, &["ip", "link", "set", "eth0", "up"])?;
             self.run(side, &["ip", "link", "set", "lo", "up"])?;
             // Thousands of connections a second: their ports must be free again within the run.
-            let ports = "echo 1 >/proc/sys/net/ipv4/tcp_tw_reuse; echo 1024 65535 >/proc/sys/net/ipv4/ip_local_port_range; \
+            let ports = "echo 1 >/proc/sys/net/ipv4/tcp_tw_reuse; echo 10000 65535 >/proc/sys/net/ipv4/ip_local_port_range; \
                          echo 8192 >/proc/sys/net/core/somaxconn; echo 8192 >/proc/sys/net/ipv4/tcp_max_syn_backlog";
             self.run(side, &["sh", "-ec", ports])?;
         }

@@ -22,6 +22,7 @@ mod show;
 mod targets;
 mod verdict;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,10 +36,24 @@ use machines::{Machines, Side};
 use ours::Build;
 use records::{Head, Record, Records};
 
+const EXAMPLES: &str = "\
+Examples:
+  Everything, with what is missing installed, and a page of it:
+    proxy-bench compare --install --out found && proxy-bench report found
+  Without encryption too:
+    cargo build --release --features plaintext --target-dir target/plain
+    proxy-bench compare --plain-bin-dir target/plain/release
+  One figure, more surely:
+    proxy-bench compare --only rt64 --with ours,ssh,haproxy,nginx --rounds 15
+  Whether the last commit made it slower:
+    proxy-bench compare --against HEAD~1 --only rt1,rt64,bulk1 --rounds 11
+
+Status 0: everything was measured, whatever the verdicts; 1: a measurement failed.";
+
 #[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools, reason = "they are what is typed")]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Compare {
-    /// Rounds; a verdict needs 6, and fewer UNDECIDED come of more
+    /// Rounds; a verdict needs 6, and more of them leave fewer UNDECIDED
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Seconds of one measurement
@@ -152,6 +167,11 @@ impl Compare {
     }
 }
 
+/// What a cell measures, in words.
+pub(crate) fn title(cell: &str) -> Option<&'static str> {
+    CELLS.iter().find(|c| c.name == cell).map(|c| c.title)
+}
+
 struct Run<'a> {
     args: &'a Compare,
     builds: Vec<Build>,
@@ -177,11 +197,11 @@ impl<'a> Run<'a> {
             entrants.retain(|e| args.with.iter().any(|n| n == e.name));
         }
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default().trim().to_string();
         let head = Head {
-            kernel: read("/proc/sys/kernel/osrelease"),
+            kernel: first_words("/proc/sys/kernel/osrelease", 1),
             processors,
-            load: read("/proc/loadavg"),
+            load: first_words("/proc/loadavg", 3),
+            load_after: String::new(),
             rounds: args.rounds,
             seconds: args.seconds,
             threads: args.threads.map_or(processors, usize::from),
@@ -215,7 +235,7 @@ impl<'a> Run<'a> {
         }
         for round in 0..self.args.rounds {
             for cell in self.cells() {
-                eprint!("\rround {} of {}: {:<60}", round + 1, self.args.rounds, cell.title);
+                progress(&format!("round {} of {}: {}", round + 1, self.args.rounds, cell.title));
                 if cell.is_shaped() {
                     machines.shape(true)?;
                 }
@@ -225,7 +245,8 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        eprintln!("\r{:<80}\r", "");
+        progress("");
+        self.found.head.load_after = first_words("/proc/loadavg", 3);
         for (entrant, live) in &mut lives {
             if let Some(said) = live.ended() {
                 let error = Err(format!("it has ended by itself: {said}"));
@@ -297,6 +318,18 @@ impl<'a> Run<'a> {
         let line = text.lines().last().unwrap_or_default();
         serde_json::from_str(line).map_err(|e| format!("{line:?}: {e}"))
     }
+}
+
+/// One line that is written over, where somebody looks on.
+fn progress(text: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r{text:<90}\r");
+    }
+}
+
+fn first_words(path: &str, count: usize) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().take(count).collect::<Vec<_>>().join(" ")
 }
 
 fn wait_for(target: &Target) -> Result<(), String> {

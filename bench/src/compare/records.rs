@@ -18,6 +18,8 @@ pub(crate) struct Head {
     pub(crate) processors: usize,
     /// Of a minute, before the run: what else the machine did.
     pub(crate) load: String,
+    #[serde(default)]
+    pub(crate) load_after: String,
     pub(crate) rounds: u32,
     pub(crate) seconds: f64,
     pub(crate) threads: usize,
@@ -96,6 +98,14 @@ impl Records {
         let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
         let mut records = Self::default();
         for (number, line) in text.lines().enumerate() {
+            // A measurement's own `--json`, without a run around it.
+            if let Ok(outcome) = serde_json::from_str::<Outcome>(line) {
+                let (cell, entrant) = (outcome.what.clone(), outcome.on.clone());
+                let round = records.all.iter().filter(|r| r.cell == cell && r.entrant == entrant).count();
+                let round = u32::try_from(round).unwrap_or(u32::MAX);
+                records.all.push(Record { cell, entrant, round, outcome: Some(outcome), error: None });
+                continue;
+            }
             match serde_json::from_str(line).map_err(|e| format!("{}:{}: {e}", path.display(), number + 1))? {
                 Line::Run(head) => records.head = head,
                 Line::Measured(record) => records.all.push(record),

@@ -101,13 +101,14 @@ pub(super) fn targets(found: &Records) -> String {
     );
     let head = &found.head;
     format!(
-        "\n{} rounds of {} s, {} processors, {} threads a proxy, Linux {}, load before: {}\n\n{}",
+        "\n{} rounds of {} s, {} processors, {} threads a proxy, Linux {}; load before: {}, after: {}\n\n{}",
         head.rounds,
         head.seconds,
         head.processors,
         head.threads,
         head.kernel,
         head.load,
+        head.load_after,
         table(&rows)
     )
 }
