@@ -27,3 +27,4 @@ pub mod wire;
 pub mod config;
 pub mod errno;
 pub mod limits;
+pub mod slack;

@@ -48,8 +48,12 @@ pub const MOVE_PAUSE_MS: u64 = 50;
 pub const STREAMS_MAX: usize = 16_384;
 /// Local ends of one link pair: as many streams, and as many again that have ended and still hold bytes for a program.
 pub const PORTS_MAX: usize = 2 * STREAMS_MAX;
-/// Streams of one link pair with a RECORD_WINDOW: what a peer may make this node hold for them is 2.2 GiB.
+/// Streams of one link pair with a RECORD_WINDOW. That is far more than they may hold: see RECORDS_HELD_MAX.
 pub const RECORD_STREAMS_MAX: usize = 1024;
+/// What the record streams of one link pair hold here for programs that have not read it yet, charges included: as much
+/// again as other windows may have grown by. 1,024 streams of small records are far below, and so are 30 programs that
+/// stop reading in the middle of the largest; above it the stream that holds most ends.
+pub const RECORDS_HELD_MAX: u64 = SESSION_GROWTH_MAX;
 /// The payload of an OPEN frame: a path (4096) twice and some identity; larger requests are bytes of the stream.
 pub const OPEN_MAX: u32 = 16 << 10;
 /// The recipes of one message, all RECIPE frames together: 253 paths of 4 KiB, and room for each one's fixed part.
@@ -66,7 +70,8 @@ pub const HANDSHAKE_MAX: usize = 16 << 10;
 /// Plaintext of one TLS record: with its head, content type and tag 16 KiB, so that a link's buffer ends with a record.
 pub const RECORD_PLAIN_MAX: usize = (16 << 10) - 22;
 /// A new key after so many records of one direction: half of what AES-GCM bears (2^24, RFC 8446, 5.5), 128 GiB of bulk.
-pub const KEY_UPDATE_RECORDS: u64 = 1 << 23;
+/// This library's own tests renew all the time.
+pub const KEY_UPDATE_RECORDS: u64 = if cfg!(test) { 50 } else { 1 << 23 };
 /// A connection that has not said a whole HELLO by then is closed.
 pub const HELLO_DEADLINE_MS: u64 = 5_000;
 /// Handshakes under way at once, one fd and at most HANDSHAKE_MAX bytes each: 4 MiB. Another one makes room for a new one.
@@ -114,14 +119,30 @@ pub const RECIPES_PENDING_MAX: usize = 4 * RECIPES_MAX;
 /// RECIPE and MOVE frames of one stream that may wait for the other link: the recipes of one message in LAT frames
 /// (66), and as many moves as fit a round trip.
 pub const EARLY_CONTROL_MAX: usize = 256;
+/// Places that a list of streams or operations keeps for the next ones: below it a shrink gains nothing.
+pub const SLACK_MIN: usize = 256;
+/// A burst of streams is over when so many fewer are left, and fewer than half of them: each left about 1 KiB of holes.
+pub const BURST_MIN: usize = 256;
+/// Ticks of a worker after which the allocator is asked for what the burst has left: not between two waves of one burst, and
+/// when the threads that it has started have ended (ASK_IDLE_MS).
+pub const BURST_REST_TICKS: u32 = 16;
+/// Arenas of the allocator besides one a worker: asks, connects and helpers share these.
+pub const ARENAS_BESIDE: usize = 3;
 /// Submission queue: one turn of a worker rarely submits more; a full queue is submitted and goes on.
 pub const RING_SQ_ENTRIES: u32 = 256;
 /// Completion queue: a burst of completions between two turns; the kernel keeps what does not fit (IORING_FEAT_NODROP).
 pub const RING_CQ_ENTRIES: u32 = 4096;
-/// Message headers kept for the next message, 1.4 KiB each: as many as are usually in flight at once on one worker.
+/// Memory for buffers and message headers comes from the kernel in regions of this size, which cost nothing until used.
+pub const REGION_BYTES: usize = 1 << 20;
+/// Message headers kept for the next message, 2 KiB each: as many as are usually in flight at once on one worker.
 pub const ENVELOPES_KEPT: usize = 64;
 /// Hangups told in one look, an array on the stack; the next look tells the rest.
 pub const HANGUP_EVENTS: usize = 64;
+/// A turn that starts so many operations gathers what ends, rather than to have a turn for each: with fewer, connections are
+/// few and a moment counts.
+pub const GATHER_FROM: usize = 8;
+/// How long it gathers: a tenth of what a request takes when so many are under way at once.
+pub const GATHER_FOR: Duration = Duration::from_micros(50);
 /// How long one message of the probe for an engine may take: it never leaves its thread.
 pub const ENGINE_PROBE: Duration = Duration::from_secs(1);
 /// A ring that goes waits so long, and so often, for its cancelled operations: a second in all, for a slow disk.

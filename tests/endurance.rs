@@ -43,10 +43,11 @@ fn a_thousand_connections_at_random_keep_their_bytes_though_programs_are_killed(
 
 /// Both daemons together, for one idle connection.
 const IDLE_BYTES_MAX: u64 = 2048;
+/// And for one that has been closed: buffers kept for the next ones, shared by all, are most of it.
+const CLOSED_BYTES_MAX: u64 = 512;
 const IDLE: u64 = 9000;
 
 #[test]
-#[ignore = "known defect: 6 to 8 KiB for an idle connection, and 30 to 50 KiB stay with the daemons for a closed one"]
 fn nine_thousand_idle_connections_cost_little_answer_and_give_all_back() {
     let _lock = beside_others();
     let proxied = Daemons::up();
@@ -64,6 +65,10 @@ fn nine_thousand_idle_connections_cost_little_answer_and_give_all_back() {
     println!("kernel, the programs' own sockets included: {kernel_each} bytes each; fds {fds:?}, then {held_fds:?}");
     near.say("go");
     near.hear("ANSWERED");
+    std::thread::sleep(REST);
+    let answered = proxied.memory();
+    let each_answered = (answered.total() - before.total()) * 1024 / IDLE;
+    println!("{answered:?} {REST:?} after each has been answered: {each_answered} bytes each");
     near.say("go");
     near.hear("CLOSED");
     near.say("go");
@@ -73,11 +78,10 @@ fn nine_thousand_idle_connections_cost_little_answer_and_give_all_back() {
     std::thread::sleep(REST);
     let after = proxied.memory();
     println!("{after:?} {REST:?} afterwards");
-    let kept = after.total().saturating_sub(before.total());
-    let kept_each = kept * 1024 / IDLE;
+    let kept_each = after.total().saturating_sub(before.total()) * 1024 / IDLE;
     assert!(
-        each <= IDLE_BYTES_MAX && kept_each <= IDLE_BYTES_MAX / 4,
-        "{each} bytes for an idle connection, {kept_each} for one that has been closed"
+        each.max(each_answered) <= IDLE_BYTES_MAX && kept_each <= CLOSED_BYTES_MAX,
+        "{each} bytes for an idle connection, {each_answered} for one that has been answered, {kept_each} for a closed one"
     );
 }
 

@@ -14,7 +14,7 @@ use crate::auth::{Bearer, Binding, PublicKey, Tls, voucher};
 use crate::config::{NodeConfig, config_dir};
 use crate::limits::{SEEN_AGAIN, TRUST_LOOK};
 use crate::link::{Access, Authority, Judged, Shown, Stranger};
-use crate::trust::{HostKey, Stamp, Store, Trusted, Users, seen, trust_command};
+use crate::trust::{HostKey, Rights, Stamp, Standing, Store, Trusted, Users, seen, trust_command};
 use crate::vouch::{self, Asker, Host};
 
 /// Under which this machine's own connections are known.
@@ -175,7 +175,7 @@ impl Authority for Keys {
         }
         state.seen.insert(name.to_owned(), Instant::now());
         drop(state);
-        if let Err(e) = seen::note(&seen::run_dir(), name, ip, *key, SystemTime::now()) {
+        if let Err(e) = seen::note(&seen::dir(), name, ip, *key, SystemTime::now()) {
             tracing::debug!("last seen: {e}");
         }
     }
@@ -205,6 +205,18 @@ impl OfDaemon {
             Self::Keys(keys) => Access::Keys(Arc::clone(keys) as Arc<dyn Authority>),
             #[cfg(feature = "plaintext")]
             Self::Plain => Access::Plain,
+        }
+    }
+
+    /// What each peer may do here.
+    pub(super) fn rights(&self) -> Rights {
+        match self {
+            Self::Keys(keys) => {
+                let keys = Arc::clone(keys);
+                Arc::new(move |key| key.map_or(Standing::Nothing, |key| keys.trusted().standing_of(&key)))
+            }
+            #[cfg(feature = "plaintext")]
+            Self::Plain => Arc::new(|_| Standing::Everything),
         }
     }
 

@@ -132,7 +132,7 @@ pub(crate) fn peers(typed: Peers) -> ExitCode {
 
 fn list(json: bool) -> Result<(), crate::trust::TrustError> {
     let trusted = Store::of_this_machine().load()?;
-    let dir = seen::run_dir();
+    let dir = seen::dir();
     let rows = trusted.peers().iter().map(|peer| (peer, seen::last(&dir, &peer.name)));
     if json {
         let all: Vec<String> = rows.map(|(peer, seen)| as_json(peer, seen.as_ref())).collect();

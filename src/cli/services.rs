@@ -6,7 +6,7 @@
 //! ```
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,15 +18,16 @@ use super::uds::UdsArgs;
 use crate::config::{self, NodeConfig, Pass, PassedDevice, config_dir};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Maker, Pump, PumpKind};
-use crate::limits::{CONNECT_DEADLINE_MS, RECORD_MAX};
+use crate::limits::{ARENAS_BESIDE, CONNECT_DEADLINE_MS, RECORD_MAX};
 use crate::link::conn::Conn;
 use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Peer, Pending, keep_session};
 use crate::qtfs::far::{Exports, serve};
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
 use crate::ring::Wish;
-use crate::sys::nofile;
 use crate::sys::unix::{self, SocketKind};
+use crate::sys::{memory, nofile};
+use crate::trust::{Rights, Standing};
 use crate::udsproxyd::far::{Cancel, Far};
 use crate::udsproxyd::near::{self, End, FarSide, FarStream};
 use crate::udsproxyd::wire::{ConnectRequest, printable};
@@ -67,6 +68,7 @@ impl From<Pass> for Maker {
 struct Services {
     exec: Option<rexec::Server>,
     uds: Option<Arc<Far>>,
+    rights: Rights,
 }
 
 impl Handler for Services {
@@ -77,7 +79,7 @@ impl Handler for Services {
         }
         match (incoming.service, &self.exec, &self.uds) {
             (service::EXEC, Some(exec), _) => exec.on_open(incoming),
-            (service::UDS, _, Some(uds)) => connect(uds, incoming),
+            (service::UDS, _, Some(uds)) => connect(uds, &self.rights, incoming),
             (number, ..) => {
                 tracing::warn!(peer = %incoming.peer, "refused: this node has no service {number}");
                 incoming.stream.refuse(Errno::EOPNOTSUPP);
@@ -87,7 +89,7 @@ impl Handler for Services {
 }
 
 /// A program of the peer's machine wants one of this machine's sockets.
-fn connect(uds: &Far, incoming: Incoming) {
+fn connect(uds: &Far, rights: &Rights, incoming: Incoming) {
     let Incoming { request, peer, stream, .. } = incoming;
     let request = match ConnectRequest::decode(&request) {
         Ok(request) => request,
@@ -99,16 +101,40 @@ fn connect(uds: &Far, incoming: Incoming) {
     let (uid, name) = (request.caller.uid, printable(&request.name));
     let kind = request.kind;
     let deadline = Instant::now() + Duration::from_millis(CONNECT_DEADLINE_MS);
-    uds.start(request, deadline, Cancel::default(), move |result| match result {
-        Ok(fd) => {
-            tracing::info!(%peer, uid, "connect {name}");
-            stream.attach(pump(fd, kind));
-        }
-        Err(errno) => {
-            tracing::info!(%peer, uid, "connect {name}: {}", errno.desc());
-            stream.refuse(errno);
+    let standing = rights(peer.known.key);
+    // By which rule, for the one line that is said of each; none was asked if there is no such socket.
+    let by = Arc::new(Mutex::new(String::new()));
+    let judged = Arc::clone(&by);
+    let rules = Box::new(move |name: &[u8]| {
+        let verdict = may_connect(&standing, name);
+        let line = verdict.as_ref().unwrap_or_else(|denied| denied).clone();
+        *judged.lock().expect("no holder panics: panic is abort") = line;
+        verdict
+    });
+    uds.start(request, deadline, Cancel::default(), rules, move |result| {
+        let by = by.lock().expect("no holder panics: panic is abort").clone();
+        match result {
+            Ok(fd) => {
+                tracing::info!(%peer, uid, "connect {name}: {by}");
+                stream.attach(pump(fd, kind));
+            }
+            Err(errno) => {
+                tracing::info!(%peer, uid, "connect {name}: {} {by}", errno.desc());
+                stream.refuse(errno);
+            }
         }
     });
+}
+
+fn may_connect(standing: &Standing, name: &[u8]) -> Result<String, String> {
+    match standing {
+        Standing::Everything => Ok("by this machine itself".into()),
+        Standing::Peer(_, peer) => match peer.policy.uds(name) {
+            Ok(allowed) => Ok(allowed.to_string()),
+            Err(denied) => Err(denied.to_string()),
+        },
+        Standing::Nothing => Err("its key is not trusted any more".into()),
+    }
 }
 
 fn pump(fd: OwnedFd, kind: SocketKind) -> Pump {
@@ -143,12 +169,13 @@ impl FarStream for Connected {
     }
 }
 
-struct Files(Arc<Exports>);
+struct Files(Arc<Exports>, Rights);
 
 impl FileServer for Files {
     fn serve(&self, conn: Conn) {
         let peer = format!("{} ({})", conn.known.name, conn.peer_addr);
-        match serve(conn, Arc::clone(&self.0)) {
+        let standing = (self.1)(conn.known.key);
+        match serve(conn, Arc::clone(&self.0), standing) {
             Ok(()) => tracing::info!(peer, "file link closed"),
             Err(e) => tracing::warn!(peer, "file link: {e}"),
         }
@@ -160,36 +187,40 @@ impl FileServer for Files {
 /// # Errors
 /// One line: an address that is taken, a local socket that another daemon has, no io_uring.
 pub(super) fn run(plan: Plan) -> OsResult<()> {
+    memory::limit_arenas(plan.workers + ARENAS_BESIDE);
     let taken = daemon::take_signals()?;
     if let Err(e) = nofile::raise() {
         tracing::warn!("the limit of open files stays as it is: {e}");
     }
     let exports = plan.exports.map(Arc::new);
-    let files = exports.clone().map(|e| Arc::new(Files(e)) as Arc<dyn FileServer>);
+    let rights = plan.access.rights();
+    let files = exports.clone().map(|e| Arc::new(Files(e, Arc::clone(&rights))) as Arc<dyn FileServer>);
     let files_again = exports.map(|e| e as Arc<dyn crate::fdpass::Files>);
     let fds = Maker { files: files_again, mounted: Some(Arc::new(SeenMounts)), ..plan.pass.into() };
     let uds = plan.uds.map(|(args, file)| Uds::prepare(args, file, plan.access.clone())).transpose()?;
-    let services =
-        Services { exec: plan.exec.then(rexec::Server::default), uds: uds.as_ref().map(|uds| Arc::clone(&uds.far)) };
+    let services = Services {
+        exec: plan.exec.then(|| rexec::Server::new(Arc::clone(&rights))),
+        uds: uds.as_ref().map(|uds| Arc::clone(&uds.far)),
+        rights: Arc::clone(&rights),
+    };
     let (workers, engine, access, handler) = (plan.workers, plan.engine, plan.access.links(), Arc::new(services));
     let node = Node::start(NodeOptions { workers, engine, access, handler, files, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
     let local = uds.map(|uds| uds.open(&node)).transpose()?;
+    let _vouching = plan.access.keys().and_then(serve_vouchers);
     let status = Status { serving: format!("serving on {:?}", door.addresses()), dials: plan.peer.clone() };
     tracing::info!("{}", status.serving);
     door.open()?;
     if let Some(peer) = plan.peer {
         keep_session(&node, peer)?;
     }
-    let _vouching = plan.access.keys().and_then(serve_vouchers);
     let notify = Notify::from_env();
     notify.ready(&status.with(&node.peers()));
     status.keep_told(&notify, &node)?;
     let reload = || {
         notify.reloading();
-        match plan.access.keys().map(|keys| keys.reload()) {
-            Some(Err(e)) => tracing::error!("keys and peers stay as they were: {e}"),
-            Some(Ok(())) | None => {}
+        if let Some(Err(e)) = plan.access.keys().map(|keys| keys.reload()) {
+            tracing::error!("keys and peers stay as they were: {e}");
         }
         if let Some(local) = &local {
             local.reload();

@@ -261,8 +261,8 @@ fn dial_one(target: SocketAddr, hello: &Hello, deadline: Instant, access: &Acces
     untimed.map_err(|e| dialling.failed("timeout for", &e))?;
     match peer.verdict {
         Verdict::Ok => {
-            match (access, &known.key) {
-                (Access::Keys(authority), Some(key)) => authority.seen(&known.name, key, target.ip()),
+            match (access.authority(), &known.key) {
+                (Some(authority), Some(key)) => authority.seen(&known.name, key, target.ip()),
                 _ => known.name.clone_from(&peer.name),
             }
             Ok(Conn::new(dialling.stream, guard, known, peer, target))

@@ -16,6 +16,7 @@ pub fn keep_session(node: &Node, addr: String) -> OsResult<()> {
     let run = move || {
         let mut pause = Duration::from_millis(REDIAL_FIRST_MS);
         let mut last = String::new();
+        node.expect(&addr);
         while node.wait_without_peer() {
             match dial_session(&node, &addr) {
                 Ok(()) => {

@@ -79,11 +79,7 @@ impl Door {
         let mut version = 0;
         while !self.node.is_leaving() {
             let ready = self.poll(&guests);
-            let now = match self.node.access() {
-                Access::Keys(authority) => authority.version(),
-                #[cfg(feature = "plaintext")]
-                Access::Plain => 0,
-            };
+            let now = self.node.access().authority().map_or(0, |authority| authority.version());
             if std::mem::replace(&mut version, now) != now {
                 self.node.recheck();
             }
@@ -135,8 +131,7 @@ impl Door {
                 }
             };
             if let Some(gone) = guests.enter(stream, ends, stage, Instant::now()) {
-                tracing::debug!(%gone, "closed before its handshake: too many wait");
-                failed.count(gone, Instant::now());
+                complain(failed, gone, "too many wait, and it had said nothing");
             }
         }
     }
@@ -227,14 +222,9 @@ impl Door {
     }
 
     fn judge(&self, key: PublicKey, binding: Binding, ends: Ends, bearer: Option<Bearer>) -> Result<Known, Stranger> {
-        match self.node.access() {
-            Access::Keys(authority) => {
-                let judged = authority.judge(&Shown { key, ends, binding, dialled: false })?;
-                Ok(Known { name: judged.name, key: Some(key), bearer })
-            }
-            #[cfg(feature = "plaintext")]
-            Access::Plain => unreachable!("nobody shakes hands in plaintext"),
-        }
+        let authority = self.node.access().authority().expect("nobody shakes hands in plaintext");
+        let judged = authority.judge(&Shown { key, ends, binding, dialled: false })?;
+        Ok(Known { name: judged.name, key: Some(key), bearer })
     }
 
     fn on_greeting(&self, guest: &mut Guest<TcpStream>, mut greeting: Box<Greeting>) -> Result<bool, String> {
@@ -300,7 +290,7 @@ impl Door {
                 return line.map_or(Ok(true), Err);
             }
         };
-        if let (Access::Keys(authority), Some(key)) = (self.node.access(), &known.key) {
+        if let (Some(authority), Some(key)) = (self.node.access().authority(), &known.key) {
             authority.seen(&known.name, key, guest.ends.there.ip());
         }
         answer.verdict = Verdict::Ok;

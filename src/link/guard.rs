@@ -100,6 +100,17 @@ pub enum Access {
     Plain,
 }
 
+impl Access {
+    /// Whom to ask; nobody in plaintext.
+    pub(super) fn authority(&self) -> Option<&dyn Authority> {
+        match self {
+            Self::Keys(authority) => Some(authority.as_ref()),
+            #[cfg(feature = "plaintext")]
+            Self::Plain => None,
+        }
+    }
+}
+
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -69,10 +69,10 @@ impl<S> Guests<S> {
         self.all.iter()
     }
 
-    /// Lets one in; when there is no room, another one goes. Returns that one's address.
-    pub(super) fn enter(&mut self, stream: S, ends: Ends, stage: Stage, now: Instant) -> Option<IpAddr> {
+    /// Lets one in; when there is no room, another one goes. Returns where that one's ends were.
+    pub(super) fn enter(&mut self, stream: S, ends: Ends, stage: Stage, now: Instant) -> Option<Ends> {
         let gone = (self.all.len() >= HELLO_PENDING_MAX).then(|| self.least_wanted());
-        let gone = gone.and_then(|at| self.all.remove(at)).map(|guest| guest.ends.there.ip());
+        let gone = gone.and_then(|at| self.all.remove(at)).map(|guest| guest.ends);
         let deadline = now + Duration::from_millis(HELLO_DEADLINE_MS);
         self.all.push_back(Guest { stream, ends, deadline, stage, spoke: false });
         gone
@@ -107,15 +107,12 @@ impl<S> Guests<S> {
     ) {
         let mut stays = vec![true; self.all.len()];
         for noisy in [false, true] {
-            let mut heard = 0;
             for (at, guest) in self.all.iter_mut().enumerate() {
                 let its_turn = ready.get(at) == Some(&true) && failed.is_noisy(guest.ends.there.ip(), now) == noisy;
-                if !stays[at] || !its_turn || (noisy && heard >= NOISY_A_TURN) {
-                    continue;
+                if stays[at] && its_turn {
+                    guest.spoke = true;
+                    stays[at] = hear(guest, failed);
                 }
-                heard += 1;
-                guest.spoke = true;
-                stays[at] = hear(guest, failed);
             }
         }
         let mut at = 0;
@@ -125,9 +122,6 @@ impl<S> Guests<S> {
         });
     }
 }
-
-/// Guests of noisy addresses that are heard in one turn; then new ones are let in, and the others have their turn.
-const NOISY_A_TURN: usize = 16;
 
 /// One machine's addresses: an IPv6 host usually has a whole /64 to itself.
 fn network(ip: IpAddr) -> IpAddr {
@@ -244,19 +238,20 @@ mod tests {
 
     #[test]
     fn noisy_addresses_are_heard_after_all_others() {
+        const COUNT: usize = 48;
         let now = Instant::now();
         let (mut guests, mut failed) = (Guests::default(), Failed::default());
-        for n in 0..3 * NOISY_A_TURN {
+        for n in 0..COUNT {
             guests.enter((), ends(if n % 2 == 0 { "10.0.0.1" } else { "10.0.0.2" }), Stage::Nothing, now);
         }
         (0..=FAILED_BURST).for_each(|_| _ = failed.count("10.0.0.1".parse().unwrap(), now));
         let mut heard = Vec::new();
-        guests.hear(&vec![true; 3 * NOISY_A_TURN], &mut failed, now, |guest, _| {
+        guests.hear(&[true; COUNT], &mut failed, now, |guest, _| {
             heard.push(guest.ends == ends("10.0.0.1"));
             true
         });
-        let others = 3 * NOISY_A_TURN / 2;
-        assert_eq!(heard.len(), others + NOISY_A_TURN);
+        let others = COUNT / 2;
+        assert_eq!(heard.len(), COUNT);
         assert!(heard[..others].iter().all(|noisy| !noisy) && heard[others..].iter().all(|noisy| *noisy));
     }
 }

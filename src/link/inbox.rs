@@ -124,6 +124,11 @@ impl Inbox {
         }
     }
 
+    /// Wakes the worker for nothing.
+    pub(super) fn poke(&self) {
+        self.event.write(1).expect("an eventfd takes a 1");
+    }
+
     pub(super) fn take(&self) -> Vec<Cmd> {
         std::mem::take(&mut *self.queue.lock().expect("no holder panics: panic is abort"))
     }

@@ -27,6 +27,8 @@ pub(super) struct LaneEnd {
     guard: Guard,
     parser: Parser,
     filling: Option<Filling>,
+    /// The last read has taken all there was.
+    drained: bool,
     /// How long the record is, at least, whose first bytes are in `filling`.
     want: usize,
     recv: Option<OpId>,
@@ -44,6 +46,7 @@ impl LaneEnd {
             guard,
             parser: Parser::default(),
             filling: None,
+            drained: false,
             want: RECORD_HEAD,
             recv: None,
             send: None,
@@ -71,7 +74,7 @@ impl LaneEnd {
             None => hands.pool.take(Size::Large),
         };
         let max = into.spare();
-        let op = Op::Recv { fd: Rc::clone(&self.fd), into, max, fds: false };
+        let op = Op::Recv { fd: Rc::clone(&self.fd), into, max, fds: false, drained: self.drained };
         self.recv = Some(hands.engine.submit(op, token));
     }
 
@@ -98,6 +101,7 @@ impl LaneEnd {
             Err(errno) => return Err(End::Gone(format!("link lost: {}", errno.desc()))),
         };
         let Op::Recv { mut into, .. } = done.op else { unreachable!("a link's read is RECV") };
+        self.drained = count < into.spare();
         into.received(count);
         let pressed = pool.used() > POOL_PRESSURE;
         let plain = self.open_all(&mut into, mux, pressed, now_us);

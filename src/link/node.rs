@@ -21,7 +21,7 @@ use super::guard::{Access, Guard, Known};
 use super::helpers::Helpers;
 use super::inbox::{Cmd, Inbox, PairRef, Pending};
 use super::pair::{End, Shared};
-use super::standing::FileLinks;
+use super::standing::{Expected, FileLinks};
 use super::worker::{self, News, Worker};
 use crate::errno::{Errno, OsError, OsResult};
 use crate::fdpass::Maker;
@@ -92,6 +92,8 @@ struct Session {
 #[derive(Default)]
 struct State {
     sessions: Vec<Session>,
+    /// Whose sessions carry what programs of this machine ask for.
+    expected: Expected,
     next_pair: u64,
     leaving: bool,
 }
@@ -267,7 +269,10 @@ impl Node {
         }
         if !state.sessions.iter().any(|s| s.is_of(hello.session, &peer)) {
             if !begins_session(hello) {
-                return Err((Verdict::Refused, "a link of a session that is not (or no longer) here".into()));
+                // Of two sessions born at once, a further link of the one that has just ended.
+                let rival = state.sessions.iter().any(|s| s.role == hello.role && s.peer.is(&peer));
+                let verdict = if rival && hello.role == Role::Peer { Verdict::Duplicate } else { Verdict::Refused };
+                return Err((verdict, "a link of a session that is not (or no longer) here".into()));
             }
             if hello.node == self.0.id {
                 return Err((Verdict::Refused, "this is the same process; name another machine as the peer".into()));
@@ -304,6 +309,9 @@ impl Node {
         if new && (state.leaving || !begins_session(hello)) {
             // This node, or the session, has ended since.
             return false;
+        }
+        if hello.role == Role::Peer {
+            state.expected.learn(peer.known.key);
         }
         let lives = !new || hello.role != Role::Peer || self.survives(&mut state, &peer, true);
         let Some(admission) = self.place(&mut state, &theirs, peer, true) else { return false };
@@ -421,10 +429,16 @@ impl Node {
         self.state().sessions.iter().map(|s| s.id).collect()
     }
 
+    /// This node dials that peer: its sessions, and no other peer's, are for programs here.
+    pub(super) fn expect(&self, addr: &str) {
+        let ips = std::net::ToSocketAddrs::to_socket_addrs(addr);
+        self.state().expected.at(ips.into_iter().flatten().map(|a| a.ip()));
+    }
+
     /// Waits until no session with a peer is up, or the node leaves. Returns false when it leaves.
     pub(super) fn wait_without_peer(&self) -> bool {
         let mut state = self.state();
-        while !state.leaving && state.sessions.iter().any(|s| s.role == Role::Peer && !s.retired) {
+        while !state.leaving && state.sessions.iter().any(|s| s.takes_streams() && state.expected.is(&s.peer)) {
             state = self.0.changed.wait(state).expect("no holder panics: panic is abort");
         }
         !state.leaving
@@ -487,7 +501,10 @@ impl Node {
     /// The next link pair in turn of the session that takes new streams.
     fn next_pair(&self) -> Option<PairRef> {
         let state = self.state();
-        let session = state.sessions.iter().find(|s| s.dialled_client() || (s.role == Role::Peer && !s.retired))?;
+        let session = match state.sessions.iter().find(|s| s.dialled_client()) {
+            Some(command) => command,
+            None => state.expected.one_of(state.sessions.iter().filter(|s| s.takes_streams()), |s| &s.peer)?,
+        };
         let pairs: Vec<&PairRef> = session.pairs.iter().flatten().collect();
         let turn = self.0.turn.fetch_add(1, Ordering::Relaxed);
         pairs.get(turn % pairs.len().max(1)).map(|p| (*p).clone())
@@ -512,7 +529,7 @@ impl Node {
 
 impl State {
     fn peers(&self) -> Vec<Arc<Peer>> {
-        let up = self.sessions.iter().filter(|s| s.role == Role::Peer && !s.retired);
+        let up = self.sessions.iter().filter(|s| s.takes_streams());
         up.map(|s| Arc::clone(&s.peer)).collect()
     }
 }
@@ -540,6 +557,10 @@ impl Session {
         for pair in self.pairs.iter().flatten() {
             pair.inbox.push(Cmd::Leave { pair: pair.pair });
         }
+    }
+
+    fn takes_streams(&self) -> bool {
+        self.role == Role::Peer && !self.retired
     }
 
     fn dialled_client(&self) -> bool {

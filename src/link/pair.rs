@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::budget::Budget;
 use super::guard::Guard;
 use super::helpers::Helpers;
 use super::inbox::{First, Inbox, Notice, PairRef, Pending, Verdict};
@@ -25,9 +26,10 @@ use super::port::{Hands, Port, SourceState};
 use super::token::{Token, What};
 use crate::errno::Errno;
 use crate::fdpass::{self, Pump, PumpKind};
-use crate::limits::{HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW};
+use crate::limits::{HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW, RECORDS_HELD_MAX};
 use crate::mux::{Event, Key, Mux, Options};
 use crate::ring::{Chunk, Done};
+use crate::slack;
 use crate::wire::ProtocolError;
 use crate::wire::hello::Lane;
 use crate::wire::service;
@@ -51,6 +53,8 @@ pub(super) struct Pair {
     /// Which port is whose: until the port goes, which may be long after its stream.
     pub(super) by_key: HashMap<Key, usize>,
     watches: Vec<(Key, Notice)>,
+    /// What streams of records hold for programs.
+    pub(super) records: Budget,
     pub(super) ended: Option<End>,
     /// In the worker's list of pairs to advance.
     pub(super) touched: bool,
@@ -106,6 +110,7 @@ impl Pair {
             ports: Slab::new(),
             by_key: HashMap::new(),
             watches: Vec::new(),
+            records: Budget::default(),
             ended: None,
             touched: false,
             news: false,
@@ -222,6 +227,9 @@ impl Pair {
             self.pump(at, hands);
         }
         for (_, port) in &mut self.ports {
+            if port.relax() {
+                self.mux.relax(port.key);
+            }
             if port.source != SourceState::Reading || port.is_listener() {
                 continue;
             }
@@ -233,9 +241,17 @@ impl Pair {
         }
     }
 
+    /// Gives back the memory that a burst of streams needed.
+    pub(super) fn rest(&mut self) {
+        self.mux.rest();
+        slack::slab(&mut self.ports);
+        slack::map(&mut self.by_key);
+    }
+
     /// Carries out what the mux says, then sends what is ready.
     pub(super) fn advance(&mut self, shared: &Shared, hands: &mut Hands) {
         self.carry_out(shared, hands);
+        self.relieve(hands);
         if self.closing {
             return;
         }
@@ -253,6 +269,19 @@ impl Pair {
             // Not closed before the peer has closed its side too: unread bytes would turn our last frames into a reset.
             self.closing = true;
             self.lanes.iter().flatten().for_each(LaneEnd::finish);
+        }
+    }
+
+    /// Records of which too much has come and not been read: whoever holds most of it ends. A link can't wait for one
+    /// program, and nothing else would free a byte.
+    fn relieve(&mut self, hands: &mut Hands) {
+        while self.records.held() + self.mux.early_records() > RECORDS_HELD_MAX {
+            let holds =
+                |port: &Port| port.share.as_ref().map_or(0, |share| share.held()) + self.mux.early_records_of(port.key);
+            let Some((_, port)) = self.ports.iter().max_by_key(|(_, port)| holds(port)) else { return };
+            let key = port.key;
+            tracing::warn!(peer = %self.peer, "stream {} ends: {} bytes of records nobody reads", key.id(), holds(port));
+            self.reset(key, Errno::ENOBUFS, hands);
         }
     }
 
@@ -309,8 +338,8 @@ impl Pair {
             Event::Reset { key, errno } => {
                 let Some(at) = self.port_of(key) else { return };
                 // A child that was cut off has not written all: its parent's notice is dropped unsent.
-                if let (Some(parent), false) = (self.ports[at].parent, self.ports[at].sink_closed) {
-                    self.watches.retain(|(key, _)| *key != parent);
+                if let (Some(parent), false) = (&self.ports[at].parent, self.ports[at].sink_closed) {
+                    self.watches.retain(|(key, _)| *key != **parent);
                 }
                 self.cut_off(at, errno, hands);
             }
@@ -393,7 +422,7 @@ impl Pair {
             tracing::warn!(peer = %self.peer, "stream {} ends: too many that carry records", key.id());
             return self.reset(key, Errno::ENOBUFS, hands);
         }
-        self.ports[at].attach(pump.fd, pump.kind);
+        self.ports[at].attach(pump.fd, pump.kind, &self.records);
         self.pump(at, hands);
         self.write(at, shared, hands);
         self.close_sink(at, shared, hands);
@@ -414,8 +443,8 @@ impl Pair {
 
     pub(super) fn look_at_watches(&mut self) {
         for at in (0..self.watches.len()).rev() {
-            let parent = Some(self.watches[at].0);
-            let busy = |p: &Port| p.parent == parent && !p.sink_closed;
+            let parent = Some(&self.watches[at].0);
+            let busy = |p: &Port| p.parent.as_deref() == parent && !p.sink_closed;
             if !self.ports.iter().any(|(_, p)| busy(p)) {
                 (self.watches.swap_remove(at).1)();
             }

@@ -42,12 +42,12 @@ impl Pair {
                 made.push(key);
                 fd.recipe.set_stream(key.id());
                 let at = self.add_port(key);
-                self.ports[at].parent = owns.then_some(carrier);
+                self.ports[at].parent = owns.then(|| Box::new(carrier));
                 self.ports[at].shared = true;
                 if matches!(pump.kind, PumpKind::Sink) {
                     self.mux.on_eof(key);
                 }
-                self.ports[at].attach(pump.fd, pump.kind);
+                self.ports[at].attach(pump.fd, pump.kind, &self.records);
             }
             recipes.push(fd.recipe);
         }
@@ -96,7 +96,7 @@ impl Pair {
             self.mux.on_read(key, Chunk::from_vec(found.before), false, None, now_us);
         }
         let Some(recipes) = self.announce(found.fds, key, false) else { return self.reset(key, Errno::EMFILE, hands) };
-        let chunk = found.bytes.map(Chunk::from_vec).or(self.ports[at].held.take());
+        let chunk = found.bytes.map(Chunk::from_vec).or(self.ports[at].held.take().map(|held| *held));
         if let (Some(chunk), Some(recipes)) = (chunk, recipes) {
             let record = self.ports[at].keeps_records();
             self.mux.on_read(key, chunk, record, Some(recipes), now_us);
@@ -135,10 +135,10 @@ impl Pair {
                 Err(e) => return self.end(e.into(), hands),
             };
             let child = self.add_port(adopted);
-            self.ports[child].parent = self.ports[at].owns_children.then_some(key);
+            self.ports[child].parent = self.ports[at].owns_children.then(|| Box::new(key));
             children.push(adopted);
             if matches!(pump.kind, PumpKind::Fill(_)) {
-                self.ports[child].fills_for = Some(key);
+                self.ports[child].fills_for = Some(Box::new(key));
                 self.ports[at].fills += 1;
             }
             self.mux.accept(adopted, INITIAL_WINDOW);

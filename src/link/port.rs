@@ -19,6 +19,7 @@ use std::rc::Rc;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
+use super::budget::{Budget, Share};
 use super::inbox::Verdict;
 use super::sink::{Assembly, Item};
 use crate::errno::Errno;
@@ -52,7 +53,7 @@ pub(super) struct Port {
     /// What is written here goes to a terminal.
     pub(super) terminal: bool,
     /// The stream whose message announced this one, when they end together (a command's stdio).
-    pub(super) parent: Option<Key>,
+    pub(super) parent: Option<Box<Key>>,
     /// A program of this machine may hold the same socket: its end here is a close, and not a shutdown.
     pub(super) shared: bool,
     /// Streams announced here end with this one: it is a command's.
@@ -62,14 +63,20 @@ pub(super) struct Port {
     pub(super) source: SourceState,
     pub(super) source_op: Option<OpId>,
     filling: Option<Filling>,
-    /// The last read filled what it was given.
+    /// The last read filled its buffer.
     big: bool,
+    /// The last read has taken all there was.
+    drained: bool,
+    /// Its program closed with something unread; what it had sent before may still be in the queue.
+    pub(super) was_reset: bool,
     /// Read what is there, then end, whoever still holds the other end.
     pub(super) finishing: bool,
     /// The pending read has not ended since the last look.
     pub(super) cooling: bool,
+    /// Bytes came or went since the last look, and queues may have grown.
+    pub(super) used: bool,
     /// What was read together with fds, until they are described.
-    pub(super) held: Option<Chunk>,
+    pub(super) held: Option<Box<Chunk>>,
     /// Reads that a peek still precedes.
     peeks: u32,
     fruitless: u32,
@@ -80,6 +87,8 @@ pub(super) struct Port {
     pub(super) queue: VecDeque<Item>,
     /// The record that is coming in; there is none on a byte stream, and 9,000 idle ones should cost little.
     pub(super) assembly: Option<Box<Assembly>>,
+    /// What it holds for its program, on a stream of records.
+    pub(super) share: Option<Box<Share>>,
     pub(super) sink_op: Option<OpId>,
     /// Waits for the end of a program that has ended its half.
     pub(super) hangup: Option<OpId>,
@@ -90,7 +99,7 @@ pub(super) struct Port {
     /// Memory that must be filled before the front message may leave.
     pub(super) fills: u32,
     /// This stream fills memory for a message of that one.
-    pub(super) fills_for: Option<Key>,
+    pub(super) fills_for: Option<Box<Key>>,
     /// The front item's recipes are with a helper.
     pub(super) rebuilding: bool,
     pub(super) fin: bool,
@@ -151,8 +160,11 @@ impl Port {
             source_op: None,
             filling: None,
             big: false,
+            drained: false,
+            was_reset: false,
             finishing: false,
             cooling: false,
+            used: false,
             held: None,
             peeks: PEEKS_FIRST,
             fruitless: 0,
@@ -160,6 +172,7 @@ impl Port {
             children: Vec::new(),
             queue: VecDeque::new(),
             assembly: None,
+            share: None,
             sink_op: None,
             hangup: None,
             stalled: None,
@@ -173,7 +186,7 @@ impl Port {
         }
     }
 
-    pub(super) fn attach(&mut self, fd: OwnedFd, kind: PumpKind) {
+    pub(super) fn attach(&mut self, fd: OwnedFd, kind: PumpKind, records: &Budget) {
         // The peer may have stopped reading before there was an fd to tell.
         let stopped = self.source == SourceState::Ended;
         self.source = match kind {
@@ -185,6 +198,11 @@ impl Port {
         self.terminal = by_write && !self.sink_closed && nix::unistd::isatty(&fd).unwrap_or(false);
         self.fd = Some(Rc::new(fd));
         self.kind = Some(kind);
+        self.share = self.keeps_records().then(|| records.share());
+        if let Some(share) = &mut self.share {
+            // A peer may send before it is told that these are records.
+            share.add(self.queue.iter().map(Item::cost).sum());
+        }
         if stopped {
             self.stop_source();
         }
@@ -231,6 +249,16 @@ impl Port {
         self.source == SourceState::Ended && sink_ends && !self.is_home()
     }
 
+    /// Whether bytes have come or gone since the last look, and all have gone. The queue keeps no room then.
+    pub(super) fn relax(&mut self) -> bool {
+        let relaxes = self.used && self.queue.is_empty();
+        if relaxes {
+            self.used = false;
+            self.queue = VecDeque::new();
+        }
+        relaxes
+    }
+
     // ---- source --------------------------------------------------------------------------------------------------
 
     /// Waits for readiness without holding a buffer.
@@ -268,15 +296,16 @@ impl Port {
             (Some(PumpKind::SeqPacket | PumpKind::Datagram), None) => Op::Measure { fd },
             (Some(PumpKind::SeqPacket | PumpKind::Datagram), Some(len)) => {
                 let max = len as usize;
-                Op::Recv { fd, into: self.room_for(max, hands.pool), max, fds: true }
+                Op::Recv { fd, into: self.room_for(max, hands.pool), max, fds: true, drained: false }
             }
             (kind, _) => {
                 let socket = matches!(kind, Some(PumpKind::Socket));
                 let into = self.filling(hands.pool);
                 let max = (room as usize).min(BULK_FRAME_MAX as usize).min(into.spare());
+                let drained = self.drained;
                 match socket {
-                    true if self.peeks > 0 => Op::Peek { fd, into, max },
-                    true => Op::Recv { fd, into, max, fds: true },
+                    true if self.peeks > 0 => Op::Peek { fd, into, max, drained },
+                    true => Op::Recv { fd, into, max, fds: true, drained },
                     false => Op::Read { fd, into, max },
                 }
             }
@@ -321,7 +350,8 @@ impl Port {
                 let fd = Rc::clone(self.fd.as_ref().expect("the source is open"));
                 // With 0 bytes ahead, the end: this read says so again.
                 let max = max.max(1);
-                self.source_op = Some(hands.engine.submit(Op::Recv { fd, into, max, fds: true }, token));
+                self.source_op =
+                    Some(hands.engine.submit(Op::Recv { fd, into, max, fds: true, drained: false }, token));
                 Read::Underway
             }
             (Op::Measure { fd }, Ok(0)) => match record_end::has_ended(&*fd) {
@@ -337,8 +367,9 @@ impl Port {
                 Read::Ready
             }
             (Op::Recv { into, max, .. } | Op::Read { into, max, .. }, Ok(count)) => {
+                self.drained = (count as usize) < max;
                 let lost = done.control_lost || done.record_cut;
-                if lost { Read::Failed(Errno::EMSGSIZE) } else { self.on_bytes(into, max, count as usize, done.fds) }
+                if lost { Read::Failed(Errno::EMSGSIZE) } else { self.on_bytes(into, count as usize, done.fds) }
             }
             (_, Err(Errno::EAGAIN | Errno::EINTR | Errno::ECANCELED)) => Read::Nothing,
             // A terminal whose other end is gone.
@@ -348,10 +379,11 @@ impl Port {
         }
     }
 
-    fn on_bytes(&mut self, mut into: Filling, max: usize, count: usize, fds: Vec<OwnedFd>) -> Read {
+    fn on_bytes(&mut self, mut into: Filling, count: usize, fds: Vec<OwnedFd>) -> Read {
         let chunk = into.cut(count);
-        // One full read makes the next ones big, one that is far from full makes them small again.
-        self.big = if self.big { count >= LEFT_MIN_BIG } else { count == max };
+        self.used = true;
+        // One read that fills its buffer makes the next ones big, one that is far from full makes them small again.
+        self.big = if self.big { count >= LEFT_MIN_BIG } else { into.spare() == 0 };
         self.filling = Some(into);
         if !fds.is_empty() {
             self.peeks = u32::MAX;

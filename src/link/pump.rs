@@ -143,7 +143,7 @@ impl Pair {
                 self.pump(at, hands);
             }
             Read::WithFds(chunk, fds) => {
-                self.ports[at].held = Some(chunk);
+                self.ports[at].held = Some(Box::new(chunk));
                 self.find(at, shared, move || Ok((Found::default(), fds)));
             }
             Read::FdsAhead(max) => {
@@ -165,7 +165,12 @@ impl Pair {
                 let token = self.token(What::PortSource, at);
                 self.ports[at].poll_source(hands, token);
             }
-            Read::Eof => self.end_source(at, false, hands),
+            Read::Eof => self.end_source(at, self.ports[at].was_reset, hands),
+            // Of records the kernel says so once, before those that are still in the queue.
+            Read::Failed(Errno::ECONNRESET) if self.ports[at].keeps_records() && !self.ports[at].was_reset => {
+                self.ports[at].was_reset = true;
+                self.pump(at, hands);
+            }
             // Its peer closed with something unread. What came before is still on its way, so the end is an ordered one.
             Read::Failed(Errno::ECONNRESET) if self.ports[at].is_socket() => self.end_source(at, true, hands),
             Read::Failed(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ECONNABORTED)
@@ -211,7 +216,7 @@ impl Pair {
         if !self.mux.widen(key, window_of(&kind)) {
             return self.reset(key, Errno::ENOBUFS, hands);
         }
-        self.ports[at].attach(fd, kind);
+        self.ports[at].attach(fd, kind, &self.records);
         // The far end must know that these are records before the first one comes: `Accepted` starts them.
         if !self.ports[at].keeps_records() {
             self.pump(at, hands);
@@ -323,10 +328,10 @@ impl Pair {
         let fills_for = self.ports[at].fills_for.take();
         self.bury(at, hands);
         if let Some(carrier) = fills_for {
-            self.reset(carrier, Errno::EIO, hands);
+            self.reset(*carrier, Errno::EIO, hands);
         }
         for child in children {
-            let owned = self.port_of(child).is_some_and(|at| self.ports[at].parent == Some(key));
+            let owned = self.port_of(child).is_some_and(|at| self.ports[at].parent.as_deref() == Some(&key));
             if owned || self.mux.waits_for_peer(child) {
                 self.reset(child, Errno::ECONNRESET, hands);
             }

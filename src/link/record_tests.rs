@@ -111,3 +111,33 @@ fn a_datagram_nobody_can_get_ends_its_stream() {
     }
     assert_eq!(last, Err(Errno::ECONNREFUSED));
 }
+
+#[test]
+fn a_thousand_streams_of_small_records_work_at_once_and_those_who_hoard_large_ones_are_cut_off() {
+    crate::sys::nofile::raise().unwrap();
+    let world = World::new(1);
+    let small: Vec<_> = (0..800).map(|_| world.connect_as(SockType::SeqPacket)).collect();
+    for (n, (near, _)) in small.iter().enumerate() {
+        scm::send(near.as_fd(), &pattern(100, n), &[]).unwrap();
+    }
+    // Nobody reads these: 2.2 MiB each are here before their senders wait.
+    let stuck: Vec<_> = (0..60).map(|_| world.connect_as(SockType::SeqPacket)).collect();
+    for (near, _) in &stuck {
+        near.set_nonblocking(true).unwrap();
+    }
+    let is_cut = |near: &UnixStream| {
+        matches!(scm::send(near.as_fd(), &pattern(1 << 20, 0), &[]), Err(Errno::EPIPE | Errno::ECONNRESET))
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let mut cut = 0;
+    while cut < 20 && std::time::Instant::now() < deadline {
+        cut = stuck.iter().filter(|(near, _)| is_cut(near)).count();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!((20..60).contains(&cut), "{cut} of 60 that hold 130 MiB were cut off for 64");
+    for (n, (near, far)) in small.iter().enumerate() {
+        assert_eq!(receive(far), (pattern(100, n), 0));
+        scm::send(far.as_fd(), &pattern(50, n), &[]).unwrap();
+        assert_eq!(receive(near), (pattern(50, n), 0));
+    }
+}

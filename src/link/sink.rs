@@ -38,6 +38,19 @@ pub(super) enum Item {
     },
 }
 
+impl Item {
+    /// Bytes and charges.
+    pub(super) fn cost(&self) -> u64 {
+        let (len, overhead) = match self {
+            Self::Bytes { chunk, overhead } => (chunk.len(), overhead),
+            Self::Recipes { chunks, overhead, .. } | Self::Message { chunks, overhead, .. } => {
+                (chunks.iter().map(Chunk::len).sum(), overhead)
+            }
+        };
+        len as u64 + u64::from(*overhead)
+    }
+}
+
 /// What a completed write did.
 pub(super) enum Wrote {
     /// So many bytes and charges left the queue.
@@ -101,11 +114,15 @@ impl Port {
         recipes: Option<Recipes>,
         overhead: u32,
     ) -> Result<(), Errno> {
+        self.used = true;
         if recipes.is_some() && self.kind.is_some() && !self.is_socket() {
             return Err(Errno::EPROTO);
         }
         if let Some(PumpKind::Fill(fill)) = &mut self.kind {
             fill.take_in(chunk.len())?;
+        }
+        if let Some(share) = &mut self.share {
+            share.add(chunk.len() as u64 + u64::from(overhead));
         }
         if self.keeps_records() {
             let assembly = self.assembly.get_or_insert_default();
@@ -214,17 +231,21 @@ impl Port {
                 count
             }
         };
-        match self.sink_op {
-            Some(_) => Wrote::Consumed(count),
-            None => Wrote::Consumed(count + std::mem::take(&mut self.in_flight)),
+        let taken = match self.sink_op {
+            Some(_) => count,
+            None => count + std::mem::take(&mut self.in_flight),
+        };
+        if let Some(share) = &mut self.share {
+            share.sub(u64::from(taken));
         }
+        Wrote::Consumed(taken)
     }
 
     /// After FIN, when all is written: memory that was being filled is made whole, for that stream's message.
     pub(super) fn finish_fill(&mut self) -> Option<(Key, OsResult<()>)> {
         let (Some(PumpKind::Fill(fill)), Some(fd)) = (&self.kind, &self.fd) else { return None };
         let done = self.fin && !self.sink_closed && self.queue.is_empty() && self.sink_op.is_none();
-        if done { self.fills_for.take().map(|carrier| (carrier, fill.finish(&**fd))) } else { None }
+        if done { self.fills_for.take().map(|carrier| (*carrier, fill.finish(&**fd))) } else { None }
     }
 
     /// After FIN, when all is written: the program sees the end. Returns whether that has just happened.
@@ -248,6 +269,7 @@ impl Port {
     /// verdict.
     pub(super) fn drop_sink(&mut self) -> Vec<Recipes> {
         self.sink_closed = true;
+        self.share = None;
         self.stalled = None;
         let partial = self.assembly.take().and_then(|assembly| assembly.recipes);
         let queue: VecDeque<Item> = std::mem::take(&mut self.queue);

@@ -487,12 +487,19 @@ fn an_end_with_something_unread_is_a_reset_for_the_other_program() {
                 std::thread::sleep(Duration::from_millis(1));
             }
             drop(goes);
-            let mut got = [0; 10];
-            stays.read_exact(&mut got).unwrap();
-            assert_eq!(&got, b"last words");
-            let said = stays.read(&mut got).map_err(|e| e.raw_os_error());
-            assert_eq!(said, Err(Some(libc::ECONNRESET)), "{kind:?}");
-            assert_eq!(stays.read(&mut got).unwrap(), 0);
+            let mut said = Vec::new();
+            while said.last() != Some(&Ok(Vec::new())) {
+                let mut got = [0; 100];
+                let read = stays.read(&mut got).map_err(|e| e.raw_os_error());
+                said.push(read.map(|count| got[..count].to_vec()));
+            }
+            let (words, reset) = (Ok(b"last words".to_vec()), Err(Some(libc::ECONNRESET)));
+            let mut wanted = [words, reset, Ok(Vec::new())];
+            if kind == SockType::SeqPacket && said.first() == Some(&wanted[1]) {
+                // As the kernel has it there for a record that nobody has read yet: the error comes first.
+                wanted.swap(0, 1);
+            }
+            assert_eq!(said, wanted, "{kind:?}");
             assert_eq!(stays.write(b"x").unwrap_err().raw_os_error(), Some(libc::EPIPE));
         }
     }

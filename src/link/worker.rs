@@ -12,8 +12,10 @@ use super::pair::{End, Pair, Shared};
 use super::port::Hands;
 use super::token::{Token, What};
 use crate::errno::{Errno, OsResult, Step};
-use crate::limits::COOL_AFTER_MS;
+use crate::limits::{BURST_MIN, BURST_REST_TICKS, COOL_AFTER_MS};
 use crate::ring::{Done, Engine, Fd, Op, Opened, Pool, Size, Wish, open};
+use crate::slack;
+use crate::sys::memory;
 
 /// How often pings, cooling and deadlines are looked at: fine enough for limits of seconds. A read that still waits at a
 /// second look has done so for about COOL_AFTER_MS.
@@ -41,7 +43,29 @@ pub(super) struct Worker {
     wake: Fd,
     born: Instant,
     stopping: bool,
+    burst: Burst,
     on_news: OnNews,
+}
+
+/// Whether many streams have been here, and are gone for a while.
+#[derive(Default)]
+struct Burst {
+    most: usize,
+    quiet: u32,
+}
+
+impl Burst {
+    /// So many are here now. `true` once a burst.
+    fn is_over(&mut self, count: usize) -> bool {
+        self.most = self.most.max(count);
+        let fewer = count < self.most / 2 && self.most - count >= BURST_MIN;
+        self.quiet = if fewer { self.quiet + 1 } else { 0 };
+        let over = self.quiet >= BURST_REST_TICKS;
+        if over {
+            *self = Self { most: count, quiet: 0 };
+        }
+        over
+    }
 }
 
 impl Worker {
@@ -59,6 +83,7 @@ impl Worker {
             wake: Rc::new(wake),
             born: Instant::now(),
             stopping: false,
+            burst: Burst::default(),
             on_news,
         };
         Ok((worker, line))
@@ -79,6 +104,7 @@ impl Worker {
             if self.born.elapsed() >= next_tick {
                 next_tick = self.born.elapsed() + TICK;
                 self.on_tick(now_us);
+                slack::vec(&mut done);
             }
             self.advance();
         }
@@ -186,6 +212,17 @@ impl Worker {
         let mut hands = Hands { engine: engine.as_mut(), pool };
         for (_, pair) in pairs.iter_mut() {
             pair.on_time(&mut hands, now_us);
+            pair.rest();
+        }
+        pool.rest();
+        engine.rest();
+        if self.burst.is_over(self.pairs.iter().map(|(_, pair)| pair.ports.len()).sum()) {
+            let inbox = Arc::clone(&self.shared.inbox);
+            self.shared.helpers.run(move || {
+                memory::trim();
+                // The read that waits for the inbox may have one of the last places of the burst: it moves on.
+                inbox.poke();
+            });
         }
         for slot in self.pairs.iter().map(|(slot, _)| slot).collect::<Vec<_>>() {
             self.touch(slot);
@@ -218,4 +255,19 @@ impl Worker {
 /// A worker's inbox, made before its thread.
 pub(super) fn inbox() -> OsResult<Arc<Inbox>> {
     Ok(Arc::new(Inbox::new()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_over_once_when_most_have_been_gone_for_a_while() {
+        let mut burst = Burst::default();
+        let waves = [1000, 10, 900, 10];
+        assert!(!waves.into_iter().any(|count| burst.is_over(count)), "another wave may come");
+        let told: Vec<u32> = (1..20).filter(|_| burst.is_over(10)).collect();
+        assert_eq!(told, [BURST_REST_TICKS - 1]);
+        assert!((0..20).all(|_| !burst.is_over(200)), "a few are no burst");
+    }
 }

@@ -158,15 +158,21 @@ impl<P: Payload> Mux<P> {
         }
         self.recipes_pending += recipe;
         if !self.streams[slot].recv.in_order(lane) {
-            return self.streams[slot].recv.keep(frame);
+            let recv = &mut self.streams[slot].recv;
+            let before = recv.early_records();
+            recv.keep(frame)?;
+            self.early_records += recv.early_records() - before;
+            return Ok(());
         }
         self.deliver(slot, frame)?;
         // What was early comes from the other lane; it is in order as soon as that lane is.
         while let Some(stream) = self.streams.get_mut(slot)
             && stream.recv.state == recv::State::Open
             && !stream.recv.in_order(lane)
+            && let before = stream.recv.early_records()
             && let Some(frame) = stream.recv.take_early()
         {
+            self.early_records -= before - stream.recv.early_records();
             self.deliver(slot, frame)?;
         }
         Ok(())

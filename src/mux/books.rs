@@ -34,6 +34,8 @@ impl<P: Payload> Mux<P> {
         }
         assert_eq!(self.by_id.len(), books.streams, "no number without a stream");
         assert_eq!(self.recipes_pending, books.recipes, "the session's sum of recipes");
+        let records: u64 = self.streams.iter().map(|(_, s)| s.recv.early_records()).sum();
+        assert_eq!(self.early_records, records, "the session's sum of early records");
         assert_eq!(self.growth, books.growth, "the session's sum of growth");
         books
     }

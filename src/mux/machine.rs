@@ -20,6 +20,7 @@ use super::send::{Piece, SendHalf, Turn};
 use super::types::{Event, Key, Options, Recipes};
 use super::{Batch, Payload, reaches};
 use crate::limits::{DEAD_AFTER_MS, OPEN_MAX, PING_AFTER_MS, RECORD_STREAMS_MAX, STREAMS_MAX};
+use crate::slack;
 use crate::wire::frame::{FrameType, Header, flags};
 use crate::wire::hello::Lane;
 use crate::wire::{ProtocolError, WireResult, bad};
@@ -50,6 +51,8 @@ pub struct Mux<P> {
     pub(super) events: VecDeque<Event<P>>,
     pub(super) growth: u64,
     pub(super) recipes_pending: usize,
+    /// Bytes of record streams' frames that came before their turn.
+    pub(super) early_records: u64,
     pub(super) leaving: bool,
     pub(super) peer_leaving: bool,
     pub(super) heard_us: u64,
@@ -72,6 +75,7 @@ impl<P: Payload> Mux<P> {
             events: VecDeque::new(),
             growth: 0,
             recipes_pending: 0,
+            early_records: 0,
             leaving: false,
             peer_leaving: false,
             heard_us: options.now_us,
@@ -119,7 +123,7 @@ impl<P: Payload> Mux<P> {
         if self.widen(key, window) {
             return Ok(key);
         }
-        self.remove(key.slot);
+        self.remove(key.slot());
         Err(Errno::ENOBUFS)
     }
 
@@ -171,35 +175,44 @@ impl<P: Payload> Mux<P> {
         stream.send.on_accept();
         let grant = stream.recv.widen(window);
         self.queue_control(Header { credit: grant, ..Header::new(FrameType::Accept, key.id) }, None);
-        self.schedule(key.slot);
+        self.schedule(key.slot());
     }
 
     /// Whether the peer waits for our verdict on this stream.
     pub fn waits_for_us(&self, key: Key) -> bool {
-        !self.is_ours(key.id) && self.streams.get(key.slot).is_some_and(|s| s.birth == key.birth && !s.accepted)
+        !self.is_ours(key.id) && self.streams.get(key.slot()).is_some_and(|s| s.birth == key.birth && !s.accepted)
     }
 
     /// Whether we wait for the peer's verdict on this stream.
     pub fn waits_for_peer(&self, key: Key) -> bool {
-        self.is_ours(key.id) && self.streams.get(key.slot).is_some_and(|s| s.birth == key.birth && !s.accepted)
+        self.is_ours(key.id) && self.streams.get(key.slot()).is_some_and(|s| s.birth == key.birth && !s.accepted)
     }
 
     /// Whether the verdict has been given or received.
     pub fn is_open(&self, key: Key) -> bool {
-        self.streams.get(key.slot).is_some_and(|s| s.birth == key.birth && s.accepted)
+        self.streams.get(key.slot()).is_some_and(|s| s.birth == key.birth && s.accepted)
     }
 
     /// Ends the stream now, both ways; also the verdict no.
     pub fn reset(&mut self, key: Key, errno: Errno) {
         if self.stream(key).is_some() {
-            self.remove(key.slot);
+            self.remove(key.slot());
             self.queue_control(reset_frame(key.id, errno), None);
         }
     }
 
+    /// Bytes of record streams that wait for the other lane: of all, and of one.
+    pub fn early_records(&self) -> u64 {
+        self.early_records
+    }
+
+    pub fn early_records_of(&self, key: Key) -> u64 {
+        self.streams.get(key.slot()).filter(|s| s.birth == key.birth).map_or(0, |s| s.recv.early_records())
+    }
+
     /// How many bytes the source may give now.
     pub fn room(&self, key: Key) -> u32 {
-        match self.streams.get(key.slot) {
+        match self.streams.get(key.slot()) {
             Some(s) if s.birth == key.birth => s.send.room(),
             _ => 0,
         }
@@ -225,11 +238,13 @@ impl<P: Payload> Mux<P> {
         }
         stream.recv.is_wide = true;
         stream.recv.widen(window);
+        let early = stream.recv.early_records();
         // Before the verdict the peer may not know the stream; ACCEPT, or what follows it, tells it then.
         if stream.accepted && stream.recv.state == recv::State::Open && !stream.recv.credit_due {
             stream.recv.credit_due = true;
-            self.credit_due.push_back(key.slot);
+            self.credit_due.push_back(key.slot());
         }
+        self.early_records += early;
         self.wide += 1;
         true
     }
@@ -255,14 +270,14 @@ impl<P: Payload> Mux<P> {
             return;
         }
         stream.send.on_read(Piece { payload, record_end, recipes }, bulk_up, now_us);
-        self.schedule(key.slot);
+        self.schedule(key.slot());
     }
 
     /// The source has ended.
     pub fn on_eof(&mut self, key: Key) {
         if let Some(stream) = self.stream(key) {
             stream.send.on_eof();
-            self.schedule(key.slot);
+            self.schedule(key.slot());
         }
     }
 
@@ -275,7 +290,7 @@ impl<P: Payload> Mux<P> {
         let due = stream.recv.on_consumed(count, &mut growth, rtt_us, now_us);
         self.growth = growth;
         if open && due && !was_due {
-            self.credit_due.push_back(key.slot);
+            self.credit_due.push_back(key.slot());
         }
     }
 
@@ -287,13 +302,15 @@ impl<P: Payload> Mux<P> {
             return;
         }
         stream.recv.state = recv::State::Closed;
+        let records = stream.recv.early_records();
         let early = stream.recv.drop_early();
         let credit = stream.recv.granted();
         let flags = flags::READ_CLOSED | if unread { flags::UNREAD } else { 0 };
         let header = Header { flags, credit, ..Header::new(FrameType::Credit, key.id) };
         self.recipes_pending -= early;
+        self.early_records -= records;
         self.queue_control(header, None);
-        self.bury_if_done(key.slot);
+        self.bury_if_done(key.slot());
     }
 
     /// No new streams from now on; the peer is told.
@@ -307,7 +324,7 @@ impl<P: Payload> Mux<P> {
     pub fn reset_all(&mut self, errno: Errno) {
         let all: Vec<Key> = self.streams.iter().map(|(slot, _)| self.key_at(slot)).collect();
         for key in all {
-            self.remove(key.slot);
+            self.remove(key.slot());
             self.events.push_back(Event::Reset { key, errno });
         }
     }
@@ -332,6 +349,26 @@ impl<P: Payload> Mux<P> {
             self.ping(now_us);
         }
         Ok(())
+    }
+
+    /// The stream's queues are empty, and what they grew to is not needed for a while.
+    pub fn relax(&mut self, key: Key) {
+        if let Some(stream) = self.stream(key) {
+            stream.send.relax();
+            stream.recv.relax();
+        }
+    }
+
+    /// Now and then: memory that a burst of streams needed is given back.
+    pub fn rest(&mut self) {
+        slack::slab(&mut self.streams);
+        slack::map(&mut self.by_id);
+        slack::queue(&mut self.credit_due);
+        slack::queue(&mut self.events);
+        for lane in &mut self.lanes {
+            slack::queue(&mut lane.control);
+            slack::queue(&mut lane.ready);
+        }
     }
 
     /// Asks the peer for a sign of life, which also measures the round trip.
@@ -428,13 +465,13 @@ impl<P: Payload> Mux<P> {
     // ---- bookkeeping ---------------------------------------------------------------------------------------------
 
     fn stream(&mut self, key: Key) -> Option<&mut Stream<P>> {
-        self.streams.get_mut(key.slot).filter(|s| s.birth == key.birth)
+        self.streams.get_mut(key.slot()).filter(|s| s.birth == key.birth)
     }
 
     /// The stream in this slot, which is there.
     pub(super) fn key_at(&self, slot: usize) -> Key {
         let Stream { id, birth, .. } = self.streams[slot];
-        Key { slot, id, birth }
+        Key { slot: u32::try_from(slot).expect("far fewer streams"), id, birth }
     }
 
     pub(super) fn is_ours(&self, id: u32) -> bool {
@@ -477,6 +514,7 @@ impl<P: Payload> Mux<P> {
         self.growth -= stream.recv.growth();
         self.wide -= usize::from(stream.recv.is_wide);
         self.recipes_pending -= stream.recv.recipes_len();
+        self.early_records -= stream.recv.early_records();
     }
 }
 

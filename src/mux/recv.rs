@@ -64,6 +64,7 @@ pub(super) struct RecvHalf<P> {
     lane: Lane,
     early: VecDeque<Early<P>>,
     early_control: usize,
+    early_bytes: u32,
     /// Bytes of RECIPE frames among them.
     early_recipes: usize,
     /// Charged by frames that came; modulo 2^32, as `granted` and `consumed`.
@@ -89,6 +90,7 @@ impl<P: Payload> RecvHalf<P> {
             lane: Lane::Lat,
             early: VecDeque::new(),
             early_control: 0,
+            early_bytes: 0,
             early_recipes: 0,
             charged: 0,
             granted: window,
@@ -135,6 +137,7 @@ impl<P: Payload> RecvHalf<P> {
             }
         }
         self.early_recipes += frame.recipe_len();
+        self.early_bytes += u32::try_from(frame.payload.len()).expect("a frame is short");
         self.early.push_back(frame);
         Ok(())
     }
@@ -145,6 +148,7 @@ impl<P: Payload> RecvHalf<P> {
             self.early_control -= 1;
         }
         self.early_recipes -= frame.recipe_len();
+        self.early_bytes -= u32::try_from(frame.payload.len()).expect("as when it was kept");
         Some(frame)
     }
 
@@ -152,7 +156,20 @@ impl<P: Payload> RecvHalf<P> {
     pub(super) fn drop_early(&mut self) -> usize {
         self.early.clear();
         self.early_control = 0;
+        self.early_bytes = 0;
         std::mem::take(&mut self.early_recipes)
+    }
+
+    /// Bytes of records that came before their turn; other streams' are bounded by their windows' budget.
+    pub(super) fn early_records(&self) -> u64 {
+        if self.is_wide { u64::from(self.early_bytes) } else { 0 }
+    }
+
+    /// An empty queue keeps no room.
+    pub(super) fn relax(&mut self) {
+        if self.early.is_empty() {
+            self.early = VecDeque::new();
+        }
     }
 
     /// Bytes of recipes whose message has not come.

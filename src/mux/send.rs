@@ -181,6 +181,13 @@ impl<P: Payload> SendHalf<P> {
         self.queue.clear();
     }
 
+    /// An empty queue keeps no room.
+    pub(super) fn relax(&mut self) {
+        if self.queue.is_empty() {
+            self.queue = VecDeque::new();
+        }
+    }
+
     pub(super) fn has_turn(&self) -> bool {
         match self.state {
             State::Open => !self.queue.is_empty(),

@@ -7,12 +7,16 @@ use crate::limits::{FDS_MAX, RECIPES_MAX};
 /// A stream: its slot, and its birth against the slot's next tenant. The id would not do: the peer may give it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
-    pub(super) slot: usize,
+    pub(super) slot: u32,
     pub(super) id: u32,
     pub(super) birth: u64,
 }
 
 impl Key {
+    pub(super) fn slot(self) -> usize {
+        self.slot as usize
+    }
+
     /// The number both ends know it by.
     pub fn id(self) -> u32 {
         self.id

@@ -9,7 +9,7 @@ use super::capabilities::CapabilityMask;
 use super::environment::Environment;
 use super::glob::{PathGlob, TextGlob};
 use super::verdict::{Allowed, Denied, Place, Service, Verdict};
-use super::whitelist::Machine;
+use super::whitelist::{ExecList, Machine};
 use super::{Policy, peer_file::deciding};
 
 /// What is asked of this machine's users and groups.
@@ -39,6 +39,8 @@ pub struct ExecGrant {
     pub capabilities: CapabilityMask,
     /// Put over the caller's bounding set: what a program that is setuid, or has capabilities of its own, may get.
     pub bounding: CapabilityMask,
+    /// Any other file would have been allowed too: it does not matter which one a path leads to in the end.
+    pub any_file: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,12 +123,22 @@ impl Policy {
         let mut nearly = None;
         for rule in self.exec.iter().filter(|rule| rule.matches_path(query.path)) {
             match rule.unmatched(query, accounts) {
-                None => return deciding(&rule.place, rule.allow, rule.grant.clone()),
+                None => {
+                    let any_file = machine.exec == ExecList::Absent && self.lets_any_file(&rule.place);
+                    return deciding(&rule.place, rule.allow, ExecGrant { any_file, ..rule.grant.clone() });
+                }
                 Some(but) if rule.allow && nearly.is_none() => nearly = Some((rule.place.clone(), but)),
                 Some(_) => {}
             }
         }
         Err(Denied::NoRule { file: self.file.clone(), service: Service::Exec, nearly })
+    }
+
+    /// Whether that rule is the first one, and about every file and any arguments.
+    fn lets_any_file(&self, place: &Place) -> bool {
+        self.exec.first().is_some_and(|rule| {
+            rule.place == *place && rule.args.is_none() && rule.paths.iter().any(PathGlob::is_everything)
+        })
     }
 
     /// How an allowed command runs, for people.

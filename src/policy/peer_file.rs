@@ -267,7 +267,7 @@ impl Reader<'_> {
             None if users.as_ref().is_none_or(rootly) => (CapabilityMask::CALLER, CapabilityMask::CALLER),
             None => (CapabilityMask::NONE, CapabilityMask::CALLER),
         };
-        let grant = ExecGrant { environment, capabilities, bounding };
+        let grant = ExecGrant { environment, capabilities, bounding, any_file: false };
         Ok(ExecRule { place, allow, paths: vec![path], args, users, grant })
     }
 

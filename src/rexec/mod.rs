@@ -2,6 +2,7 @@
 
 mod client;
 mod daemon;
+mod judge;
 mod server;
 mod wire;
 

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::judge::{Judged, judge};
 use super::wire::{Message, REQUEST_MAX, Request, Signal, Status};
 use crate::errno::{Errno, OsError, OsResult, Step as _};
 use crate::fdpass::{Pump, PumpKind};
@@ -26,14 +27,19 @@ use crate::limits::{COMMANDS_MAX, EXEC_REQUEST_DEADLINE_MS};
 use crate::link::{Attached, Incoming, Peer};
 use crate::sys::spawn::{Identity, Keeper, Order, Plan, Report};
 use crate::sys::{caps, frames, scm};
+use crate::trust::{Rights, Standing};
 
 /// The exec service of a node.
-#[derive(Debug, Default)]
 pub struct Server {
     running: Arc<AtomicUsize>,
+    rights: Rights,
 }
 
 impl Server {
+    pub fn new(rights: Rights) -> Self {
+        Self { running: Arc::default(), rights }
+    }
+
     /// Called on a worker for each OPEN of the service.
     pub fn on_open(&self, incoming: Incoming) {
         if self.running.fetch_add(1, Ordering::Relaxed) >= COMMANDS_MAX {
@@ -51,8 +57,9 @@ impl Server {
             }
         };
         let attached = stream.attach(Pump { fd: theirs.into(), kind: PumpKind::Socket });
+        let standing = (self.rights)(peer.known.key);
         let run = move || {
-            let command = Command { peer, control: ours, attached };
+            let command = Command { peer, control: ours, attached, standing };
             if let Err(e) = command.run() {
                 tracing::warn!(peer = %command.peer, "exec: {e}");
             }
@@ -87,6 +94,7 @@ struct Command {
     peer: Arc<Peer>,
     control: UnixStream,
     attached: Attached,
+    standing: Standing,
 }
 
 impl Command {
@@ -95,15 +103,22 @@ impl Command {
         if let Some(bearer) = &self.peer.known.bearer {
             request.identity = bearer.into();
         }
-        let line = show(&request.argv);
-        let plan = match plan(&request, fds) {
-            Ok(plan) => plan,
+        let (line, uid) = (show(&request.argv), request.identity.uid);
+        let candidates = candidates(&request.argv[0], &request.env);
+        let judged = judge(&self.standing, &request, &candidates);
+        let judged = judged.and_then(|leave| {
+            leave.narrow(&mut request);
+            Ok((plan(&request, fds, candidates, leave.program.as_ref())?, leave))
+        });
+        let (plan, leave) = match judged {
+            Ok(judged) => judged,
             Err(e) => {
-                tracing::warn!(peer = %self.peer, uid = request.identity.uid, "exec {line}: refused: {e}");
-                return self.say(&Message::Failed { errno: e.errno, step: format!("{} {}", e.op, e.on) });
+                tracing::warn!(peer = %self.peer, uid, "exec {line}: refused: {}", e.on);
+                return self.say(&Message::Failed { errno: e.errno, step: told(&e) });
             }
         };
-        tracing::info!(peer = %self.peer, uid = request.identity.uid, "exec {line}");
+        // `leave` holds the judged file open until the command has begun.
+        tracing::info!(peer = %self.peer, uid, "exec {line}: {}", leave.by);
         let keeper = match Keeper::start(plan) {
             Ok(keeper) => keeper,
             Err(e) => return self.say(&Message::Failed { errno: e.errno, step: e.op.into() }),
@@ -222,7 +237,7 @@ fn status(wait_status: i32) -> Status {
 ///
 /// # Errors
 /// EPERM: this server is not root and cannot become the caller's user.
-fn plan(request: &Request, fds: Vec<OwnedFd>) -> OsResult<Plan> {
+fn plan(request: &Request, fds: Vec<OwnedFd>, candidates: Vec<CString>, judged: Option<&Judged>) -> OsResult<Plan> {
     let who = &request.identity;
     let own = nix::unistd::geteuid();
     let identity = if own.is_root() {
@@ -237,7 +252,8 @@ fn plan(request: &Request, fds: Vec<OwnedFd>) -> OsResult<Plan> {
     };
     let numbers = request.fds.iter().map(|n| i32::try_from(*n).expect("checked when it was decoded"));
     Ok(Plan {
-        programs: candidates(&request.argv[0], &request.env),
+        programs: judged.map_or(candidates, |judged| vec![judged.path.clone()]),
+        only: judged.and_then(|judged| judged.only),
         argv: strings(&request.argv),
         env: strings(&request.env),
         cwd: string(&request.cwd),
@@ -246,6 +262,11 @@ fn plan(request: &Request, fds: Vec<OwnedFd>) -> OsResult<Plan> {
         no_new_privs: who.no_new_privs,
         fds: fds.into_iter().zip(numbers).collect(),
     })
+}
+
+/// What the peer hears of a no: that it is one, and not which rules there are.
+fn told(e: &OsError) -> String {
+    if e.op == "judge" { "not allowed there".into() } else { format!("{} {}", e.op, e.on) }
 }
 
 fn string(bytes: &[u8]) -> CString {

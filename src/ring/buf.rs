@@ -16,6 +16,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
+use super::pages::Pages;
 use crate::mux::Payload;
 
 /// Sizes of pooled buffers: small ones for a stream's reads, large ones for links and big streams.
@@ -40,20 +41,25 @@ impl Size {
         [Self::Small, Self::Large].into_iter().find(|size| len <= size.bytes())
     }
 
-    /// How many free buffers are kept rather than given back to the allocator: 1 MiB and 4 MiB a worker.
+    /// How many free buffers are kept rather than given back to the kernel, used or not: 256 KiB and 1 MiB a worker.
     const fn keep(self) -> usize {
         match self {
-            Self::Small => 256,
-            Self::Large => 64,
+            Self::Small => 64,
+            Self::Large => 16,
         }
     }
 }
 
-#[derive(Default)]
 struct Free {
-    lists: [Vec<Box<[u8]>>; 2],
+    pages: [Pages; 2],
     /// Bytes of buffers that are in use.
     used: usize,
+}
+
+impl Default for Free {
+    fn default() -> Self {
+        Self { pages: [Size::Small, Size::Large].map(|size| Pages::new(size.bytes(), size.keep())), used: 0 }
+    }
 }
 
 /// One worker's buffers. Cloning gives another handle.
@@ -70,8 +76,17 @@ impl Pool {
     pub fn take(&self, size: Size) -> Filling {
         let mut free = self.0.borrow_mut();
         free.used += size.bytes();
-        let bytes = free.lists[size as usize].pop().unwrap_or_else(|| vec![0; size.bytes()].into_boxed_slice());
-        Filling { memory: Rc::new(Memory::new(bytes, Some((self.clone(), size)))), filled: 0, raw: 0 }
+        let start = free.pages[size as usize].take();
+        Filling {
+            memory: Rc::new(Memory { start, len: size.bytes(), home: Some((self.clone(), size)) }),
+            filled: 0,
+            raw: 0,
+        }
+    }
+
+    /// Now and then: what a burst needed goes back to the kernel.
+    pub fn rest(&self) {
+        self.0.borrow_mut().pages.iter_mut().for_each(Pages::rest);
     }
 
     /// Bytes of buffers that are in use now.
@@ -88,26 +103,23 @@ struct Memory {
 }
 
 impl Memory {
-    fn new(bytes: Box<[u8]>, home: Option<(Pool, Size)>) -> Self {
+    fn of_its_own(bytes: Box<[u8]>) -> Self {
         let len = bytes.len();
         let start = NonNull::new(Box::into_raw(bytes).cast::<u8>()).expect("a box is never null");
-        Self { start, len, home }
+        Self { start, len, home: None }
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let raw = std::ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.len);
-        // SAFETY: `start` and `len` are the box that `new` took apart, and the last handle is going.
-        let bytes = unsafe { Box::from_raw(raw) };
         if let Some((pool, size)) = self.home.take() {
             let mut free = pool.0.borrow_mut();
             free.used -= size.bytes();
-            let list = &mut free.lists[size as usize];
-            if list.len() < size.keep() {
-                list.push(bytes);
-            }
+            return free.pages[size as usize].give(self.start);
         }
+        let raw = std::ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.len);
+        // SAFETY: `start` and `len` are the box that `of_its_own` took apart, and the last handle is going.
+        drop(unsafe { Box::from_raw(raw) });
     }
 }
 
@@ -134,7 +146,7 @@ impl fmt::Debug for Filling {
 impl Filling {
     /// A buffer outside the pool, for a record that no pooled one can hold.
     pub fn of_its_own(len: usize) -> Self {
-        Self { memory: Rc::new(Memory::new(vec![0; len].into_boxed_slice(), None)), filled: 0, raw: 0 }
+        Self { memory: Rc::new(Memory::of_its_own(vec![0; len].into_boxed_slice())), filled: 0, raw: 0 }
     }
 
     /// Room left.
@@ -245,7 +257,7 @@ impl Payload for Chunk {
 
     fn from_vec(bytes: Vec<u8>) -> Self {
         let end = bytes.len();
-        Self { memory: Rc::new(Memory::new(bytes.into_boxed_slice(), None)), start: 0, end }
+        Self { memory: Rc::new(Memory::of_its_own(bytes.into_boxed_slice())), start: 0, end }
     }
 }
 

@@ -21,6 +21,7 @@ use super::op::{Done, Engine, Fd, Op, OpId, Outcome};
 use super::slots::Slots;
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::EPOLL_EVENTS;
+use crate::slack;
 
 struct Slot {
     token: u64,
@@ -172,15 +173,15 @@ impl Engine for EpollEngine {
             let outcome = calls::attempt(&slot.op, &mut self.envelope);
             if outcome.result != Err(Errno::EAGAIN) {
                 self.end(id, outcome);
-                return OpId(id);
+                return OpId::new(id);
             }
         }
         self.watch(&fd).waiting.push(id);
-        OpId(id)
+        OpId::new(id)
     }
 
     fn cancel(&mut self, id: OpId) {
-        let OpId(id) = id;
+        let id = id.0.get();
         let Some(slot) = self.slots.get(id) else { return };
         let fd = Rc::clone(slot.op.fd());
         self.watch(&fd).waiting.retain(|w| *w != id);
@@ -213,6 +214,14 @@ impl Engine for EpollEngine {
         self.events = events;
         done.append(&mut self.ended);
         result
+    }
+
+    fn rest(&mut self) {
+        self.slots.rest();
+        slack::vec(&mut self.ended);
+        let used = self.watches.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        self.watches.truncate(used);
+        slack::vec(&mut self.watches);
     }
 }
 

@@ -12,6 +12,7 @@ mod envelope;
 mod epoll;
 mod hangup;
 mod op;
+mod pages;
 mod probe;
 mod slots;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! An operation owns everything that the kernel will touch: the buffer, the fd, the message. It gives them back with
 //! its completion, so nothing can be freed under it, and fds that arrive for an operation nobody waits for are closed.
 
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,12 +18,13 @@ pub type Fd = Rc<OwnedFd>;
 #[derive(Debug)]
 pub enum Op {
     /// RECVMSG of at most `max` bytes into the tail of `into`. With `fds`, control data is taken too: a RECV would drop
-    /// passed fds without a word.
+    /// passed fds without a word. `drained`: the last read has taken all there was, so a ring had better wait than try.
     Recv {
         fd: Fd,
         into: Filling,
         max: usize,
         fds: bool,
+        drained: bool,
     },
     /// What a `Recv` of a stream socket would take: MSG_PEEK into the tail, which stays unfilled. The result counts bytes
     /// up to the end of the first piece with fds. Without `Done::control_lost` there are none; with it there are some, in
@@ -31,6 +33,7 @@ pub enum Op {
         fd: Fd,
         into: Filling,
         max: usize,
+        drained: bool,
     },
     /// The length of the next record of a SEQPACKET or DGRAM socket, which stays in its queue. 0 is an empty record or
     /// the end.
@@ -108,7 +111,13 @@ impl Op {
 
 /// Which operation, for `cancel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpId(pub(super) u64);
+pub struct OpId(pub(super) NonZeroU64);
+
+impl OpId {
+    pub(super) fn new(slot: u64) -> Self {
+        Self(NonZeroU64::new(slot).expect("no generation is 0"))
+    }
+}
 
 /// An operation that has ended. What it owned comes back.
 #[derive(Debug)]
@@ -159,6 +168,9 @@ pub trait Engine {
     /// # Errors
     /// The ring itself failed; the worker cannot go on.
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Done>) -> OsResult<()>;
+
+    /// Now and then: memory that a burst needed is given back.
+    fn rest(&mut self);
 }
 
 /// What one SENDMSG carries: headers and payloads, fds with the first byte, and how far it has got.

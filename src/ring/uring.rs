@@ -21,12 +21,13 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::calls;
-use super::envelope::Envelope;
+use super::envelope::{Envelope, Envelopes, Held};
 use super::hangup::{Hangups, Watch};
 use super::op::{Done, Engine, Op, OpId, Outcome};
 use super::slots::Slots;
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::limits::{ENVELOPES_KEPT, RING_CQ_ENTRIES, RING_DROP_WAIT, RING_DROP_WAITS, RING_SQ_ENTRIES};
+use crate::limits::{GATHER_FOR, GATHER_FROM, RING_CQ_ENTRIES, RING_DROP_WAIT, RING_DROP_WAITS, RING_SQ_ENTRIES};
+use crate::slack;
 
 /// The completion of a cancel request itself.
 const NOBODY: u64 = u64::MAX;
@@ -52,6 +53,25 @@ impl Features {
     pub(super) const BASIC: Self = Self { deferred: false, timed_wait: false, control: false };
 }
 
+/// What was started since the last wait.
+#[derive(Default)]
+struct Turn {
+    writes: usize,
+    others: usize,
+}
+
+impl Turn {
+    fn count(&mut self, op: &Op) {
+        *if op.is_write() { &mut self.writes } else { &mut self.others } += 1;
+    }
+
+    /// How many completions to wait for, a moment at most, when many connections are busy: a write has ended as soon as it
+    /// was started, and is not worth a turn by itself; of what else was started some will end together.
+    fn gathers(&self) -> Option<usize> {
+        (self.writes + self.others >= GATHER_FROM).then(|| self.writes + 1 + self.others / 4)
+    }
+}
+
 struct Slot {
     token: u64,
     op: Op,
@@ -61,8 +81,7 @@ struct Slot {
 /// What an operation holds besides what it was given.
 enum Beside {
     Nothing,
-    /// Boxed: the kernel keeps pointers into it while it moves between its slot and the free ones.
-    Envelope(Box<Envelope>),
+    Envelope(Held),
     Watch(Watch),
     /// The ring waits for readiness; the system call follows.
     Polled {
@@ -81,9 +100,10 @@ pub(super) struct Uring {
     again: Vec<u64>,
     /// Operations that have ended, for the next `wait`.
     ended: Vec<Done>,
-    /// Envelopes that are free: they are large, and every message needs one.
-    #[expect(clippy::vec_box, reason = "as in `Beside::Envelope`")]
-    envelopes: Vec<Box<Envelope>>,
+    turn: Turn,
+    envelopes: Envelopes,
+    /// For system calls, which are over at once.
+    own: Box<Envelope>,
     /// Bytes of control data that the last received message brought.
     pub(super) control_seen: usize,
 }
@@ -116,7 +136,9 @@ impl Uring {
             watching: false,
             again: Vec::new(),
             ended: Vec::new(),
-            envelopes: Vec::new(),
+            turn: Turn::default(),
+            envelopes: Envelopes::default(),
+            own: Envelope::new(),
             control_seen: 0,
         })
     }
@@ -153,13 +175,13 @@ impl Uring {
             Ok(watch) => self.slots.get_mut(id).expect("just made").beside = Beside::Watch(watch),
             Err(errno) => self.end(id, Err(errno).into()),
         }
-        OpId(id)
+        OpId::new(id)
     }
 
     fn poll_first(&mut self, op: Op, token: u64) -> OpId {
         let id = self.slots.insert(Slot { token, op, beside: Beside::Polled { cancelled: false } });
         self.push_poll(id);
-        OpId(id)
+        OpId::new(id)
     }
 
     fn push_poll(&mut self, id: u64) {
@@ -196,9 +218,7 @@ impl Uring {
         let slot = self.slots.get_mut(id).expect("a completion is of an operation in flight");
         let outcome = match &mut slot.beside {
             Beside::Polled { .. } if result.is_ok() => {
-                let mut envelope = self.envelopes.pop().unwrap_or_else(Envelope::new);
-                let outcome = calls::attempt(&slot.op, &mut envelope);
-                self.envelopes.push(envelope);
+                let outcome = calls::attempt(&slot.op, &mut self.own);
                 if outcome.result == Err(Errno::EAGAIN) {
                     return self.again.push(id);
                 }
@@ -221,8 +241,8 @@ impl Uring {
         let Slot { token, op, beside } = self.slots.remove(id).expect("an operation ends once");
         match beside {
             Beside::Watch(watch) => self.hangups.forget(watch),
-            Beside::Envelope(envelope) if self.envelopes.len() < ENVELOPES_KEPT => self.envelopes.push(envelope),
-            _ => {}
+            Beside::Envelope(envelope) => self.envelopes.give(envelope),
+            Beside::Nothing | Beside::Polled { .. } => {}
         }
         if let (Op::Accept { .. }, Ok(raw)) = (&op, outcome.result) {
             // SAFETY: the kernel has just made this fd for us.
@@ -263,20 +283,21 @@ impl Engine for Uring {
         let mut beside = Beside::Nothing;
         let entry = match &op {
             Op::Recv { fds: true, .. } | Op::Peek { .. } | Op::Measure { .. } | Op::Send { .. } => {
-                let mut envelope = self.envelopes.pop().unwrap_or_else(Envelope::new);
-                let entry = message(&op, &mut envelope);
+                let mut envelope = self.envelopes.take();
+                let entry = message(&op, &mut envelope, self.features.deferred);
                 beside = Beside::Envelope(envelope);
                 entry
             }
-            op => plain(op),
+            op => plain(op, self.features.deferred),
         };
+        self.turn.count(&op);
         let id = self.slots.insert(Slot { token, op, beside });
         self.push(&entry.user_data(id));
-        OpId(id)
+        OpId::new(id)
     }
 
     fn cancel(&mut self, id: OpId) {
-        let OpId(id) = id;
+        let id = id.0.get();
         match self.slots.get_mut(id).map(|s| &mut s.beside) {
             None => return,
             Some(Beside::Watch(_)) => return self.end(id, Err(Errno::ECANCELED).into()),
@@ -296,7 +317,17 @@ impl Engine for Uring {
             self.push(&entry);
         }
         let ready = !self.ended.is_empty() || !self.ring.completion().is_empty();
-        match self.enter(usize::from(!ready), timeout) {
+        let turn = std::mem::take(&mut self.turn);
+        let result = match turn.gathers() {
+            Some(want) if !ready && self.features.timed_wait => {
+                let short = timeout.map_or(GATHER_FOR, |t| t.min(GATHER_FOR));
+                let short = self.enter(want, Some(short));
+                // Not a single one has come: then as long as it takes.
+                if self.ring.completion().is_empty() { self.enter(1, timeout) } else { short }
+            }
+            _ => self.enter(usize::from(!ready), timeout),
+        };
+        match result {
             Ok(()) => {}
             // ETIME: the timeout is over. EINTR: a signal. EBUSY, EAGAIN: completions must be taken first.
             Err(e) => match e.raw_os_error() {
@@ -308,6 +339,12 @@ impl Engine for Uring {
         done.append(&mut self.ended);
         Ok(())
     }
+
+    fn rest(&mut self) {
+        self.envelopes.rest();
+        self.slots.rest();
+        slack::vec(&mut self.ended);
+    }
 }
 
 impl Drop for Uring {
@@ -315,7 +352,7 @@ impl Drop for Uring {
     fn drop(&mut self) {
         let mut done = Vec::new();
         for id in self.slots.ids() {
-            self.cancel(OpId(id));
+            self.cancel(OpId::new(id));
         }
         for _ in 0..RING_DROP_WAITS {
             if self.slots.len() == 0 || self.wait(Some(RING_DROP_WAIT), &mut done).is_err() {
@@ -323,7 +360,9 @@ impl Drop for Uring {
             }
         }
         // What does not end (a disk that does not answer) keeps its memory.
-        std::mem::forget(std::mem::take(&mut self.slots));
+        if self.slots.len() > 0 {
+            std::mem::forget((std::mem::take(&mut self.slots), std::mem::take(&mut self.envelopes)));
+        }
     }
 }
 
@@ -331,7 +370,16 @@ fn poll_add(fd: &impl AsFd, events: i16) -> squeue::Entry {
     opcode::PollAdd::new(types::Fd(fd.as_fd().as_raw_fd()), u32::from(events.cast_unsigned())).build()
 }
 
-fn message(op: &Op, envelope: &mut Envelope) -> squeue::Entry {
+/// A socket that was read to its end has nothing yet, as a rule: the ring waits before it tries, not after it has failed.
+fn wait_first(op: &Op, modern: bool) -> u16 {
+    let drained = matches!(op, Op::Recv { drained: true, .. } | Op::Peek { drained: true, .. });
+    if drained && modern { POLL_FIRST } else { 0 }
+}
+
+/// IORING_RECVSEND_POLL_FIRST, Linux 5.19; the crate keeps it to itself.
+const POLL_FIRST: u16 = 1;
+
+fn message(op: &Op, envelope: &mut Envelope, modern: bool) -> squeue::Entry {
     let raw = types::Fd(op.fd().as_raw_fd());
     let call = envelope.address(op).expect("an operation on messages");
     if call.sends {
@@ -342,16 +390,20 @@ fn message(op: &Op, envelope: &mut Envelope) -> squeue::Entry {
         let flags = call.flags | if record { libc::MSG_DONTWAIT } else { libc::MSG_WAITALL };
         opcode::SendMsg::new(raw, call.header).flags(flags.cast_unsigned()).build()
     } else {
-        opcode::RecvMsg::new(raw, call.header).flags(call.flags.cast_unsigned()).build()
+        let ioprio = wait_first(op, modern);
+        opcode::RecvMsg::new(raw, call.header).flags(call.flags.cast_unsigned()).ioprio(ioprio).build()
     }
 }
 
 /// The entry of an operation that points to its buffer alone.
-fn plain(op: &Op) -> squeue::Entry {
+fn plain(op: &Op, modern: bool) -> squeue::Entry {
     let raw = types::Fd(op.fd().as_raw_fd());
     let small = |len: usize| u32::try_from(len).expect("a buffer is small");
     match op {
-        Op::Recv { into, max, .. } => opcode::Recv::new(raw, into.tail(), small((*max).min(into.spare()))).build(),
+        Op::Recv { into, max, .. } => {
+            let len = small((*max).min(into.spare()));
+            opcode::Recv::new(raw, into.tail(), len).ioprio(wait_first(op, modern)).build()
+        }
         // Offset -1: the file's own position, io_uring_enter(2).
         Op::Read { into, max, .. } => {
             opcode::Read::new(raw, into.tail(), small((*max).min(into.spare()))).offset(u64::MAX).build()

@@ -10,6 +10,7 @@ pub mod frames;
 pub mod handle;
 pub mod inherited;
 pub mod kick;
+pub mod memory;
 pub mod mount_id;
 pub mod mount_ioctl;
 pub mod mountinfo;

@@ -22,6 +22,8 @@ use crate::sys::{caps, nofile};
 pub struct Plan {
     /// Candidates for the program, tried in order: one, or one for each directory of PATH.
     pub programs: Vec<CString>,
+    /// Device and inode of the only file that may be run, whatever the one candidate leads to by then; no script.
+    pub only: Option<(u64, u64)>,
     pub argv: Vec<CString>,
     pub env: Vec<CString>,
     pub cwd: CString,
@@ -536,9 +538,31 @@ unsafe fn reset_signals() {
     }
 }
 
+/// Opened as the command's own user: what that may not reach it may not run. EACCES: another file is there by now.
+unsafe fn exec_only(prepared: &Prepared<'_>, (dev, ino): (u64, u64)) {
+    let Some(program) = prepared.plan.programs.first() else { return Errno::set_raw(libc::ENOENT) };
+    // SAFETY: system calls on strings and arrays prepared before the fork, and on a stat buffer of this function.
+    unsafe {
+        let fd = libc::open(program.as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
+        let mut found: libc::stat = std::mem::zeroed();
+        if fd == -1 || libc::fstat(fd, &raw mut found) == -1 {
+            return;
+        }
+        if (found.st_dev, found.st_ino) != (dev, ino) {
+            return Errno::set_raw(libc::EACCES);
+        }
+        let (argv, env) = (prepared.argv.as_ptr(), prepared.env.as_ptr());
+        libc::syscall(libc::SYS_execveat, fd, c"".as_ptr(), argv, env, libc::AT_EMPTY_PATH);
+    }
+}
+
 /// As execvp(3): the first candidate that can be run; EACCES is remembered while others are only missing, and a script
 /// without a `#!` line is the shell's.
 unsafe fn exec(prepared: &mut Prepared<'_>) {
+    if let Some(only) = prepared.plan.only {
+        // SAFETY: as below.
+        return unsafe { exec_only(prepared, only) };
+    }
     let mut denied = false;
     for program in &prepared.plan.programs {
         // SAFETY: NUL-terminated strings and null-terminated arrays, prepared before the fork.

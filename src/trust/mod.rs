@@ -21,6 +21,7 @@ pub mod host_key;
 mod machine;
 mod rotate;
 pub mod seen;
+mod standing;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use edit::{Added, Revoked, TrustOrder};
 pub use host_key::HostKey;
 pub use machine::real_path;
 pub use rotate::Rotation;
+pub use standing::{Rights, Standing};
 pub use store::{Stamp, Store};
 pub use trusted::{Trusted, TrustedPeer, trust_command};
 pub use users::Users;

@@ -19,8 +19,9 @@ pub struct Seen {
     pub fingerprint: String,
 }
 
-pub fn run_dir() -> PathBuf {
-    std::env::var_os(RUN_DIR_ENV).map_or_else(|| PathBuf::from("/var/lib/farside"), PathBuf::from).join("peers")
+pub fn dir() -> PathBuf {
+    std::env::var_os(RUN_DIR_ENV)
+        .map_or_else(|| "/var/lib/farside-peers".into(), |dir| PathBuf::from(dir).join("peers"))
 }
 
 /// A session of that peer has come up, or ends.

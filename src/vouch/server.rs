@@ -68,15 +68,13 @@ impl Drop for Server {
 
 /// Makes the directory, and clears it of what dead daemons have left.
 fn prepare(dir: &Path) -> OsResult<()> {
-    match fs::DirBuilder::new().mode(0o755).create(dir) {
-        Ok(()) => fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).step_on("chmod", dir.display())?,
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(e).step_on("mkdir", dir.display()),
-    }
+    fs::DirBuilder::new().mode(0o755).recursive(true).create(dir).step_on("mkdir", dir.display())?;
     let meta = fs::symlink_metadata(dir).step_on("stat", dir.display())?;
     if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
         return Err(OsError::on("use a directory that others may write to", dir.display(), Errno::EPERM));
     }
+    // Whatever our umask: everybody may look for a daemon.
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).step_on("chmod", dir.display())?;
     for entry in fs::read_dir(dir).step_on("read", dir.display())?.flatten() {
         let dead = unix::socket(SocketKind::SeqPacket, true)
             .and_then(|s| unix::connect(s.as_fd(), entry.path().as_os_str().as_encoded_bytes()))

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::auth::{Binding, PublicKey, VOUCHER_MAX};
 use crate::link::{Ends, Judged, Shown};
-use crate::wire::codec::{Decoder, Encoder};
+use crate::wire::codec::{Decoder, Encoder, clip};
 use crate::wire::{ProtocolError, WireResult, bad};
 
 const MAGIC: &[u8; 8] = b"farvch1\0";
@@ -50,7 +50,7 @@ pub(super) fn encode_answer(answer: &Result<Judged, String>) -> Vec<u8> {
         Ok(judged) => (1, &judged.name, &judged.voucher[..]),
         Err(why) => (0, why, &[][..]),
     };
-    e.raw(MAGIC).u8(yes).bytes(&text.as_bytes()[..text.floor_char_boundary(TEXT_MAX)]).bytes(voucher);
+    e.raw(MAGIC).u8(yes).bytes(clip(text, TEXT_MAX)).bytes(voucher);
     e.finish()
 }
 

@@ -126,3 +126,12 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 }
+
+/// The first `max` bytes of `text`, cut at a character's edge.
+pub fn clip(text: &str, max: usize) -> &[u8] {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text.as_bytes()[..end]
+}

@@ -9,7 +9,7 @@
 //!
 //! The dialer sends nothing behind its HELLO until the answer has come, so neither side reads past it.
 
-use super::codec::{Decoder, Encoder};
+use super::codec::{Decoder, Encoder, clip};
 use super::frame::{FrameType, HEADER_LEN, Header};
 use super::{WireResult, bad};
 use crate::limits::HELLO_MAX;
@@ -166,15 +166,6 @@ impl Hello {
         d.end()?;
         Ok(hello)
     }
-}
-
-/// The first `max` bytes of `text`, cut at a character's edge.
-fn clip(text: &str, max: usize) -> &[u8] {
-    let mut end = text.len().min(max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text.as_bytes()[..end]
 }
 
 /// The peer's words go to our log: no control characters.

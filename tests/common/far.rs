@@ -14,6 +14,7 @@ use farside::link::conn::{Closer, Conn};
 use farside::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions};
 use farside::qtfs::far::{Exports, serve};
 use farside::ring::Wish;
+use farside::trust::Standing;
 use farside::wire::hello::{Hello, Lane, Role, Verdict};
 
 use crate::own_key;
@@ -36,7 +37,7 @@ impl FileServer for Files {
             return;
         }
         self.links.lock().unwrap().push(conn.closer().unwrap());
-        if let Err(e) = serve(conn, Arc::clone(&self.exports)) {
+        if let Err(e) = serve(conn, Arc::clone(&self.exports), Standing::Everything) {
             eprintln!("far: {e}");
         }
     }

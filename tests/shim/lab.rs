@@ -102,7 +102,9 @@ fn build() -> Result<(PathBuf, PathBuf), String> {
     assert!(cargo.is_ok_and(|s| s.success()), "the shim does not build");
     let client = target.join("uds-test-client");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/shim/client.c");
-    let gcc = Command::new("gcc").args(["-O1", "-pthread", "-o"]).arg(&client).arg(source).status();
+    // Bound at once: a lazy call saves the processor's whole vector state on the stack, which in a signal handler may be a
+    // small one, and is no business of the shim's.
+    let gcc = Command::new("gcc").args(["-O1", "-pthread", "-Wl,-z,now", "-o"]).arg(&client).arg(source).status();
     match gcc {
         Ok(status) if status.success() => Ok((target.join("release/libudsproxy.so"), client)),
         Ok(_) => panic!("{source} does not compile"),

@@ -19,7 +19,7 @@ mod tree;
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -30,9 +30,11 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use crate::config::{Access, Export};
 use crate::limits::{FILE_THREADS, FILE_THREADS_DEFAULT, NODE_FDS_MAX, PATH_MAX};
 use crate::link::conn::Conn;
+use crate::policy::{FsOps, MountGrant};
 use crate::qtfs::frames::{self, read_frame};
 use crate::qtfs::wire::{Kind, Mount, Mounted, frame};
 use crate::sys::caller;
+use crate::trust::Standing;
 
 use passed::Served;
 use session::Session;
@@ -114,14 +116,15 @@ impl Exports {
 ///
 /// # Errors
 /// One line about a link that never became a mount. What ends a mounted link is logged.
-pub fn serve(conn: Conn, exports: Arc<Exports>) -> Result<(), ServeError> {
+pub fn serve(conn: Conn, exports: Arc<Exports>, standing: Standing) -> Result<(), ServeError> {
     // Not on the caller's thread: a thread that serves gets a umask and ids of its own, for good.
-    let served = std::thread::Builder::new().name("qtfs-far".into()).spawn(move || serve_here(conn, &exports));
+    let served =
+        std::thread::Builder::new().name("qtfs-far".into()).spawn(move || serve_here(conn, &exports, &standing));
     let served = served.map_err(|e| ServeError(format!("a thread for a file link: {e}")))?;
     served.join().expect("panics abort")
 }
 
-fn serve_here(conn: Conn, exports: &Exports) -> Result<(), ServeError> {
+fn serve_here(conn: Conn, exports: &Exports, standing: &Standing) -> Result<(), ServeError> {
     let name = format!("files for {} ({})", conn.peer_addr, conn.known.name);
     let failed = |what: &dyn fmt::Display| ServeError(format!("{name}: {what}"));
     let (reader, mut writer, closer) = conn.split().map_err(|e| failed(&e))?;
@@ -132,7 +135,7 @@ fn serve_here(conn: Conn, exports: &Exports) -> Result<(), ServeError> {
         return Err(failed(&format_args!("the first frame is {kind:?}, not Mount")));
     }
     let mount = Mount::decode(&first[..len]).map_err(|e| failed(&e))?;
-    let (tree, mode) = match begin(&mount, exports) {
+    let Beginning { tree, mode, by } = match begin(&mount, exports, standing) {
         Ok(found) => found,
         Err((errno, text)) => {
             let no = Mounted::No { errno: errno as i32, text: text.clone() };
@@ -147,7 +150,8 @@ fn serve_here(conn: Conn, exports: &Exports) -> Result<(), ServeError> {
     crate::sys::random::fill(&mut token).map_err(|e| failed(&e))?;
     let yes = Mounted::Yes { read_only: tree.read_only, inflight, mode, token };
     writer.write_all(&frame(Kind::Mounted, &yes.encode())).map_err(|e| failed(&e))?;
-    tracing::info!("{name}: mounts {}{}", mount.path.escape_ascii(), if tree.read_only { " read-only" } else { "" });
+    let read_only = if tree.read_only { " read-only" } else { "" };
+    tracing::info!("{name}: mounts {}{read_only}: {by}", mount.path.escape_ascii());
     let session = Session::new(tree, reader, writer, closer, threads, name);
     exports.served.add(token, &session);
     session.run();
@@ -156,12 +160,40 @@ fn serve_here(conn: Conn, exports: &Exports) -> Result<(), ServeError> {
 }
 
 /// The tree that a mount asks for, and its root's mode; or the near side's errno and words.
-fn begin(mount: &Mount, exports: &Exports) -> Result<(Tree, u32), (Errno, String)> {
+fn begin(mount: &Mount, exports: &Exports, standing: &Standing) -> Result<Beginning, (Errno, String)> {
     caller::prepare_thread().map_err(|e| (e, "the host's file service must run as root".to_string()))?;
     let (root, read_only) = exports.open(mount)?;
+    let (grant, by) = may_mount(&root, standing)?;
     let told = |e: Errno| (e, e.desc().to_string());
     let mode = crate::sys::file::stat(root.as_fd()).map_err(told)?.mode;
-    Ok((Tree::new(root, mount.base, read_only, exports.node_fds).map_err(told)?, mode))
+    let tree = Tree::new(root, mount.base, read_only || grant.read_only, exports.node_fds).map_err(told)?;
+    Ok(Beginning { tree: Tree { without: grant.without, ..tree }, mode, by })
+}
+
+struct Beginning {
+    tree: Tree,
+    mode: u32,
+    /// By which rule, for the log.
+    by: String,
+}
+
+/// What the peer's rules say of the very directory that was opened.
+fn may_mount(root: &OwnedFd, standing: &Standing) -> Result<(MountGrant, String), (Errno, String)> {
+    let everything = MountGrant { read_only: false, without: FsOps::default(), partly: FsOps::default() };
+    let (trusted, peer) = match standing {
+        Standing::Everything => return Ok((everything, "by this machine itself".into())),
+        Standing::Peer(trusted, peer) => (trusted, peer),
+        Standing::Nothing => return Err((Errno::EACCES, "its key is not trusted any more".into())),
+    };
+    let link = format!("/proc/self/fd/{}", root.as_raw_fd());
+    let path = std::fs::read_link(&link).map_err(|e| (crate::errno::errno_of(&e), format!("{link}: {e}")))?;
+    let allowed = peer.policy.mount(&trusted.machine, path.as_os_str().as_bytes());
+    let allowed = allowed.map_err(|denied| (Errno::EACCES, format!("{}: {denied}", path.display())))?;
+    if !allowed.grant.partly.is_empty() {
+        let why = "/etc/qtfs/whitelist allows some operations in a part of it only; mount that part";
+        return Err((Errno::EACCES, format!("{}: {why}", path.display())));
+    }
+    Ok((allowed.grant, allowed.to_string()))
 }
 
 impl Tree {
@@ -171,6 +203,7 @@ impl Tree {
             files: files::Files::new(base),
             locks: Arc::default(),
             read_only,
+            without: FsOps::default(),
         })
     }
 }

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use super::files::Files;
 use super::locks::Locks;
 use super::nodes::{Node, Nodes};
+use crate::policy::FsOps;
 use crate::qtfs::abi::{self, InHeader};
 use crate::qtfs::wire::{HEADER_LEN, HostSocket};
 use crate::sys::file::Stat;
@@ -20,6 +21,8 @@ pub(super) struct Tree {
     pub(super) files: Files,
     pub(super) locks: Arc<Locks>,
     pub(super) read_only: bool,
+    /// What /etc/qtfs/whitelist allows nowhere in it: EACCES.
+    pub(super) without: FsOps,
 }
 
 /// Why a request is not served.

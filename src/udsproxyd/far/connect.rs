@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open, readlink};
 use nix::sys::stat::Mode;
 use socket2::SockRef;
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::Cancel;
+use super::{Cancel, PeerRules};
 use crate::errno::{Errno, OsResult, Step};
 use crate::limits::{BACKLOG_LOOK_MS, BACKLOG_WAITERS_MAX};
 use crate::sys::thread_identity::{Outcome, ThreadIdentity};
@@ -48,19 +48,14 @@ impl Connector {
         request: &ConnectRequest,
         deadline: Instant,
         cancel: &Cancel,
+        rules: &PeerRules,
     ) -> Outcome<OwnedFd> {
-        let attempt = Attempt { connector: self, request, deadline, cancel };
+        let attempt = Attempt { connector: self, request, deadline, cancel, rules };
         let outcome = thread.act_as(&request.caller, || attempt.run());
         if let Err(errno) = outcome.result {
             warn!(uid = request.caller.uid, gid = request.caller.gid, %errno, "refused: can't assume the caller's identity");
         }
-        let result = outcome.result.unwrap_or(Err(Errno::EPERM));
-        let (uid, name) = (request.caller.uid, printable(&request.name));
-        match &result {
-            Ok(_) => info!(uid, name, "connected"),
-            Err(errno) => info!(uid, name, %errno, "not connected"),
-        }
-        Outcome { result, restored: outcome.restored }
+        Outcome { result: outcome.result.unwrap_or(Err(Errno::EPERM)), restored: outcome.restored }
     }
 }
 
@@ -69,6 +64,7 @@ struct Attempt<'a> {
     request: &'a ConnectRequest,
     deadline: Instant,
     cancel: &'a Cancel,
+    rules: &'a PeerRules,
 }
 
 impl Attempt<'_> {
@@ -89,13 +85,15 @@ impl Attempt<'_> {
     }
 
     fn judge(&self, name: &[u8]) -> Result<(), Errno> {
+        // First who asks, then whether anybody may.
+        (self.rules)(name).map_err(|_| Errno::EACCES)?;
         if self.connector.policy.read().expect("a panic ends the process").serves(name) {
             return Ok(());
         }
         warn!(
             uid = self.request.caller.uid,
             name = printable(name),
-            "refused: by a rule, or because it is this machine's own"
+            "refused: by a rule of node.toml, or because it is this machine's own"
         );
         Err(Errno::EACCES)
     }

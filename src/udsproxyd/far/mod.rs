@@ -39,6 +39,10 @@ impl Cancel {
 /// Called once, on a thread of the pool, with the connected socket (blocking, close-on-exec) or the exact errno.
 type Done = Box<dyn FnOnce(Result<OwnedFd, Errno>) + Send>;
 
+/// What the peer's own rules say of a socket, by its path as the kernel knows it or its abstract name (with the NUL): by
+/// which line it may, or why not.
+pub type PeerRules = Box<dyn Fn(&[u8]) -> Result<String, String> + Send>;
+
 pub struct Far {
     pool: pool::Pool,
 }
@@ -61,15 +65,17 @@ impl Far {
         request: ConnectRequest,
         deadline: Instant,
         cancel: Cancel,
+        rules: PeerRules,
         done: impl FnOnce(Result<OwnedFd, Errno>) + Send + 'static,
     ) {
-        self.pool.submit(pool::Job { request, deadline, cancel, done: Box::new(done) });
+        self.pool.submit(pool::Job { request, deadline, cancel, rules, done: Box::new(done) });
     }
 
     /// Connects, and waits for it: not for a worker's thread.
     pub fn connect_as(&self, request: &ConnectRequest, deadline: Instant) -> Result<OwnedFd, Errno> {
         let (verdict, comes) = mpsc::sync_channel(1);
-        self.start(request.clone(), deadline, Cancel::default(), move |result| {
+        let anything: PeerRules = Box::new(|_| Ok("asked here".into()));
+        self.start(request.clone(), deadline, Cancel::default(), anything, move |result| {
             // Nobody waits any more: the socket closes here.
             let _ = verdict.send(result);
         });

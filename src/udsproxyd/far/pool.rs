@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, warn};
 
 use super::connect::Connector;
-use super::{Cancel, Done};
+use super::{Cancel, Done, PeerRules};
 use crate::errno::{Errno, OsResult, Step};
 use crate::limits::{ASK_IDLE_MS, ASK_STACK_BYTES, BACKLOG_WAITERS_MAX, IDENTITY_QUEUE_MAX, IDENTITY_THREADS};
 use crate::sys::thread_identity::ThreadIdentity;
@@ -21,6 +21,7 @@ pub(super) struct Job {
     pub(super) request: ConnectRequest,
     pub(super) deadline: Instant,
     pub(super) cancel: Cancel,
+    pub(super) rules: PeerRules,
     pub(super) done: Done,
 }
 
@@ -112,8 +113,8 @@ fn serve(shared: &Arc<Shared>) {
 
 /// Takes a job and does it; `false` when the thread is to end.
 fn serve_one(shared: &Shared, thread: &ThreadIdentity) -> bool {
-    let Some(Job { request, deadline, cancel, done }) = next(shared) else { return false };
-    let outcome = shared.connector.connect(thread, &request, deadline, &cancel);
+    let Some(Job { request, deadline, cancel, rules, done }) = next(shared) else { return false };
+    let outcome = shared.connector.connect(thread, &request, deadline, &cancel, &rules);
     done(outcome.result);
     if !outcome.restored {
         error!("a thread could not return to its own identity and ends");

@@ -1,6 +1,9 @@
 //! What any bytes at all may do to the decoders: give a value or an error, never a panic, and never another value when
 //! they come in other pieces.
 
+use std::sync::OnceLock;
+
+use farside::auth::{Handshake, Progress, SecretKey, Tls, voucher};
 use farside::qtfs::wire as files;
 use farside::udsproxyd::wire::ConnectRequest;
 use farside::wire::frame::Header;
@@ -18,6 +21,7 @@ pub fn try_bytes(input: &[u8]) {
         2 => connect(bytes),
         3 => asked(bytes),
         4 => file_frames(bytes),
+        5 => before_a_key_is_known(bytes),
         _ => frames(bytes, usize::from(*which)),
     }
 }
@@ -26,6 +30,16 @@ fn hello(bytes: &[u8]) {
     let Ok(Some(hello)) = Hello::decode(bytes) else { return };
     let again = Hello::decode(&hello.encode()).expect("our own HELLO").expect("a whole one");
     assert_eq!((again.node, again.session, again.workers), (hello.node, hello.session, hello.workers));
+}
+
+/// What the door takes from anybody: a handshake, and a word for it.
+fn before_a_key_is_known(bytes: &[u8]) {
+    static TLS: OnceLock<Tls> = OnceLock::new();
+    let tls = TLS.get_or_init(|| Tls::new(&SecretKey::generate()).expect("a key"));
+    let mut out = Vec::new();
+    let handshake = Handshake::listener(tls).expect("a listener");
+    assert!(!matches!(handshake.on_bytes(bytes, &mut out), Ok(Progress::Done(_))), "nobody has proven a key");
+    assert!(voucher::redeem(bytes, &[7; 32]).is_err(), "nobody has signed it");
 }
 
 fn recipes(bytes: &[u8]) {
