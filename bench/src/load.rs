@@ -85,7 +85,11 @@ impl Window {
 
     /// Sleeps through the window and measures what the watched processes use in it.
     fn observe(&self, common: &Common) -> Result<Seen, String> {
-        // Now, since a counter a thread takes its time.
+        if common.count_calls {
+            // By then every connection has been served, and every thread and process for it is there; and as early as
+            // that, since a counter for each takes its time.
+            self.sleep_until(self.warm_up / 2);
+        }
         let calls = Counted::prepare(&common.watch, common.count_calls);
         let late = self.now().saturating_sub(self.warm_up);
         self.sleep_until(self.warm_up);

@@ -31,7 +31,7 @@ enum Who {
 }
 
 /// Warm-up where system calls are counted: four hundred counters in half of it.
-const COUNTERS_S: f64 = 0.8;
+const COUNTERS_S: f64 = 1.2;
 /// Idle connections rest five times as long as a measurement takes: with the usual half second past the time that ours
 /// keeps a buffer for a connection that may go on.
 const REST: f64 = 5.0;
