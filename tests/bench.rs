@@ -47,7 +47,7 @@ fn a_short_comparison_measures_every_row_without_an_error() {
         .args(["compare", "--rounds", "1", "--seconds", "0.2", "--idle-connections", "100", "--out"])
         .arg(&scratch.0)
         .arg("--with")
-        .arg(format!("unix,tcp,bare,ours,{peer}"))
+        .arg(format!("unix,tcp,ours,{peer}"))
         .output()
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
@@ -61,7 +61,7 @@ fn a_short_comparison_measures_every_row_without_an_error() {
     };
     let mut wanted: BTreeSet<(&str, &str)> = BTreeSet::new();
     for cell in ["rt1", "rt64", "bulk1", "bulk16", "churn1", "churn16"] {
-        wanted.extend(["unix", "tcp", "bare", "ours", peer].map(|entrant| (cell, entrant)));
+        wanted.extend(["unix", "tcp", "ours", peer].map(|entrant| (cell, entrant)));
     }
     for cell in ["calls64", "idle"] {
         wanted.extend(["ours", peer].map(|entrant| (cell, entrant)));
