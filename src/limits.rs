@@ -138,11 +138,6 @@ pub const REGION_BYTES: usize = 1 << 20;
 pub const ENVELOPES_KEPT: usize = 64;
 /// Hangups told in one look, an array on the stack; the next look tells the rest.
 pub const HANGUP_EVENTS: usize = 64;
-/// A turn that starts so many operations gathers what ends, rather than to have a turn for each: with fewer, connections are
-/// few and a moment counts.
-pub const GATHER_FROM: usize = 8;
-/// How long it gathers: a tenth of what a request takes when so many are under way at once.
-pub const GATHER_FOR: Duration = Duration::from_micros(50);
 /// How long one message of the probe for an engine may take: it never leaves its thread.
 pub const ENGINE_PROBE: Duration = Duration::from_secs(1);
 /// A ring that goes waits so long, and so often, for its cancelled operations: a second in all, for a slow disk.

@@ -27,8 +27,6 @@ pub(super) struct LaneEnd {
     guard: Guard,
     parser: Parser,
     filling: Option<Filling>,
-    /// The last read has taken all there was.
-    drained: bool,
     /// How long the record is, at least, whose first bytes are in `filling`.
     want: usize,
     recv: Option<OpId>,
@@ -46,7 +44,6 @@ impl LaneEnd {
             guard,
             parser: Parser::default(),
             filling: None,
-            drained: false,
             want: RECORD_HEAD,
             recv: None,
             send: None,
@@ -74,7 +71,7 @@ impl LaneEnd {
             None => hands.pool.take(Size::Large),
         };
         let max = into.spare();
-        let op = Op::Recv { fd: Rc::clone(&self.fd), into, max, fds: false, drained: self.drained };
+        let op = Op::Recv { fd: Rc::clone(&self.fd), into, max, fds: false };
         self.recv = Some(hands.engine.submit(op, token));
     }
 
@@ -101,7 +98,6 @@ impl LaneEnd {
             Err(errno) => return Err(End::Gone(format!("link lost: {}", errno.desc()))),
         };
         let Op::Recv { mut into, .. } = done.op else { unreachable!("a link's read is RECV") };
-        self.drained = count < into.spare();
         into.received(count);
         let pressed = pool.used() > POOL_PRESSURE;
         let plain = self.open_all(&mut into, mux, pressed, now_us);

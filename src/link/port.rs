@@ -65,8 +65,6 @@ pub(super) struct Port {
     filling: Option<Filling>,
     /// The last read filled its buffer.
     big: bool,
-    /// The last read has taken all there was.
-    drained: bool,
     /// Its program closed with something unread; what it had sent before may still be in the queue.
     pub(super) was_reset: bool,
     /// Read what is there, then end, whoever still holds the other end.
@@ -160,7 +158,6 @@ impl Port {
             source_op: None,
             filling: None,
             big: false,
-            drained: false,
             was_reset: false,
             finishing: false,
             cooling: false,
@@ -296,16 +293,15 @@ impl Port {
             (Some(PumpKind::SeqPacket | PumpKind::Datagram), None) => Op::Measure { fd },
             (Some(PumpKind::SeqPacket | PumpKind::Datagram), Some(len)) => {
                 let max = len as usize;
-                Op::Recv { fd, into: self.room_for(max, hands.pool), max, fds: true, drained: false }
+                Op::Recv { fd, into: self.room_for(max, hands.pool), max, fds: true }
             }
             (kind, _) => {
                 let socket = matches!(kind, Some(PumpKind::Socket));
                 let into = self.filling(hands.pool);
                 let max = (room as usize).min(BULK_FRAME_MAX as usize).min(into.spare());
-                let drained = self.drained;
                 match socket {
-                    true if self.peeks > 0 => Op::Peek { fd, into, max, drained },
-                    true => Op::Recv { fd, into, max, fds: true, drained },
+                    true if self.peeks > 0 => Op::Peek { fd, into, max },
+                    true => Op::Recv { fd, into, max, fds: true },
                     false => Op::Read { fd, into, max },
                 }
             }
@@ -350,8 +346,7 @@ impl Port {
                 let fd = Rc::clone(self.fd.as_ref().expect("the source is open"));
                 // With 0 bytes ahead, the end: this read says so again.
                 let max = max.max(1);
-                self.source_op =
-                    Some(hands.engine.submit(Op::Recv { fd, into, max, fds: true, drained: false }, token));
+                self.source_op = Some(hands.engine.submit(Op::Recv { fd, into, max, fds: true }, token));
                 Read::Underway
             }
             (Op::Measure { fd }, Ok(0)) => match record_end::has_ended(&*fd) {
@@ -366,8 +361,7 @@ impl Port {
                 self.measured = Some(len);
                 Read::Ready
             }
-            (Op::Recv { into, max, .. } | Op::Read { into, max, .. }, Ok(count)) => {
-                self.drained = (count as usize) < max;
+            (Op::Recv { into, .. } | Op::Read { into, .. }, Ok(count)) => {
                 let lost = done.control_lost || done.record_cut;
                 if lost { Read::Failed(Errno::EMSGSIZE) } else { self.on_bytes(into, count as usize, done.fds) }
             }

@@ -18,13 +18,12 @@ pub type Fd = Rc<OwnedFd>;
 #[derive(Debug)]
 pub enum Op {
     /// RECVMSG of at most `max` bytes into the tail of `into`. With `fds`, control data is taken too: a RECV would drop
-    /// passed fds without a word. `drained`: the last read has taken all there was, so a ring had better wait than try.
+    /// passed fds without a word.
     Recv {
         fd: Fd,
         into: Filling,
         max: usize,
         fds: bool,
-        drained: bool,
     },
     /// What a `Recv` of a stream socket would take: MSG_PEEK into the tail, which stays unfilled. The result counts bytes
     /// up to the end of the first piece with fds. Without `Done::control_lost` there are none; with it there are some, in
@@ -33,7 +32,6 @@ pub enum Op {
         fd: Fd,
         into: Filling,
         max: usize,
-        drained: bool,
     },
     /// The length of the next record of a SEQPACKET or DGRAM socket, which stays in its queue. 0 is an empty record or
     /// the end.

@@ -116,7 +116,7 @@ fn passes_fds(ring: &mut Uring) -> OsResult<bool> {
     let passed = a.try_clone().step("dup")?;
     let (a, b): (Fd, Fd) = (Rc::new(a), Rc::new(b));
     let mut done: Vec<Done> = Vec::new();
-    let recv = ring.submit(Op::Recv { fd: b, into: Filling::of_its_own(1), max: 1, fds: true, drained: false }, 0);
+    let recv = ring.submit(Op::Recv { fd: b, into: Filling::of_its_own(1), max: 1, fds: true }, 0);
     ring.wait(Some(Duration::ZERO), &mut done)?;
     let mut message = Box::new(Message::from(vec![Chunk::from_vec(vec![0])]));
     message.fds.push(passed);

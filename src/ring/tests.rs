@@ -67,7 +67,7 @@ fn seqpackets() -> (Fd, Fd) {
 }
 
 fn recv(fd: &Fd) -> Op {
-    Op::Recv { fd: Rc::clone(fd), into: Pool::default().take(Size::Large), max: 100, fds: true, drained: false }
+    Op::Recv { fd: Rc::clone(fd), into: Pool::default().take(Size::Large), max: 100, fds: true }
 }
 
 fn bytes_of(done: Done) -> Vec<u8> {
@@ -122,10 +122,7 @@ fn a_peek_tells_whether_fds_are_ahead() {
         let (near, far) = pair();
         for (bytes, fds, said) in [(&b"plain"[..], &[][..], (Ok(5), false)), (b"with", &[far.as_fd()], (Ok(9), true))] {
             scm::send(far.as_fd(), bytes, fds).unwrap();
-            engine.submit(
-                Op::Peek { fd: Rc::clone(&near), into: Pool::default().take(Size::Small), max: 100, drained: false },
-                1,
-            );
+            engine.submit(Op::Peek { fd: Rc::clone(&near), into: Pool::default().take(Size::Small), max: 100 }, 1);
             let done = wait_one(engine);
             assert_eq!((done.result, done.control_lost), said);
             assert!(done.fds.is_empty());
@@ -144,7 +141,7 @@ fn a_record_is_measured_before_it_is_read() {
         engine.submit(Op::Measure { fd: Rc::clone(&near) }, 1);
         assert_eq!(wait_one(engine).result, Ok(100_000));
         let into = Filling::of_its_own(100_000);
-        engine.submit(Op::Recv { fd: Rc::clone(&near), into, max: 100_000, fds: true, drained: false }, 2);
+        engine.submit(Op::Recv { fd: Rc::clone(&near), into, max: 100_000, fds: true }, 2);
         let done = wait_one(engine);
         assert_eq!((done.result, done.fds.len(), done.record_cut), (Ok(100_000), 1, false));
         assert!(bytes_of(done) == long);
@@ -190,7 +187,7 @@ fn megabytes_cross_one_fd_both_ways_at_once() {
         ));
         let mut got = Vec::new();
         let mut done = Vec::new();
-        let read = |into| Op::Recv { fd: Rc::clone(&near), into, max: 64 << 10, fds: true, drained: false };
+        let read = |into| Op::Recv { fd: Rc::clone(&near), into, max: 64 << 10, fds: true };
         engine.submit(read(Pool::default().take(Size::Large)), 1);
         engine.submit(Op::Send { fd: Rc::clone(&near), message: left }, 2);
         let mut halves = 2;
@@ -371,7 +368,7 @@ fn a_cancelled_read_completes_and_gives_its_buffer_back() {
         let pool = Pool::default();
         for starts in [true, false] {
             let into = pool.take(Size::Large);
-            let id = engine.submit(Op::Recv { fd: Rc::clone(&near), into, max: 100, fds: true, drained: false }, 7);
+            let id = engine.submit(Op::Recv { fd: Rc::clone(&near), into, max: 100, fds: true }, 7);
             if starts {
                 engine.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
             }

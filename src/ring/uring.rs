@@ -26,7 +26,7 @@ use super::hangup::{Hangups, Watch};
 use super::op::{Done, Engine, Op, OpId, Outcome};
 use super::slots::Slots;
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::limits::{GATHER_FOR, GATHER_FROM, RING_CQ_ENTRIES, RING_DROP_WAIT, RING_DROP_WAITS, RING_SQ_ENTRIES};
+use crate::limits::{RING_CQ_ENTRIES, RING_DROP_WAIT, RING_DROP_WAITS, RING_SQ_ENTRIES};
 use crate::slack;
 
 /// The completion of a cancel request itself.
@@ -51,25 +51,6 @@ impl Features {
     pub(super) const MODERN: Self = Self { deferred: true, timed_wait: true, control: true };
     /// Linux 5.10.
     pub(super) const BASIC: Self = Self { deferred: false, timed_wait: false, control: false };
-}
-
-/// What was started since the last wait.
-#[derive(Default)]
-struct Turn {
-    writes: usize,
-    others: usize,
-}
-
-impl Turn {
-    fn count(&mut self, op: &Op) {
-        *if op.is_write() { &mut self.writes } else { &mut self.others } += 1;
-    }
-
-    /// How many completions to wait for, a moment at most, when many connections are busy: a write has ended as soon as it
-    /// was started, and is not worth a turn by itself; of what else was started some will end together.
-    fn gathers(&self) -> Option<usize> {
-        (self.writes + self.others >= GATHER_FROM).then(|| self.writes + 1 + self.others / 4)
-    }
 }
 
 struct Slot {
@@ -100,7 +81,6 @@ pub(super) struct Uring {
     again: Vec<u64>,
     /// Operations that have ended, for the next `wait`.
     ended: Vec<Done>,
-    turn: Turn,
     envelopes: Envelopes,
     /// For system calls, which are over at once.
     own: Box<Envelope>,
@@ -136,7 +116,6 @@ impl Uring {
             watching: false,
             again: Vec::new(),
             ended: Vec::new(),
-            turn: Turn::default(),
             envelopes: Envelopes::default(),
             own: Envelope::new(),
             control_seen: 0,
@@ -284,13 +263,12 @@ impl Engine for Uring {
         let entry = match &op {
             Op::Recv { fds: true, .. } | Op::Peek { .. } | Op::Measure { .. } | Op::Send { .. } => {
                 let mut envelope = self.envelopes.take();
-                let entry = message(&op, &mut envelope, self.features.deferred);
+                let entry = message(&op, &mut envelope);
                 beside = Beside::Envelope(envelope);
                 entry
             }
-            op => plain(op, self.features.deferred),
+            op => plain(op),
         };
-        self.turn.count(&op);
         let id = self.slots.insert(Slot { token, op, beside });
         self.push(&entry.user_data(id));
         OpId::new(id)
@@ -317,17 +295,7 @@ impl Engine for Uring {
             self.push(&entry);
         }
         let ready = !self.ended.is_empty() || !self.ring.completion().is_empty();
-        let turn = std::mem::take(&mut self.turn);
-        let result = match turn.gathers() {
-            Some(want) if !ready && self.features.timed_wait => {
-                let short = timeout.map_or(GATHER_FOR, |t| t.min(GATHER_FOR));
-                let short = self.enter(want, Some(short));
-                // Not a single one has come: then as long as it takes.
-                if self.ring.completion().is_empty() { self.enter(1, timeout) } else { short }
-            }
-            _ => self.enter(usize::from(!ready), timeout),
-        };
-        match result {
+        match self.enter(usize::from(!ready), timeout) {
             Ok(()) => {}
             // ETIME: the timeout is over. EINTR: a signal. EBUSY, EAGAIN: completions must be taken first.
             Err(e) => match e.raw_os_error() {
@@ -370,16 +338,7 @@ fn poll_add(fd: &impl AsFd, events: i16) -> squeue::Entry {
     opcode::PollAdd::new(types::Fd(fd.as_fd().as_raw_fd()), u32::from(events.cast_unsigned())).build()
 }
 
-/// A socket that was read to its end has nothing yet, as a rule: the ring waits before it tries, not after it has failed.
-fn wait_first(op: &Op, modern: bool) -> u16 {
-    let drained = matches!(op, Op::Recv { drained: true, .. } | Op::Peek { drained: true, .. });
-    if drained && modern { POLL_FIRST } else { 0 }
-}
-
-/// IORING_RECVSEND_POLL_FIRST, Linux 5.19; the crate keeps it to itself.
-const POLL_FIRST: u16 = 1;
-
-fn message(op: &Op, envelope: &mut Envelope, modern: bool) -> squeue::Entry {
+fn message(op: &Op, envelope: &mut Envelope) -> squeue::Entry {
     let raw = types::Fd(op.fd().as_raw_fd());
     let call = envelope.address(op).expect("an operation on messages");
     if call.sends {
@@ -390,20 +349,16 @@ fn message(op: &Op, envelope: &mut Envelope, modern: bool) -> squeue::Entry {
         let flags = call.flags | if record { libc::MSG_DONTWAIT } else { libc::MSG_WAITALL };
         opcode::SendMsg::new(raw, call.header).flags(flags.cast_unsigned()).build()
     } else {
-        let ioprio = wait_first(op, modern);
-        opcode::RecvMsg::new(raw, call.header).flags(call.flags.cast_unsigned()).ioprio(ioprio).build()
+        opcode::RecvMsg::new(raw, call.header).flags(call.flags.cast_unsigned()).build()
     }
 }
 
 /// The entry of an operation that points to its buffer alone.
-fn plain(op: &Op, modern: bool) -> squeue::Entry {
+fn plain(op: &Op) -> squeue::Entry {
     let raw = types::Fd(op.fd().as_raw_fd());
     let small = |len: usize| u32::try_from(len).expect("a buffer is small");
     match op {
-        Op::Recv { into, max, .. } => {
-            let len = small((*max).min(into.spare()));
-            opcode::Recv::new(raw, into.tail(), len).ioprio(wait_first(op, modern)).build()
-        }
+        Op::Recv { into, max, .. } => opcode::Recv::new(raw, into.tail(), small((*max).min(into.spare()))).build(),
         // Offset -1: the file's own position, io_uring_enter(2).
         Op::Read { into, max, .. } => {
             opcode::Read::new(raw, into.tail(), small((*max).min(into.spare()))).offset(u64::MAX).build()
