@@ -150,6 +150,11 @@ pub const HELPERS_MAX: usize = 64;
 /// Helpers that wait for room in the queues of listeners that crossed, a second at most: a quarter of them, so that a
 /// program which does not accept delays nobody else. Further clients of a full one are refused at once.
 pub const LISTENER_WAITERS_MAX: usize = HELPERS_MAX / 4;
+/// Threads that close files whose file system may never answer.
+pub const CLOSERS_MAX: usize = 4;
+/// Files that wait for them: so many stay open when all hang, and from then on no stream may bring more. What messages
+/// that were being received meanwhile bring is above it.
+pub const CLOSING_MAX: usize = 1024;
 /// A helper without work ends after this time.
 pub const HELPERS_IDLE_MS: u64 = 10_000;
 /// What one SENDMSG on a LAT link may carry: four full frames, so that a control frame waits for little.

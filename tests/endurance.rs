@@ -208,6 +208,27 @@ fn a_listener_that_crossed_goes_with_its_stream() {
     proxied.fds_return(fds);
 }
 
+#[test]
+fn files_whose_file_system_never_answers_hold_up_nobody() {
+    let _lock = beside_others();
+    let proxied = Daemons::up();
+    proxied.keeps("churn", &["100"]);
+    std::thread::sleep(REST / 2);
+    let fds = proxied.fds();
+    // 1,800 fds and a duplicate of most: above what is kept open for closers that hang.
+    let mut near = proxied.talk("pass_silent_files", &["600"]);
+    near.hear("PASSED");
+    let (_, held) = proxied.fds();
+    assert!(proxied.complaints(Dpu).iter().any(|line| line.contains("can't be closed")), "the bound was not reached");
+    assert!(held < fds.1 + 1500, "{held} fds stay open, above the bound");
+    near.say("go");
+    near.hear("ENDED");
+    near.say("go");
+    println!("{held} fds while it was silent; {}", near.ends());
+    proxied.fds_return(fds);
+    proxied.say_nothing_of_panics();
+}
+
 // ---- times --------------------------------------------------------------------------------------------------------
 
 /// The figure before `unit` in proxy-bench's line, behind `name`.

@@ -4,13 +4,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
-use nix::sys::stat::{FileStat, SFlag, fstat, major, minor};
+use nix::sys::stat::SFlag;
 use nix::unistd::{Whence, lseek};
 
 use super::{Described, Maker, Pump, PumpKind, memfd, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
+use crate::sys::closer::Received;
 use crate::sys::terminal::Raw;
-use crate::sys::{file, mount_ioctl, same_file, tap, terminal};
+use crate::sys::{file, mount_ioctl, mountinfo, same_file, tap, terminal};
 use crate::wire::recipe::{Access, Device, FileId, Recipe, SocketKind, Tap, TerminalState};
 
 /// What an fd is for, where the kind alone does not say it.
@@ -34,8 +35,9 @@ impl Maker {
     pub fn describe(&self, fds: Vec<(OwnedFd, Mode)>) -> OsResult<Vec<Described>> {
         let mut done: Vec<Described> = Vec::with_capacity(fds.len());
         // Which earlier fd a later one may be the same file as: the program's shared offset and order depend on it.
-        let kept: Vec<(OwnedFd, Mode)> =
-            fds.iter().map(|(fd, mode)| Ok((fd.try_clone().step("dup")?, *mode))).collect::<OsResult<_>>()?;
+        let fds: Vec<(Received, Mode)> = fds.into_iter().map(|(fd, mode)| (fd.into(), mode)).collect();
+        let kept: Vec<(Received, Mode)> =
+            fds.iter().map(|(fd, mode)| Ok((fd.try_clone().step("dup")?.into(), *mode))).collect::<OsResult<_>>()?;
         for (at, (fd, mode)) in fds.into_iter().enumerate() {
             let twin = (0..at).find(|&i| kept[i].1 == mode && same_file::same_open_file(&kept[i].0, &fd));
             done.push(match twin {
@@ -49,10 +51,14 @@ impl Maker {
         Ok(done)
     }
 
-    fn describe_one(&self, fd: OwnedFd, mode: Mode) -> OsResult<Described> {
-        let stat = fstat(&fd).step("fstat")?;
+    fn describe_one(&self, fd: Received, mode: Mode) -> OsResult<Described> {
         let access = access_of(fd.as_fd())?;
-        let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+        let stat = file::stat_as_known(fd.as_fd()).step("statx")?;
+        let kind = SFlag::from_bits_truncate(stat.mode) & SFlag::S_IFMT;
+        if kind == SFlag::S_IFREG || kind == SFlag::S_IFDIR {
+            return self.describe_file(fd, kind, access, mode);
+        }
+        let fd = fd.into_inner();
         match kind {
             SFlag::S_IFIFO => Ok(pipe(fd, access, access.read && !access.write)),
             // One direction each: stdin and stdout may be one socket, and others may go on using it after the command.
@@ -60,19 +66,22 @@ impl Maker {
             SFlag::S_IFSOCK if mode == Mode::Output => Ok(pipe(fd, access, false)),
             SFlag::S_IFSOCK => socket(fd, access.nonblock),
             SFlag::S_IFCHR => device(fd, &stat, access, mode),
-            SFlag::S_IFREG | SFlag::S_IFDIR => self.describe_file(fd, kind, access, mode),
             _ => Err(refused("something that is this machine's own", fd.as_fd())),
         }
     }
 
-    fn describe_file(&self, fd: OwnedFd, kind: SFlag, access: Access, mode: Mode) -> OsResult<Described> {
+    fn describe_file(&self, fd: Received, kind: SFlag, access: Access, mode: Mode) -> OsResult<Described> {
         match mode {
-            Mode::Stdin if kind == SFlag::S_IFREG => return Ok(pipe(fd, access, true)),
-            Mode::Output if kind == SFlag::S_IFREG => return Ok(pipe(fd, access, false)),
+            Mode::Stdin if kind == SFlag::S_IFREG => return Ok(pipe(fd.into_inner(), access, true)),
+            Mode::Output if kind == SFlag::S_IFREG => return Ok(pipe(fd.into_inner(), access, false)),
             _ => {}
         }
-        if is_of_peer(fd.as_fd()) {
-            return file_of_peer(fd.as_fd(), access);
+        match Whose::is(fd.as_fd()) {
+            Whose::Ours if mount_ioctl::identify(fd.as_fd()).is_some() => return file_of_peer(fd.as_fd(), access),
+            Whose::Users if mode == Mode::Passed => {
+                return Err(refused("a file of a user's own file system", fd.as_fd()));
+            }
+            _ => {}
         }
         if let Some(path) = self.files.as_ref().and_then(|files| files.exported_path(fd.as_fd())) {
             let recipe = Recipe::HostFile { path, access, offset: offset_of(fd.as_fd())? };
@@ -80,7 +89,9 @@ impl Maker {
         }
         match kind {
             SFlag::S_IFREG if memfd::is_one(&fd) => memfd::describe(&fd, access),
-            SFlag::S_IFREG if mode == Mode::Inherited && access.read && !access.write => Ok(pipe(fd, access, true)),
+            SFlag::S_IFREG if mode == Mode::Inherited && access.read && !access.write => {
+                Ok(pipe(fd.into_inner(), access, true))
+            }
             SFlag::S_IFREG => Err(refused("a regular file", fd.as_fd())),
             _ => Err(refused("a directory", fd.as_fd())),
         }
@@ -92,8 +103,31 @@ fn offset_of(fd: BorrowedFd<'_>) -> OsResult<u64> {
     u64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EOVERFLOW))
 }
 
-fn is_of_peer(fd: BorrowedFd<'_>) -> bool {
-    mount_ioctl::identify(fd).is_some()
+/// Whom a file's own file system asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// It may be one of our mounts: root's, of our kind.
+    Ours,
+    /// A FUSE mount of somebody else's, who need not answer whatever it is asked.
+    Users,
+    Kernel,
+}
+
+impl Whose {
+    /// By the mount table alone; the file system is not asked. A mount of another mount namespace is known by its device.
+    fn is(fd: BorrowedFd<'_>) -> Self {
+        let Ok(stat) = file::stat_as_known(fd) else { return Self::Users };
+        let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+        let named = mountinfo::find(&table, stat.mount_id);
+        let mount = named.or_else(|| mountinfo::all(&table).find(|mount| mount.device == stat.dev()));
+        match mount {
+            Some(mount) if mount.kind == b"fuse.qtfs" && mount.is_roots() => Self::Ours,
+            Some(mount) if mount.kind.starts_with(b"fuse") => Self::Users,
+            Some(_) => Self::Kernel,
+            // A memfd, or a mount that only another namespace has: it is not ours, and it is not asked either.
+            None => Self::Kernel,
+        }
+    }
 }
 
 /// A file below one of our mounts: the machine that has it opens it there.
@@ -131,8 +165,8 @@ fn socket(fd: OwnedFd, nonblock: bool) -> OsResult<Described> {
 /// Clients that may wait in the far listener's queue; the near listener's own queue comes before it.
 const LISTENER_BACKLOG: u32 = 16;
 
-fn device(fd: OwnedFd, stat: &FileStat, access: Access, mode: Mode) -> OsResult<Described> {
-    let number = (major(stat.st_rdev), minor(stat.st_rdev));
+fn device(fd: OwnedFd, stat: &file::Stat, access: Access, mode: Mode) -> OsResult<Described> {
+    let number = (u64::from(stat.rdev_major), u64::from(stat.rdev_minor));
     if let Some((device, ..)) = Device::NUMBERED.into_iter().find(|(_, major, minor)| (*major, *minor) == number) {
         return Ok(Described { recipe: Recipe::Device { device, access }, pump: None });
     }

@@ -15,6 +15,7 @@ use crate::fdpass::{Described, PumpKind, Rebuilt};
 use crate::limits::INITIAL_WINDOW;
 use crate::mux::{Key, Payload, Recipes};
 use crate::ring::Chunk;
+use crate::sys::closer;
 use crate::wire::recipe::{Recipe, encode_all};
 
 impl Pair {
@@ -113,9 +114,9 @@ impl Pair {
         shared: &Shared,
         hands: &mut Hands,
     ) {
-        // Ended or cut off meanwhile: what was made is closed again here.
+        // Ended or cut off meanwhile: what was made is closed again.
         if self.ports.get(at).is_none_or(|p| p.key != key || p.sink_closed) {
-            return;
+            return closer::close(result.into_iter().flatten().map(|made| made.fd));
         }
         self.ports[at].rebuilding = false;
         let made = match result {

@@ -27,7 +27,7 @@ use crate::fdpass::PumpKind;
 use crate::limits::{BULK_FRAME_MAX, FRUITLESS_MAX, PEEKS_FIRST};
 use crate::mux::{Key, Recipes};
 use crate::ring::{Chunk, Done, Engine, Fd, Filling, Op, OpId, Pool, Size};
-use crate::sys::{record_end, unix};
+use crate::sys::{closer, record_end, unix};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SourceState {
@@ -300,7 +300,8 @@ impl Port {
                 let into = self.filling(hands.pool);
                 let max = (room as usize).min(BULK_FRAME_MAX as usize).min(into.spare());
                 match socket {
-                    true if self.peeks > 0 => Op::Peek { fd, into, max },
+                    // Fds that nobody may take are to stay where they are.
+                    true if self.peeks > 0 || closer::is_choked() => Op::Peek { fd, into, max },
                     true => Op::Recv { fd, into, max, fds: true },
                     false => Op::Read { fd, into, max },
                 }
@@ -328,6 +329,7 @@ impl Port {
         self.source_op = None;
         let was = self.source;
         if was == SourceState::Ended {
+            closer::close(done.fds);
             return Read::Nothing;
         }
         self.source = SourceState::Idle;
@@ -341,7 +343,9 @@ impl Port {
                     self.filling = Some(into);
                     return Read::FdsAhead(max);
                 }
-                self.peeks -= u32::from(self.peeks != u32::MAX);
+                if self.peeks != u32::MAX {
+                    self.peeks = self.peeks.saturating_sub(1);
+                }
                 self.source = SourceState::Reading;
                 let fd = Rc::clone(self.fd.as_ref().expect("the source is open"));
                 // With 0 bytes ahead, the end: this read says so again.
@@ -363,7 +367,11 @@ impl Port {
             }
             (Op::Recv { into, .. } | Op::Read { into, .. }, Ok(count)) => {
                 let lost = done.control_lost || done.record_cut;
-                if lost { Read::Failed(Errno::EMSGSIZE) } else { self.on_bytes(into, count as usize, done.fds) }
+                if lost {
+                    closer::close(done.fds);
+                    return Read::Failed(Errno::EMSGSIZE);
+                }
+                self.on_bytes(into, count as usize, done.fds)
             }
             (_, Err(Errno::EAGAIN | Errno::EINTR | Errno::ECANCELED)) => Read::Nothing,
             // A terminal whose other end is gone.

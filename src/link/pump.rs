@@ -15,7 +15,7 @@ use crate::fdpass::{self, Mode, PumpKind};
 use crate::limits::{INITIAL_WINDOW, RECORD_MAX};
 use crate::mux::{Key, Recipes};
 use crate::ring::Done;
-use crate::sys::{fd_edge, readable, unread};
+use crate::sys::{closer, fd_edge, readable, unread};
 use crate::wire::recipe::{Recipe, decode_all};
 use crate::wire::service;
 
@@ -142,6 +142,11 @@ impl Pair {
                 self.mux.on_read(key, chunk, record, None, now_us);
                 self.pump(at, hands);
             }
+            Read::FdsAhead(_) if closer::is_choked() => self.refuse_fds(at, hands),
+            Read::WithFds(_, fds) if closer::is_choked() => {
+                closer::close(fds);
+                self.refuse_fds(at, hands);
+            }
             Read::WithFds(chunk, fds) => {
                 self.ports[at].held = Some(Box::new(chunk));
                 self.find(at, shared, move || Ok((Found::default(), fds)));
@@ -184,6 +189,13 @@ impl Pair {
                 self.reset(key, errno, hands);
             }
         }
+    }
+
+    /// Files that came before can't be closed: until they are, no stream may bring more.
+    fn refuse_fds(&mut self, at: usize, hands: &mut Hands) {
+        let key = self.ports[at].key;
+        tracing::warn!(peer = %self.peer, "stream {} ends: it brings fds, and too many can't be closed", key.id());
+        self.reset(key, Errno::ETOOMANYREFS, hands);
     }
 
     /// Has a helper look at what came with fds.

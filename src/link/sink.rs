@@ -17,6 +17,7 @@ use crate::fdpass::PumpKind;
 use crate::limits::{FRAGMENTS_MAX, GATHER_MAX, MERGE_MAX, RECORD_MAX};
 use crate::mux::{Key, Payload, Recipes};
 use crate::ring::{Chunk, Done, Message, Op};
+use crate::sys::closer;
 
 /// A piece on its way to the fd, and what it is charged besides its bytes.
 pub(super) enum Item {
@@ -278,7 +279,11 @@ impl Port {
         }
         let recipes = queue.into_iter().filter_map(|item| match item {
             Item::Recipes { recipes, .. } => Some(recipes),
-            Item::Bytes { .. } | Item::Message { .. } => None,
+            Item::Message { fds, .. } => {
+                closer::close(fds);
+                None
+            }
+            Item::Bytes { .. } => None,
         });
         recipes.chain(partial).collect()
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::buf::{Chunk, Filling};
 use crate::errno::{Errno, OsResult};
 use crate::mux::{Batch, Part, Payload};
+use crate::sys::closer;
 
 /// An fd that operations share: it is closed when the last of them is done.
 pub type Fd = Rc<OwnedFd>;
@@ -191,12 +192,12 @@ impl Message {
     pub fn advance(&mut self, count: usize) {
         self.sent += count;
         assert!(self.sent <= self.batch.bytes(), "no more than there is");
-        self.fds.clear();
+        closer::close(self.fds.drain(..));
     }
 
     pub fn clear(&mut self) {
         self.batch.clear();
-        self.fds.clear();
+        closer::close(self.fds.drain(..));
         self.record = false;
         self.sent = 0;
     }
@@ -225,6 +226,13 @@ impl Message {
             skip -= cut;
             (cut < bytes.len()).then_some(&bytes[cut..])
         })
+    }
+}
+
+/// An fd of it may be a file of a mount.
+impl Drop for Message {
+    fn drop(&mut self) {
+        closer::close(self.fds.drain(..));
     }
 }
 

@@ -64,8 +64,17 @@ impl Stat {
 
 /// The inode behind `fd` itself; an O_PATH fd will do.
 pub fn stat(fd: BorrowedFd<'_>) -> nix::Result<Stat> {
+    statx(fd, libc::AT_STATX_SYNC_AS_STAT)
+}
+
+/// As the kernel knows it now, without asking whoever serves the file system: that may be a program that never answers.
+pub fn stat_as_known(fd: BorrowedFd<'_>) -> nix::Result<Stat> {
+    statx(fd, libc::AT_STATX_DONT_SYNC)
+}
+
+fn statx(fd: BorrowedFd<'_>, sync: i32) -> nix::Result<Stat> {
     const WANTED: u32 = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID;
-    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_SYNC_AS_STAT;
+    let flags = libc::AT_EMPTY_PATH | sync;
     // SAFETY: statx is plain data; all zeroes is a valid value.
     let mut out: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is a constant C string and `out` is writable for the call.

@@ -2,6 +2,7 @@
 
 pub mod caller;
 pub mod caps;
+pub mod closer;
 pub mod daemon;
 pub mod fd_edge;
 pub mod file;

@@ -14,6 +14,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "common"))
 from promise import exactly, ready  # noqa: E402
+from silent_fs import SilentFs  # noqa: E402
 
 DIR = sys.argv[2]
 # A private socket a connection in the daemon, made by one thread an ask.
@@ -75,6 +76,30 @@ def hold(count):
     for sock in socks:
         sock.close()
     ready("CLOSED")
+
+
+def pass_silent_files(messages):
+    """More files that can't be closed than there are helpers, closers and places for them; others go on."""
+    fs = SilentFs()
+    refused = 0
+    for n in range(int(messages)):
+        sock = connect("echo")
+        # Also behind bytes that are read without a look ahead.
+        for i in range(n % 2 * 40):
+            ask(sock, b"%d" % i)
+        try:
+            socket.send_fds(sock, [b"x"], [fs.file] * (1 + n % 5))
+            refused += sock.recv(10) == b""
+        except (ConnectionResetError, BrokenPipeError):
+            refused += 1
+        sock.close()
+    assert refused == int(messages), f"{refused} refused"
+    with connect("echo") as sock:
+        ask(sock, b"others go on")
+    ready("PASSED")
+    churn("200")
+    print(f"{refused} refused; not answered: {fs.end()}")
+    ready("ENDED")
 
 
 def churn(count):

@@ -7,12 +7,13 @@ use std::os::unix::ffi::OsStringExt;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use nix::errno::Errno;
+use nix::sys::stat::{lstat, major, minor};
 
 use super::Exports;
 use super::session::Session;
 use crate::errno::{OsError, OsResult, Step};
 use crate::fdpass::{Files, open_flags};
-use crate::sys::file::{name_of, reopen};
+use crate::sys::file::{name_of, reopen, stat_as_known};
 use crate::wire::recipe::{Access, FileId};
 
 /// The file links that are up, by the token that only their two ends know.
@@ -61,7 +62,9 @@ impl Files for Exports {
         let path = name_of(fd)?;
         self.holding(&path)?;
         // Deleted, or another file has come to its place, or it lies in another mount namespace.
-        let (named, open) = (nix::sys::stat::lstat(&path).ok()?, nix::sys::stat::fstat(fd).ok()?);
-        ((named.st_dev, named.st_ino) == (open.st_dev, open.st_ino)).then(|| path.into_os_string().into_vec())
+        let (named, open) = (lstat(&path).ok()?, stat_as_known(fd).ok()?);
+        let device = (u64::from(open.dev_major), u64::from(open.dev_minor));
+        let named = ((major(named.st_dev), minor(named.st_dev)), named.st_ino);
+        (named == (device, open.ino)).then(|| path.into_os_string().into_vec())
     }
 }

@@ -1,0 +1,165 @@
+//! fds that programs have sent, closed by threads of their own where the close may wait for ever.
+//!
+//! close(2) asks a FUSE file system to flush, and a program may be its own file system and never answer. So what may be
+//! such a file is closed by a few threads which may hang, and nobody else waits for them.
+//!
+//! ```text
+//!   a socket, a pipe, an eventfd, a memfd ──▶ closed at once
+//!   what the kernel names by a path ──▶ queue ──▶ one of CLOSERS_MAX threads
+//! ```
+//!
+//! When all of them hang, fds stay in the queue: they are leaked, on purpose, until the file system answers or goes. From
+//! CLOSING_MAX of them on `is_choked` says so, and no more are to be received.
+
+use std::collections::VecDeque;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, fcntl};
+
+use super::file;
+use crate::limits::{CLOSERS_MAX, CLOSING_MAX, HELPERS_IDLE_MS};
+
+struct State {
+    fds: VecDeque<OwnedFd>,
+    threads: usize,
+    idle: usize,
+}
+
+static STATE: Mutex<State> = Mutex::new(State { fds: VecDeque::new(), threads: 0, idle: 0 });
+static WORK: Condvar = Condvar::new();
+static CHOKED: AtomicBool = AtomicBool::new(false);
+
+/// Closes fds that came from elsewhere. Never waits.
+pub fn close(fds: impl IntoIterator<Item = OwnedFd>) {
+    for fd in fds {
+        if may_wait(fd.as_fd()) {
+            queue(fd);
+        }
+    }
+}
+
+/// So many fds wait for a close that does not end that no more should be received.
+pub fn is_choked() -> bool {
+    CHOKED.load(Ordering::Relaxed)
+}
+
+/// Asks the kernel alone, and not the file's file system.
+fn may_wait(fd: BorrowedFd<'_>) -> bool {
+    // Of a file with a path the name begins with a slash, wherever it is mounted; what has none has a colon in it.
+    let by_path = file::name_of(fd).is_none_or(|name| name.as_os_str().as_encoded_bytes().starts_with(b"/"));
+    // memfds are called by a path too. Only memory has seals.
+    by_path && fcntl(fd, FcntlArg::F_GET_SEALS).is_err()
+}
+
+fn queue(fd: OwnedFd) {
+    let mut state = STATE.lock().expect("a panic ends the process");
+    state.fds.push_back(fd);
+    if state.fds.len() == CLOSING_MAX {
+        tracing::warn!("{CLOSING_MAX} files that programs sent can't be closed: their file system does not answer");
+        CHOKED.store(true, Ordering::Relaxed);
+    }
+    if state.fds.len() > state.idle && state.threads < CLOSERS_MAX {
+        match std::thread::Builder::new().name("closer".into()).spawn(serve) {
+            Ok(_) => state.threads += 1,
+            // They stay open until a thread can be had.
+            Err(e) => tracing::warn!("no thread to close a file: {e}"),
+        }
+    }
+    WORK.notify_one();
+}
+
+fn serve() {
+    let mut state = STATE.lock().expect("a panic ends the process");
+    loop {
+        if let Some(fd) = state.fds.pop_front() {
+            if state.fds.len() < CLOSING_MAX / 2 {
+                CHOKED.store(false, Ordering::Relaxed);
+            }
+            drop(state);
+            drop(fd);
+            state = STATE.lock().expect("a panic ends the process");
+            continue;
+        }
+        state.idle += 1;
+        let patience = Duration::from_millis(HELPERS_IDLE_MS);
+        let (guard, out) = WORK.wait_timeout(state, patience).expect("a panic ends the process");
+        state = guard;
+        state.idle -= 1;
+        if out.timed_out() && state.fds.is_empty() {
+            state.threads -= 1;
+            return;
+        }
+    }
+}
+
+/// An fd that a program has sent: dropped, it is closed as above.
+#[derive(Debug)]
+pub struct Received(Option<OwnedFd>);
+
+impl Received {
+    pub fn into_inner(mut self) -> OwnedFd {
+        self.0.take().expect("taken once")
+    }
+}
+
+impl From<OwnedFd> for Received {
+    fn from(fd: OwnedFd) -> Self {
+        Self(Some(fd))
+    }
+}
+
+impl Deref for Received {
+    type Target = OwnedFd;
+
+    fn deref(&self) -> &OwnedFd {
+        self.0.as_ref().expect("not taken")
+    }
+}
+
+impl AsFd for Received {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        (**self).as_fd()
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        close(self.0.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_a_path_may_wait() {
+        let memory = nix::sys::memfd::memfd_create(c"x", nix::sys::memfd::MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        let (pipe, _writer) = nix::unistd::pipe().unwrap();
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(!may_wait(memory.as_fd()) && !may_wait(pipe.as_fd()) && !may_wait(socket.as_fd()));
+        for path in ["/dev/null", "/", "/proc/self/exe"] {
+            assert!(may_wait(std::fs::File::open(path).unwrap().as_fd()), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_may_wait_is_closed_soon() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        // A pipe by its path: a FIFO's name begins with a slash.
+        let dir = crate::sys::tempdir::PrivateDir::new("closer").unwrap();
+        let path = dir.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
+        let both = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let read = std::fs::File::open(&path).unwrap();
+        close([OwnedFd::from(both), writer]);
+        // The end of both shows: nobody writes any more.
+        for mut end in [std::fs::File::from(reader), read] {
+            assert_eq!(std::io::Read::read(&mut end, &mut [0]).unwrap(), 0);
+        }
+    }
+}
