@@ -174,6 +174,43 @@ fn policy_is_about_what_runs_and_not_about_what_was_written() {
     assert_eq!(check(&["/usr/bin/id"]).status.code(), Some(1));
 }
 
+#[test]
+fn a_policy_with_a_mistake_changes_nothing_and_is_said_by_its_line() {
+    let lab = Lab::up();
+    let server = serve(&lab);
+    let file = "/etc/farside/peers.d/dpu.toml";
+    let good = lab.read(Host, file);
+    assert_eq!(rexec(&lab, &["echo", "1"]).ok(), "1\n");
+    lab.write(Host, file, &format!("{good}\n[[exec]]\nalow = '/usr/bin/id'\n"));
+    lab.host(&["pkill", "-HUP", "-x", "rexec_server"]).ok();
+    server.wait_for("stay as they were");
+    let line = good.lines().count() + 3;
+    assert!(server.said().contains(&format!("{file}:{line}")), "{}", server.said());
+    assert_eq!(rexec(&lab, &["echo", "2"]).ok(), "2\n", "what was good goes on");
+    let keys = good.lines().find(|l| l.starts_with("keys")).unwrap();
+    lab.write(Host, file, &format!("{keys}\n[[exec]]\nallow = '/usr/bin/true'\n"));
+    lab.host(&["pkill", "-HUP", "-x", "rexec_server"]).ok();
+    server.wait_for("keys and peers read");
+    assert_eq!(rexec(&lab, &["echo", "3"]).status.code(), Some(126));
+    rexec(&lab, &["true"]).ok();
+}
+
+#[test]
+fn the_group_may_and_others_may_not() {
+    let lab = Lab::up();
+    let _server = serve(&lab);
+    lab.sh(Dpu, "groupadd farside && usermod -a -G farside nobody").ok();
+    let vouching = lab.spawn_with(Dpu, &[("CMD_NET_ADDR", "tcp://127.0.0.1:7999")], &[bin("rexec_server")]);
+    vouching.wait_for("serving on");
+    let as_user = |flags: &[&str]| {
+        let who = ["setpriv", "--reuid", "65534", "--regid", "65534"];
+        lab.run_with(Dpu, &addr(), &[&who, flags, &[bin("rexec"), "id", "-u"]].concat())
+    };
+    assert_eq!(as_user(&["--init-groups"]).ok(), "65534\n");
+    let said = as_user(&["--clear-groups"]).refused();
+    assert!(said.contains("group `farside`"), "{said}");
+}
+
 /// A link that is swapped as fast as a machine can, between a program that may run and one that may not.
 #[test]
 fn a_link_that_is_swapped_meanwhile_runs_nothing_that_is_not_allowed() {
