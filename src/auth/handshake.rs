@@ -377,7 +377,7 @@ fn drive<H: Half>(
         };
         incoming.drain(..discard);
         if let Some(e) = failed {
-            last_words(half, out);
+            last_words(half, incoming, out);
             return Err(e.into());
         }
         if let Some(done) = done {
@@ -396,9 +396,9 @@ fn encode<Data>(mut flight: EncodeTlsData<'_, Data>, out: &mut Vec<u8>) -> Resul
     flight.encode(&mut out[at..]).map(drop).map_err(|e| Error::General(e.to_string()))
 }
 
-/// The alert that tells the peer what it did.
-fn last_words<H: Half>(half: &mut H, out: &mut Vec<u8>) {
-    if let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(alert)), .. } = half.step(&mut []) {
+/// The alert that tells the peer what it did. rustls remembers places in what has come: it must see the same bytes again.
+fn last_words<H: Half>(half: &mut H, incoming: &mut [u8], out: &mut Vec<u8>) {
+    if let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(alert)), .. } = half.step(incoming) {
         // Without it the peer sees the connection end.
         let _ = encode(alert, out);
     }
@@ -570,6 +570,21 @@ mod tests {
             panic!("the dialler's key is still to be proven")
         };
         assert!(again.on_bytes(&second_flight, &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_refused_handshake_with_bytes_left_is_an_error_and_no_more() {
+        // Found by fuzzing: two records of handshake, the second of which is none.
+        let bytes = [0x16, 3, 3, 0, 0, 0x19, 0xca, 5];
+        let long: Vec<u8> = bytes.into_iter().chain((0..60u8).map(|n| n.wrapping_mul(37))).collect();
+        let (_, far) = tls();
+        for cut in 0..long.len() {
+            let _ = Handshake::listener(&far).unwrap().on_bytes(&long[..cut], &mut Vec::new());
+        }
+        let record = [&[0x16, 3, 1, 0, 4, 1, 0, 0, 40][..], &[0x16, 3, 1, 0, 2, 7, 7], &[0xff; 20]].concat();
+        for cut in 0..record.len() {
+            let _ = Handshake::listener(&far).unwrap().on_bytes(&record[..cut], &mut Vec::new());
+        }
     }
 
     #[test]
