@@ -253,6 +253,8 @@ pub const ROOTFS_SPARE_BYTES: u64 = 64 << 20;
 pub const OFFLOAD_READY: Duration = Duration::from_secs(60);
 /// How long a daemon of the offload may take to end before SIGKILL: libvirtd closes its clients, then its drivers.
 pub const OFFLOAD_STOP: Duration = Duration::from_secs(15);
+/// A mount helper whose mount is gone ends within this time; one that is still there has mounted since.
+pub const OFFLOAD_LATE_MOUNT: Duration = Duration::from_secs(2);
 /// How often a state of the offload is looked at while it is awaited.
 pub const OFFLOAD_POLL: Duration = Duration::from_millis(50);
 /// A command inside the offload, such as one of virsh, that has no answer by then has none.

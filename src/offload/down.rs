@@ -102,7 +102,10 @@ fn unmount(machine: &mut impl Machine, space: Space, path: &Path, below: usize) 
     Ok(())
 }
 
-/// A process left in the namespace would keep all its mounts alive, out of everyone's sight.
+const MOUNT_HELPER: &str = "mount.qtfs";
+
+/// A process left in the namespace would keep all its mounts alive, out of everyone's sight. One of ours may be: a mount
+/// helper whose `up` was killed while it dialled, and which has mounted since then. Its mount goes with the namespace.
 fn no_strangers(machine: &mut impl Machine, handle: &Path) -> Attempt<()> {
     if handle != Path::new(super::plan::SPACE) {
         return Ok(());
@@ -113,8 +116,15 @@ fn no_strangers(machine: &mut impl Machine, handle: &Path) -> Attempt<()> {
         if strangers.is_empty() {
             return Ok(());
         }
+        let ours = strangers.iter().find(|p| p.name == MOUNT_HELPER);
+        if let Some(helper) = ours.filter(|_| waited >= limits::OFFLOAD_LATE_MOUNT) {
+            machine.stop(helper, limits::OFFLOAD_STOP)?;
+            machine.say(&format!("stopped {MOUNT_HELPER} (pid {}), which came too late", helper.pid));
+            continue;
+        }
         if waited >= limits::OFFLOAD_STOP {
-            let what = format!("processes still run inside the offload: {}", strangers.join(", "));
+            let names: Vec<String> = strangers.iter().map(|p| format!("{} {}", p.pid, p.name)).collect();
+            let what = format!("processes still run inside the offload: {}", names.join(", "));
             return Err(Trouble::new(what, "end them, then run `farside dpu down` again"));
         }
         machine.sleep(limits::OFFLOAD_POLL);

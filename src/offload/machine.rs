@@ -74,8 +74,8 @@ pub trait Machine {
     fn is_alive(&self, process: &Process) -> bool;
     /// SIGTERM, and SIGKILL at the deadline.
     fn stop(&mut self, process: &Process, patience: Duration) -> Attempt<()>;
-    /// Processes inside the offload's space: `pid name`.
-    fn strangers(&self) -> Vec<String>;
+    /// Processes inside the offload's space.
+    fn strangers(&self) -> Vec<Process>;
     /// Virtual machines that libvirtd left or leaves running.
     fn guests(&self) -> Vec<Guest>;
 

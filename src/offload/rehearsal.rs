@@ -283,8 +283,8 @@ impl Machine for Rehearsal {
         })
     }
 
-    fn strangers(&self) -> Vec<String> {
-        self.running.iter().map(|p| p.name.clone()).collect()
+    fn strangers(&self) -> Vec<Process> {
+        self.running.clone()
     }
 
     fn guests(&self) -> Vec<Guest> {

@@ -298,7 +298,7 @@ impl Machine for System {
         Err(Trouble::new(format!("{} (pid {}) does not end", known.name, known.pid), "look at what it waits for"))
     }
 
-    fn strangers(&self) -> Vec<String> {
+    fn strangers(&self) -> Vec<Process> {
         let handle = Path::new(SPACE);
         let Ok(space) = std::fs::metadata(handle) else { return Vec::new() };
         if !mountns::is_handle(handle) {
@@ -311,7 +311,7 @@ impl Machine for System {
         let named = inside.filter_map(|e| {
             let pid = e.file_name().to_str()?.parse::<i32>().ok()?;
             let name = std::fs::read_to_string(e.path().join("comm")).ok()?;
-            Some(format!("{pid} {}", name.trim()))
+            process(name.trim(), pid)
         });
         named.collect()
     }
