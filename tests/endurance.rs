@@ -17,7 +17,7 @@ use daemons::{DIR, Daemons};
 use lab::{Dpu, HOST_ADDR, Host, Running, eventually};
 use talk::Talk;
 
-/// What measures times runs alone; the others run beside each other.
+/// What measures times or memory runs alone; the others run beside each other.
 static QUIET: RwLock<()> = RwLock::new(());
 
 fn beside_others() -> std::sync::RwLockReadGuard<'static, ()> {
@@ -49,7 +49,7 @@ const IDLE: u64 = 9000;
 
 #[test]
 fn nine_thousand_idle_connections_cost_little_answer_and_give_all_back() {
-    let _lock = beside_others();
+    let _lock = alone();
     let proxied = Daemons::up();
     // What the first connections cost once is not the price of a connection.
     proxied.keeps("churn", &["600"]);
