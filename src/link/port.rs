@@ -293,7 +293,8 @@ impl Port {
             (Some(PumpKind::SeqPacket | PumpKind::Datagram), None) => Op::Measure { fd },
             (Some(PumpKind::SeqPacket | PumpKind::Datagram), Some(len)) => {
                 let max = len as usize;
-                Op::Recv { fd, into: self.room_for(max, hands.pool), max, fds: true }
+                let into = self.room_for(max, hands.pool);
+                if closer::is_choked() { Op::Peek { fd, into, max } } else { Op::Recv { fd, into, max, fds: true } }
             }
             (kind, _) => {
                 let socket = matches!(kind, Some(PumpKind::Socket));
@@ -338,7 +339,7 @@ impl Port {
             (Op::Accept { .. }, Ok(_)) => done.fds.into_iter().next().map_or(Read::Nothing, Read::Accepted),
             (Op::Peek { into, .. }, Ok(count)) => {
                 let max = count as usize;
-                if max > 0 && done.control_lost {
+                if done.control_lost && (max > 0 || self.keeps_records()) {
                     self.peeks = u32::MAX;
                     self.filling = Some(into);
                     return Read::FdsAhead(max);

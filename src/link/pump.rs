@@ -142,7 +142,8 @@ impl Pair {
                 self.mux.on_read(key, chunk, record, None, now_us);
                 self.pump(at, hands);
             }
-            Read::FdsAhead(_) if closer::is_choked() => self.refuse_fds(at, hands),
+            // A record is looked at for no other reason.
+            Read::FdsAhead(_) if closer::is_choked() || self.ports[at].keeps_records() => self.refuse_fds(at, hands),
             Read::WithFds(_, fds) if closer::is_choked() => {
                 closer::close(fds);
                 self.refuse_fds(at, hands);

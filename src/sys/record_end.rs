@@ -6,6 +6,9 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use crate::errno::Errno;
 
+/// CMSG_SPACE of a ucred.
+const CREDENTIALS_WORDS: usize = (size_of::<libc::cmsghdr>() + size_of::<libc::ucred>()).div_ceil(8);
+
 /// Whether a SEQPACKET or DGRAM unix socket whose next read gives 0 bytes has ended, and holds no empty record.
 ///
 /// Credentials come with every record when they are asked for, and never with an end. They are asked for here alone, and
@@ -20,7 +23,9 @@ pub fn has_ended(fd: &impl AsFd) -> Result<bool, Errno> {
     }
     let asks = getsockopt(fd, sockopt::PassCred)?;
     setsockopt(fd, sockopt::PassCred, &true)?;
-    let mut control = [0u64; 64];
+    // Room for what comes first, the credentials, and none for fds: a peek would install copies of those, whose close may
+    // wait for a file system that a program serves.
+    let mut control = [0u64; CREDENTIALS_WORDS];
     // SAFETY: a msghdr is integers and pointers, for which zero is a value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_control = control.as_mut_ptr().cast();
@@ -29,11 +34,6 @@ pub fn has_ended(fd: &impl AsFd) -> Result<bool, Errno> {
     // SAFETY: the message points to `control` alone, which outlives the call.
     let got = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut message, flags) };
     let result = Errno::result(got);
-    if result.is_ok() {
-        // A peek gives copies of passed fds: they are closed here.
-        // SAFETY: recvmsg has just filled the control data, and nobody has looked at it yet.
-        drop(unsafe { super::scm::take_fds(&message) });
-    }
     setsockopt(fd, sockopt::PassCred, &asks)?;
     match result {
         Ok(_) => Ok(message.msg_controllen == 0),
@@ -56,5 +56,24 @@ mod tests {
         assert_eq!(has_ended(&near), Ok(false), "the empty record is still to be read");
         nix::unistd::read(&near, &mut [0; 1]).unwrap();
         assert_eq!(has_ended(&near), Ok(true));
+    }
+
+    #[test]
+    fn fds_of_an_empty_record_stay_in_it() {
+        use std::io::IoSlice;
+
+        use nix::sys::socket::{ControlMessage, sendmsg};
+        let (near, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty()).unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let fds = [writer.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(far.as_raw_fd(), &[IoSlice::new(b"")], &control, MsgFlags::empty(), None).unwrap();
+        drop((writer, far));
+        assert_eq!(has_ended(&near), Ok(false));
+        let mut room = [0; 8];
+        let record = crate::sys::scm::receive(near.as_fd(), &mut room).unwrap();
+        assert_eq!(record.fds.len(), 1);
+        drop(record);
+        assert_eq!(std::io::Read::read(&mut reader, &mut room).unwrap(), 0, "no copy is left");
     }
 }
