@@ -63,9 +63,15 @@ impl Keys {
         Ok(Arc::new(Self { store, state: Mutex::new(state) }))
     }
 
-    /// The state, read anew if the files have changed since the last look. With a mistake in them it stays as it was.
+    /// The state as last read: this touches no file, so that a worker may ask.
     fn state(&self) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().expect("no holder panics: panic is abort");
+        self.state.lock().expect("no holder panics: panic is abort")
+    }
+
+    /// The state, read anew if the files have changed since the last look. With a mistake in them it stays as it was.
+    /// The door comes here at each of its turns.
+    fn fresh(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state();
         if state.looked.elapsed() >= TRUST_LOOK {
             let stamp = self.store.stamp();
             if stamp != state.stamp
@@ -94,7 +100,7 @@ impl Keys {
     /// One line that names the file; what it holds is as before.
     pub(super) fn reload(&self) -> Result<(), String> {
         let users = users()?;
-        let mut state = self.state.lock().expect("no holder panics: panic is abort");
+        let mut state = self.state();
         state.users = users;
         let stamp = self.store.stamp();
         self.read_anew(&mut state, stamp)
@@ -149,16 +155,16 @@ fn judge(trusted: &Trusted, shown: &Shown) -> Result<Judged, Stranger> {
 
 impl Authority for Keys {
     fn tls(&self) -> Result<Tls, String> {
-        Ok(self.state().tls.clone())
+        Ok(self.fresh().tls.clone())
     }
 
     fn judge(&self, shown: &Shown) -> Result<Judged, Stranger> {
-        let trusted = self.trusted();
+        let trusted = Arc::clone(&self.fresh().trusted);
         judge(&trusted, shown)
     }
 
     fn version(&self) -> u64 {
-        self.state().version
+        self.fresh().version
     }
 
     fn still_trusts(&self, key: &PublicKey) -> bool {
@@ -187,7 +193,7 @@ impl Host for Keys {
     }
 
     fn vouch(&self, binding: &Binding, bearer: &Bearer) -> Result<Vec<u8>, String> {
-        Ok(voucher::vouch(&self.state().key.secret, binding, bearer))
+        Ok(voucher::vouch(&self.fresh().key.secret, binding, bearer))
     }
 }
 
