@@ -56,6 +56,11 @@ impl LaneEnd {
         self.closed && self.recv.is_none() && self.send.is_none()
     }
 
+    /// Whether more may come.
+    pub(super) fn is_receiving(&self) -> bool {
+        self.recv.is_some()
+    }
+
     /// Whether the last batch has left.
     pub(super) fn is_idle(&self) -> bool {
         self.send.is_none()
@@ -91,7 +96,7 @@ impl LaneEnd {
             return Ok(());
         }
         let count = match done.result {
-            Ok(0) if self.parser.is_between_frames() => return Err(End::Gone("the peer closed the link".into())),
+            Ok(0) if self.parser.is_between_frames() => return Err(End::Closed),
             Ok(0) => return Err(End::Broken("the peer closed the link within a frame".into())),
             Ok(count) => count as usize,
             Err(Errno::EINTR | Errno::EAGAIN) => return Ok(()),
@@ -115,7 +120,7 @@ impl LaneEnd {
                         self.want = want;
                         return Ok(());
                     }
-                    Opened::End => return Err(End::Gone("the peer closed the link".into())),
+                    Opened::End => return Err(End::Closed),
                 },
                 #[cfg(feature = "plaintext")]
                 Guard::Plain => match into.raw().len() {

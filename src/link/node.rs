@@ -476,8 +476,7 @@ impl Node {
     pub fn open(&self, service: u16, request: Vec<u8>, deadline: Instant) -> Result<Pending, Errno> {
         let patience = deadline.min(Instant::now() + Duration::from_millis(REOPEN_MS));
         loop {
-            // ECONNABORTED: that session takes no new streams, and this one has not begun. Of two sessions born at once
-            // the survivor may not be known yet.
+            // ECONNABORTED: the session takes no new streams. Of two born at once the survivor may not be known yet.
             match self.open_once(service, request.clone(), deadline) {
                 Err(Errno::ECONNABORTED) if Instant::now() < patience => std::thread::sleep(Duration::from_millis(2)),
                 Err(Errno::ECONNABORTED) => return Err(Errno::ENOTCONN),
@@ -487,7 +486,7 @@ impl Node {
     }
 
     fn open_once(&self, service: u16, request: Vec<u8>, deadline: Instant) -> Result<Pending, Errno> {
-        let at = self.next_pair().ok_or(Errno::ENOTCONN)?;
+        let at = self.next_pair()?;
         let (tell, told) = mpsc::sync_channel(1);
         // A verdict that comes too late finds nobody and is dropped, which resets the stream.
         let verdict = Box::new(move |v| drop(tell.send(v)));
@@ -498,16 +497,20 @@ impl Node {
         }
     }
 
-    /// The next link pair in turn of the session that takes new streams.
-    fn next_pair(&self) -> Option<PairRef> {
+    /// The next link pair in turn of the session that takes new streams. ECONNABORTED: only a retired one is here.
+    fn next_pair(&self) -> Result<PairRef, Errno> {
         let state = self.state();
         let session = match state.sessions.iter().find(|s| s.dialled_client()) {
-            Some(command) => command,
-            None => state.expected.one_of(state.sessions.iter().filter(|s| s.takes_streams()), |s| &s.peer)?,
+            Some(command) => Some(command),
+            None => state.expected.one_of(state.sessions.iter().filter(|s| s.takes_streams()), |s| &s.peer),
+        };
+        let retired = |s: &Session| s.role == Role::Peer && s.retired && state.expected.is(&s.peer);
+        let Some(session) = session else {
+            return Err(if state.sessions.iter().any(retired) { Errno::ECONNABORTED } else { Errno::ENOTCONN });
         };
         let pairs: Vec<&PairRef> = session.pairs.iter().flatten().collect();
         let turn = self.0.turn.fetch_add(1, Ordering::Relaxed);
-        pairs.get(turn % pairs.len().max(1)).map(|p| (*p).clone())
+        pairs.get(turn % pairs.len().max(1)).map(|p| (*p).clone()).ok_or(Errno::ENOTCONN)
     }
 
     /// No new streams; waits until the old ones have finished, at most for `patience`. Returns whether they have.

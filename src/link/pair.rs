@@ -26,7 +26,7 @@ use super::port::{Hands, Port, SourceState};
 use super::token::{Token, What};
 use crate::errno::Errno;
 use crate::fdpass::{self, Pump, PumpKind};
-use crate::limits::{HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW, RECORDS_HELD_MAX};
+use crate::limits::{HALF_CLOSED_MS, HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW, RECORDS_HELD_MAX};
 use crate::mux::{Event, Key, Mux, Options};
 use crate::ring::{Chunk, Done};
 use crate::slack;
@@ -62,6 +62,8 @@ pub(super) struct Pair {
     told: bool,
     /// Drained: our directions of the links are shut, the peer's are still to end.
     closing: bool,
+    /// When the first of the peer's directions has ended, of a pair that both leave.
+    half_closed_us: Option<u64>,
     born_us: u64,
 }
 
@@ -78,6 +80,8 @@ pub(super) fn window_of(kind: &PumpKind) -> u32 {
 pub(super) enum End {
     /// Both sides had left, and the last stream ended.
     Drained,
+    /// The peer sends nothing more on a link.
+    Closed,
     /// A link is lost, or its other end has gone: how a command's session ends, however that went.
     Gone(String),
     /// The peer's mistake.
@@ -88,6 +92,7 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Drained => f.write_str("drained"),
+            Self::Closed => f.write_str("the peer closed the link"),
             Self::Gone(why) | Self::Broken(why) => f.write_str(why),
         }
     }
@@ -116,6 +121,7 @@ impl Pair {
             news: false,
             told: false,
             closing: false,
+            half_closed_us: None,
             born_us: options.now_us,
         }
     }
@@ -157,10 +163,21 @@ impl Pair {
         } else {
             end.on_sent(done, hands, send_token)
         };
-        if let Err(e) = result {
+        match result {
+            Ok(()) => {}
             // The peer may close as soon as nothing more can come; that is no loss.
-            self.end(if self.is_drained() { End::Drained } else { e }, hands);
+            Err(_) if self.is_drained() => self.end(End::Drained, hands),
+            // One that leaves closes both links at once, and the other one's last frames may not have been read.
+            Err(End::Closed) if self.mux.is_leaving() && self.is_heard() => {
+                self.half_closed_us.get_or_insert(now_us);
+            }
+            Err(e) => self.end(e, hands),
         }
+    }
+
+    /// Whether a link is there on which the peer has not ended.
+    fn is_heard(&self) -> bool {
+        self.lanes.iter().flatten().any(LaneEnd::is_receiving)
     }
 
     /// Whether the peer has just said that it takes no new streams.
@@ -221,6 +238,9 @@ impl Pair {
         }
         if let Err(e) = self.mux.on_time(now_us) {
             self.end(if self.closing { End::Drained } else { End::Gone(e.0) }, hands);
+        }
+        if self.half_closed_us.is_some_and(|since| now_us.saturating_sub(since) > HALF_CLOSED_MS * 1000) {
+            self.end(End::Closed, hands);
         }
         let waiting: Vec<usize> = self.ports.iter().filter(|(_, p)| p.is_listener()).map(|(at, _)| at).collect();
         for at in waiting {

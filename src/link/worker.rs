@@ -165,9 +165,9 @@ impl Worker {
         };
         let Some(slot) = slot else {
             tracing::debug!("pair {id} is over");
-            // It never left: not a connection that was lost, but a session that is not there.
+            // It never left, and its session is over or has not quite begun: another try tells.
             if let Cmd::Open { verdict, .. } = cmd {
-                verdict(Err(Errno::ENOTCONN));
+                verdict(Err(Errno::ECONNABORTED));
             }
             return;
         };

@@ -329,6 +329,10 @@ impl<P: Payload> Mux<P> {
         }
     }
 
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
     /// Both sides have said that they open no new streams: once the last one has ended, nothing more comes.
     pub fn is_left(&self) -> bool {
         self.leaving && self.peer_leaving
