@@ -307,5 +307,8 @@ pub const MOUNT_DEADLINE_MS: u64 = 5_000;
 pub const FUSE_READERS: usize = 3;
 /// How long an open goes on looking for a session that takes new streams, when the one it found has just stopped.
 pub const REOPEN_MS: u64 = 200;
+/// Completions a tick of half a second from which a worker is busy: about a tenth of a processor. It then lets whoever runs
+/// finish before it wakes (SCHED_BATCH); below it every message is worth an interruption.
+pub const BUSY_A_TICK: usize = 25_000;
 /// A peer that leaves closes both links of a pair at once: what the later one still carries comes within this.
 pub const HALF_CLOSED_MS: u64 = 5_000;

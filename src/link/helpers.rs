@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use crate::limits::{HELPERS_IDLE_MS, HELPERS_MAX};
+use crate::sys::sched;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -43,6 +44,7 @@ impl Helpers {
     }
 
     fn serve(&self) {
+        sched::begin_as_usual();
         let (lock, wake) = &*self.0;
         let mut state = lock.lock().expect("no job panics: panic is abort");
         loop {

@@ -29,6 +29,8 @@ pub(super) struct LaneEnd {
     filling: Option<Filling>,
     /// How long the record is, at least, whose first bytes are in `filling`.
     want: usize,
+    /// The last read took all that there was.
+    dry: bool,
     recv: Option<OpId>,
     send: Option<OpId>,
     /// Where the next batch is put together; away while one is being sent.
@@ -45,6 +47,7 @@ impl LaneEnd {
             parser: Parser::default(),
             filling: None,
             want: RECORD_HEAD,
+            dry: false,
             recv: None,
             send: None,
             message: Some(Box::default()),
@@ -76,7 +79,7 @@ impl LaneEnd {
             None => hands.pool.take(Size::Large),
         };
         let max = into.spare();
-        let op = Op::Recv { fd: Rc::clone(&self.fd), into, max, fds: false };
+        let op = Op::Recv { fd: Rc::clone(&self.fd), into, max, fds: false, dry: self.dry };
         self.recv = Some(hands.engine.submit(op, token));
     }
 
@@ -102,7 +105,8 @@ impl LaneEnd {
             Err(Errno::EINTR | Errno::EAGAIN) => return Ok(()),
             Err(errno) => return Err(End::Gone(format!("link lost: {}", errno.desc()))),
         };
-        let Op::Recv { mut into, .. } = done.op else { unreachable!("a link's read is RECV") };
+        let Op::Recv { mut into, max, .. } = done.op else { unreachable!("a link's read is RECV") };
+        self.dry = count < max;
         into.received(count);
         let pressed = pool.used() > POOL_PRESSURE;
         let plain = self.open_all(&mut into, mux, pressed, now_us);
@@ -181,7 +185,13 @@ impl LaneEnd {
             #[cfg(feature = "plaintext")]
             Guard::Plain => {}
         }
-        self.send = Some(hands.engine.submit(Op::Send { fd: Rc::clone(&self.fd), message }, token));
+        let large = message.left() > QUIET_MAX;
+        let op = Op::Send { fd: Rc::clone(&self.fd), message };
+        // As a rule all that there is leaves at once, and nothing waits for its end.
+        self.send = Some(match large || mux.has_more(self.lane) || mux.is_leaving() {
+            true => hands.engine.submit(op, token),
+            false => hands.engine.submit_quietly(op, token),
+        });
         Ok(())
     }
 
@@ -226,3 +236,5 @@ impl LaneEnd {
 
 /// Below this a link takes a new buffer: a read should bring several small frames at once.
 const SPARE_MIN: usize = 8 << 10;
+/// Above this a socket may take a part only.
+const QUIET_MAX: usize = 16 << 10;

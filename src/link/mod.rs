@@ -20,6 +20,7 @@ mod hostile_tests;
 mod inbox;
 mod lane;
 mod node;
+mod pace;
 mod pair;
 mod passing;
 mod port;

@@ -285,6 +285,9 @@ impl Pair {
             }
         }
         let idle = self.lanes.iter().flatten().all(LaneEnd::is_idle);
+        if !idle && (self.mux.is_leaving() || Lane::ALL.into_iter().any(|lane| self.mux.has_more(lane))) {
+            hands.engine.hurry();
+        }
         if self.is_drained() && self.ended.is_none() && idle {
             // Not closed before the peer has closed its side too: unread bytes would turn our last frames into a reset.
             self.closing = true;

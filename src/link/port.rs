@@ -65,6 +65,8 @@ pub(super) struct Port {
     filling: Option<Filling>,
     /// The last read filled its buffer.
     big: bool,
+    /// It has just taken all that there was.
+    dry: bool,
     /// Its program closed with something unread; what it had sent before may still be in the queue.
     pub(super) was_reset: bool,
     /// Read what is there, then end, whoever still holds the other end.
@@ -158,6 +160,7 @@ impl Port {
             source_op: None,
             filling: None,
             big: false,
+            dry: false,
             was_reset: false,
             finishing: false,
             cooling: false,
@@ -288,13 +291,18 @@ impl Port {
         let fd = Rc::clone(fd);
         self.source = SourceState::Reading;
         self.cooling = false;
+        let dry = std::mem::take(&mut self.dry);
         let op = match (&self.kind, self.measured.take()) {
             (Some(PumpKind::Listener(_)), _) => Op::Accept { fd },
             (Some(PumpKind::SeqPacket | PumpKind::Datagram), None) => Op::Measure { fd },
             (Some(PumpKind::SeqPacket | PumpKind::Datagram), Some(len)) => {
                 let max = len as usize;
                 let into = self.room_for(max, hands.pool);
-                if closer::is_choked() { Op::Peek { fd, into, max } } else { Op::Recv { fd, into, max, fds: true } }
+                if closer::is_choked() {
+                    Op::Peek { fd, into, max }
+                } else {
+                    Op::Recv { fd, into, max, fds: true, dry: false }
+                }
             }
             (kind, _) => {
                 let socket = matches!(kind, Some(PumpKind::Socket));
@@ -303,7 +311,7 @@ impl Port {
                 match socket {
                     // Fds that nobody may take are to stay where they are.
                     true if self.peeks > 0 || closer::is_choked() => Op::Peek { fd, into, max },
-                    true => Op::Recv { fd, into, max, fds: true },
+                    true => Op::Recv { fd, into, max, fds: true, dry },
                     false => Op::Read { fd, into, max },
                 }
             }
@@ -351,7 +359,7 @@ impl Port {
                 let fd = Rc::clone(self.fd.as_ref().expect("the source is open"));
                 // With 0 bytes ahead, the end: this read says so again.
                 let max = max.max(1);
-                self.source_op = Some(hands.engine.submit(Op::Recv { fd, into, max, fds: true }, token));
+                self.source_op = Some(hands.engine.submit(Op::Recv { fd, into, max, fds: true, dry: false }, token));
                 Read::Underway
             }
             (Op::Measure { fd }, Ok(0)) => match record_end::has_ended(&*fd) {
@@ -366,7 +374,8 @@ impl Port {
                 self.measured = Some(len);
                 Read::Ready
             }
-            (Op::Recv { into, .. } | Op::Read { into, .. }, Ok(count)) => {
+            (Op::Recv { into, max, .. } | Op::Read { into, max, .. }, Ok(count)) => {
+                self.dry = (count as usize) < max;
                 let lost = done.control_lost || done.record_cut;
                 if lost {
                     closer::close(done.fds);

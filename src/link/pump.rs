@@ -291,7 +291,13 @@ impl Pair {
 
     pub(super) fn write(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
         let token = self.token(What::PortSink, at);
-        let Some(recipes) = self.ports[at].write_sink(hands, token) else { return };
+        let (port, mux) = (&mut self.ports[at], &self.mux);
+        if port.sink_op.is_some() {
+            // What came now waits for it.
+            return hands.engine.hurry();
+        }
+        let key = port.key;
+        let Some(recipes) = port.write_sink(hands, token, |count| mux.tells_of(key, count)) else { return };
         let (inbox, pair, key) = (Arc::clone(&shared.inbox), self.id, self.ports[at].key);
         let maker = Arc::clone(&shared.maker);
         shared.helpers.run(move || {
@@ -308,6 +314,9 @@ impl Pair {
 
     pub(super) fn close_sink(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
         let filled = self.ports[at].finish_fill();
+        if self.ports[at].fin && self.ports[at].sink_op.is_some() {
+            hands.engine.hurry();
+        }
         if self.ports[at].close_sink_if_done() {
             self.bury(at, hands);
         }
@@ -383,6 +392,9 @@ impl Pair {
             hands.engine.cancel(op);
         }
         if !port.is_over() {
+            if port.sink_closed && port.sink_op.is_some() {
+                hands.engine.hurry();
+            }
             return;
         }
         self.remove_port(at);

@@ -153,8 +153,14 @@ impl Port {
         self.queue.push_back(Item::Bytes { chunk, overhead });
     }
 
-    /// Starts the next write, if one can start. Returns recipes that a helper must follow first.
-    pub(super) fn write_sink(&mut self, hands: &mut Hands, token: u64) -> Option<Recipes> {
+    /// Starts the next write, if one can start. `heard`: whether the peer is to hear of so much having been written.
+    /// Returns recipes that a helper must follow first.
+    pub(super) fn write_sink(
+        &mut self,
+        hands: &mut Hands,
+        token: u64,
+        heard: impl FnOnce(u32) -> bool,
+    ) -> Option<Recipes> {
         if self.sink_op.is_some() || self.rebuilding || self.fills > 0 || self.sink_closed {
             return None;
         }
@@ -183,7 +189,18 @@ impl Port {
                 }
             }
         };
-        self.sink_op = Some(hands.engine.submit(op, token));
+        let quiet = match &op {
+            // Nothing waits for its end: no more bytes, no close, and no credit.
+            Op::SendChunk { chunk, .. } if self.queue.is_empty() && !self.fin => {
+                let len = u32::try_from(chunk.len()).expect("a chunk is a frame's, or less");
+                !heard(len + self.in_flight)
+            }
+            _ => false,
+        };
+        self.sink_op = Some(match quiet {
+            true => hands.engine.submit_quietly(op, token),
+            false => hands.engine.submit(op, token),
+        });
         None
     }
 

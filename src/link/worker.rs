@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::inbox::{Cmd, Inbox};
+use super::pace::Pace;
 use super::pair::{End, Pair, Shared};
 use super::port::Hands;
 use super::token::{Token, What};
@@ -15,7 +16,7 @@ use crate::errno::{Errno, OsResult, Step};
 use crate::limits::{BURST_MIN, BURST_REST_TICKS, COOL_AFTER_MS};
 use crate::ring::{Done, Engine, Fd, Op, Opened, Pool, Size, Wish, open};
 use crate::slack;
-use crate::sys::memory;
+use crate::sys::{memory, sched};
 
 /// How often pings, cooling and deadlines are looked at: fine enough for limits of seconds. A read that still waits at a
 /// second look has done so for about COOL_AFTER_MS.
@@ -43,11 +44,13 @@ pub(super) struct Worker {
     wake: Fd,
     born: Instant,
     stopping: bool,
-    burst: Burst,
+    /// Of streams, and of buffers that were in use at once.
+    bursts: [Burst; 2],
+    pace: Pace,
     on_news: OnNews,
 }
 
-/// Whether many streams have been here, and are gone for a while.
+/// Whether many of something have been here, and are gone for a while.
 #[derive(Default)]
 struct Burst {
     most: usize,
@@ -83,7 +86,8 @@ impl Worker {
             wake: Rc::new(wake),
             born: Instant::now(),
             stopping: false,
-            burst: Burst::default(),
+            bursts: Default::default(),
+            pace: Pace::default(),
             on_news,
         };
         Ok((worker, line))
@@ -98,12 +102,14 @@ impl Worker {
             let now = self.born.elapsed();
             self.engine.wait(Some(next_tick.saturating_sub(now)), &mut done)?;
             let now_us = self.now_us();
+            self.pace.add(done.len()).into_iter().for_each(sched::defer);
             for one in done.drain(..) {
                 self.on_done(one, now_us);
             }
             if self.born.elapsed() >= next_tick {
                 next_tick = self.born.elapsed() + TICK;
                 self.on_tick(now_us);
+                self.pace.tick().into_iter().for_each(sched::defer);
                 slack::vec(&mut done);
             }
             self.advance();
@@ -216,7 +222,12 @@ impl Worker {
         }
         pool.rest();
         engine.rest();
-        if self.burst.is_over(self.pairs.iter().map(|(_, pair)| pair.ports.len()).sum()) {
+        let streams = self.pairs.iter().map(|(_, pair)| pair.ports.len()).sum();
+        let mut over = false;
+        for (burst, count) in self.bursts.iter_mut().zip([streams, self.pool.buffers()]) {
+            over |= burst.is_over(count);
+        }
+        if over {
             let inbox = Arc::clone(&self.shared.inbox);
             self.shared.helpers.run(move || {
                 memory::trim();

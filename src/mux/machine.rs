@@ -294,6 +294,12 @@ impl<P: Payload> Mux<P> {
         }
     }
 
+    /// Whether the peer is to hear something once the sink has taken `count` more.
+    pub fn tells_of(&self, key: Key, count: u32) -> bool {
+        let stream = self.streams.get(key.slot()).filter(|s| s.birth == key.birth);
+        stream.is_none_or(|stream| stream.recv.is_due_after(count))
+    }
+
     /// The sink takes no more: the peer's program gets EPIPE. `unread`: its program left something unread, so that the
     /// peer's gets ECONNRESET too, as from a local socket.
     pub fn on_sink_gone(&mut self, key: Key, unread: bool) {
@@ -399,6 +405,12 @@ impl<P: Payload> Mux<P> {
             self.transmit_stream(lane, slot, batch, budget);
         }
         self.lanes[lane.index()].sent_bytes += (batch.bytes() - before) as u64;
+    }
+
+    /// Whether `poll_transmit` would find something on that lane.
+    pub fn has_more(&self, lane: Lane) -> bool {
+        let control = lane == Lane::Lat && !(self.lanes[lane.index()].control.is_empty() && self.credit_due.is_empty());
+        control || !self.lanes[lane.index()].ready.is_empty()
     }
 
     fn transmit_control(&mut self, batch: &mut Batch<P>, budget: usize) {

@@ -193,12 +193,18 @@ impl<P: Payload> RecvHalf<P> {
         Ok(())
     }
 
+    /// Whether the peer should hear of new credit when the sink has taken `count` more.
+    pub(super) fn is_due_after(&self, count: u32) -> bool {
+        let consumed = self.consumed.wrapping_add(count);
+        // Charges that its sender could not foresee may lie past the grant; then nothing is outstanding.
+        !reaches(self.granted, consumed) || self.granted.wrapping_sub(consumed) <= self.window / 2
+    }
+
     /// The sink took `count` (payload and charges). Returns whether the peer should hear of new credit now.
     pub(super) fn on_consumed(&mut self, count: u32, growth: &mut u64, rtt_us: u64, now_us: u64) -> bool {
+        let due = self.is_due_after(count);
         self.consumed = self.consumed.wrapping_add(count);
-        let outstanding = self.granted.wrapping_sub(self.consumed);
-        // Charges that its sender could not foresee may lie past the grant; then nothing is outstanding.
-        if reaches(self.granted, self.consumed) && outstanding > self.window / 2 {
+        if !due {
             return false;
         }
         self.grow(growth, rtt_us, now_us);

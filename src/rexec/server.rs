@@ -26,7 +26,7 @@ use crate::fdpass::{Pump, PumpKind};
 use crate::limits::{COMMANDS_MAX, EXEC_REQUEST_DEADLINE_MS};
 use crate::link::{Attached, Incoming, Peer};
 use crate::sys::spawn::{Identity, Keeper, Order, Plan, Report};
-use crate::sys::{caps, frames, scm};
+use crate::sys::{caps, frames, sched, scm};
 use crate::trust::{Rights, Standing};
 
 /// The exec service of a node.
@@ -59,6 +59,7 @@ impl Server {
         let attached = stream.attach(Pump { fd: theirs.into(), kind: PumpKind::Socket });
         let standing = (self.rights)(peer.known.key);
         let run = move || {
+            sched::begin_as_usual();
             let command = Command { peer, control: ours, attached, standing };
             if let Err(e) = command.run() {
                 tracing::warn!(peer = %command.peer, "exec: {e}");

@@ -89,6 +89,11 @@ impl Pool {
         self.0.borrow_mut().pages.iter_mut().for_each(Pages::rest);
     }
 
+    /// So many small buffers as are in use now, a large one counted as many.
+    pub fn buffers(&self) -> usize {
+        self.used() / Size::Small.bytes()
+    }
+
     /// Bytes of buffers that are in use now.
     pub fn used(&self) -> usize {
         self.0.borrow().used

@@ -45,6 +45,9 @@ pub(super) struct EpollEngine {
     /// Watches that epoll must be told of, perhaps.
     touched: Vec<RawFd>,
     ended: Vec<Done>,
+    /// They have ended too, and wake nobody.
+    quiet: Vec<Done>,
+    hurried: bool,
     envelope: Box<Envelope>,
     events: Vec<EpollEvent>,
 }
@@ -62,6 +65,8 @@ impl EpollEngine {
             watches: Vec::new(),
             touched: Vec::new(),
             ended: Vec::new(),
+            quiet: Vec::new(),
+            hurried: false,
             envelope: Envelope::new(),
             events: vec![EpollEvent::empty(); EPOLL_EVENTS],
         })
@@ -180,6 +185,19 @@ impl Engine for EpollEngine {
         OpId::new(id)
     }
 
+    fn submit_quietly(&mut self, op: Op, token: u64) -> OpId {
+        let (before, all) = (self.ended.len(), op.to_send());
+        let id = self.submit(op, token);
+        if self.ended.len() > before && self.ended[before].result.is_ok_and(|sent| sent as usize == all) {
+            self.quiet.extend(self.ended.pop());
+        }
+        id
+    }
+
+    fn hurry(&mut self) {
+        self.hurried = true;
+    }
+
     fn cancel(&mut self, id: OpId) {
         let id = id.0.get();
         let Some(slot) = self.slots.get(id) else { return };
@@ -190,8 +208,9 @@ impl Engine for EpollEngine {
 
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Done>) -> OsResult<()> {
         self.settle();
+        let hurried = std::mem::take(&mut self.hurried) && !self.quiet.is_empty();
         let timeout = match timeout {
-            _ if !self.ended.is_empty() => EpollTimeout::ZERO,
+            _ if hurried || !self.ended.is_empty() => EpollTimeout::ZERO,
             None => EpollTimeout::NONE,
             // Rounded up: a wait that ends too early would be followed by another one.
             Some(t) => {
@@ -212,6 +231,7 @@ impl Engine for EpollEngine {
             Err(e) => Err(OsError::new("epoll_wait", e)),
         };
         self.events = events;
+        done.append(&mut self.quiet);
         done.append(&mut self.ended);
         result
     }
@@ -219,6 +239,7 @@ impl Engine for EpollEngine {
     fn rest(&mut self) {
         self.slots.rest();
         slack::vec(&mut self.ended);
+        slack::vec(&mut self.quiet);
         let used = self.watches.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         self.watches.truncate(used);
         slack::vec(&mut self.watches);

@@ -14,6 +14,8 @@ mod hangup;
 mod op;
 mod pages;
 mod probe;
+#[cfg(test)]
+mod quiet_tests;
 mod slots;
 #[cfg(test)]
 mod tests;

@@ -19,12 +19,13 @@ pub type Fd = Rc<OwnedFd>;
 #[derive(Debug)]
 pub enum Op {
     /// RECVMSG of at most `max` bytes into the tail of `into`. With `fds`, control data is taken too: a RECV would drop
-    /// passed fds without a word.
+    /// passed fds without a word. `dry`: the last one took all that there was, so a first try would be in vain.
     Recv {
         fd: Fd,
         into: Filling,
         max: usize,
         fds: bool,
+        dry: bool,
     },
     /// What a `Recv` of a stream socket would take: MSG_PEEK into the tail, which stays unfilled. The result counts bytes
     /// up to the end of the first piece with fds. Without `Done::control_lost` there are none; with it there are some, in
@@ -97,6 +98,20 @@ impl Op {
         matches!(self, Self::Send { .. } | Self::SendChunk { .. } | Self::Write { .. })
     }
 
+    /// A send that goes whole or not at all.
+    pub(super) fn is_record(&self) -> bool {
+        matches!(self, Self::Send { message, .. } if message.record)
+    }
+
+    /// How much a send is to send.
+    pub(super) fn to_send(&self) -> usize {
+        match self {
+            Self::Send { message, .. } => message.left(),
+            Self::SendChunk { chunk, .. } => chunk.len(),
+            _ => 0,
+        }
+    }
+
     /// Whether control data, and so fds, may come or go with it.
     pub(super) fn has_control(&self) -> bool {
         match self {
@@ -158,6 +173,15 @@ impl Outcome {
 pub trait Engine {
     /// Hands the operation over; it starts at the next `wait`, or before.
     fn submit(&mut self, op: Op, token: u64) -> OpId;
+
+    /// As `submit`, of a `Send` or a `SendChunk` for whose success alone nobody is to wake: it is told with the next
+    /// completion of something else, or when the wait is over. What fails or is cut short is told at once.
+    fn submit_quietly(&mut self, op: Op, token: u64) -> OpId {
+        self.submit(op, token)
+    }
+
+    /// Somebody needs to know of a quiet send after all: the next `wait` does not wait for anything else.
+    fn hurry(&mut self) {}
 
     /// Asks for an early end. The operation still completes, with ECANCELED or with what it had done by then.
     fn cancel(&mut self, id: OpId);

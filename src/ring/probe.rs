@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use socket2::SockRef;
 
 use super::buf::{Chunk, Filling};
 use super::epoll::EpollEngine;
@@ -18,6 +19,7 @@ use super::uring::{Features, Uring};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::ENGINE_PROBE;
 use crate::mux::Payload;
+use crate::sys::readable;
 
 /// The environment variable that every program takes its wish from.
 pub const WISH_ENV: &str = "FARSIDE_ENGINE";
@@ -106,8 +108,26 @@ fn uring() -> OsResult<Uring> {
     if !passes_fds(&mut ring)? {
         ring.without_control();
     }
+    if !tells_short_sends(&mut ring)? {
+        ring.without_quiet();
+    }
     Ok(ring)
 }
+
+/// Whether a quiet send that finds too little room says how much was sent, as all of them must that did not send all.
+fn tells_short_sends(ring: &mut Uring) -> OsResult<bool> {
+    let (a, b) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC).step("socketpair")?;
+    SockRef::from(&a).set_send_buffer_size(1).map_err(|e| OsError::new("setsockopt", crate::errno::errno_of(&e)))?;
+    let chunk = Chunk::from_vec(vec![0; SHORT_SEND]);
+    let mut done: Vec<Done> = Vec::new();
+    ring.submit_quietly(Op::SendChunk { fd: Rc::new(a), chunk }, 0);
+    ring.wait(Some(ENGINE_PROBE), &mut done)?;
+    let sent = done.first().map_or(Err(Errno::EIO), |d| d.result);
+    Ok(sent.is_ok_and(|sent| (1..SHORT_SEND).contains(&(sent as usize)) && sent as usize == readable::bytes(&b)))
+}
+
+/// More than a unix socket with the smallest buffer takes (4.5 KiB, socket(7)), by far.
+const SHORT_SEND: usize = 256 << 10;
 
 /// Whether a message with an fd arrives by the ring, and brings that fd alone. The receiver has to wait for it: that is
 /// when some kernels add what nobody asked for.
@@ -116,7 +136,7 @@ fn passes_fds(ring: &mut Uring) -> OsResult<bool> {
     let passed = a.try_clone().step("dup")?;
     let (a, b): (Fd, Fd) = (Rc::new(a), Rc::new(b));
     let mut done: Vec<Done> = Vec::new();
-    let recv = ring.submit(Op::Recv { fd: b, into: Filling::of_its_own(1), max: 1, fds: true }, 0);
+    let recv = ring.submit(Op::Recv { fd: b, into: Filling::of_its_own(1), max: 1, fds: true, dry: false }, 0);
     ring.wait(Some(Duration::ZERO), &mut done)?;
     let mut message = Box::new(Message::from(vec![Chunk::from_vec(vec![0])]));
     message.fds.push(passed);
@@ -138,7 +158,7 @@ fn passes_fds(ring: &mut Uring) -> OsResult<bool> {
 const ONE_FD: usize = 24;
 
 fn line(features: Features) -> String {
-    let Features { deferred, timed_wait, control } = features;
+    let Features { deferred, timed_wait, control, .. } = features;
     let base = if deferred { "single issuer, deferred task work" } else { "5.10 operations" };
     let waits = if timed_wait && !deferred { ", timed waits" } else { "" };
     let fds = match (deferred, control) {

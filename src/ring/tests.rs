@@ -17,7 +17,7 @@ use crate::mux::Payload;
 use crate::sys::scm;
 
 /// Runs a promise on one engine after the other, each with a name that a failure shows.
-fn each_engine(promise: impl Fn(&mut dyn Engine)) {
+pub(super) fn each_engine(promise: impl Fn(&mut dyn Engine)) {
     let between = Features { deferred: false, ..Features::MODERN };
     for (name, features) in [("6.1", Features::MODERN), ("5.13", between), ("5.10", Features::BASIC)] {
         println!("io_uring as on Linux {name}");
@@ -51,11 +51,11 @@ fn nothing_comes(engine: &mut dyn Engine) {
     }
 }
 
-fn shared(fd: impl Into<OwnedFd>) -> Fd {
+pub(super) fn shared(fd: impl Into<OwnedFd>) -> Fd {
     Rc::new(fd.into())
 }
 
-fn pair() -> (Fd, Fd) {
+pub(super) fn pair() -> (Fd, Fd) {
     let (near, far) = UnixStream::pair().unwrap();
     (shared(near), shared(far))
 }
@@ -67,7 +67,7 @@ fn seqpackets() -> (Fd, Fd) {
 }
 
 fn recv(fd: &Fd) -> Op {
-    Op::Recv { fd: Rc::clone(fd), into: Pool::default().take(Size::Large), max: 100, fds: true }
+    Op::Recv { fd: Rc::clone(fd), into: Pool::default().take(Size::Large), max: 100, fds: true, dry: true }
 }
 
 fn bytes_of(done: Done) -> Vec<u8> {
@@ -78,7 +78,7 @@ fn bytes_of(done: Done) -> Vec<u8> {
     into.cut(count).as_ref().to_vec()
 }
 
-fn pattern(len: usize) -> Vec<u8> {
+pub(super) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from((i * 31 + i / 251) % 256).unwrap()).collect()
 }
 
@@ -141,7 +141,7 @@ fn a_record_is_measured_before_it_is_read() {
         engine.submit(Op::Measure { fd: Rc::clone(&near) }, 1);
         assert_eq!(wait_one(engine).result, Ok(100_000));
         let into = Filling::of_its_own(100_000);
-        engine.submit(Op::Recv { fd: Rc::clone(&near), into, max: 100_000, fds: true }, 2);
+        engine.submit(Op::Recv { fd: Rc::clone(&near), into, max: 100_000, fds: true, dry: false }, 2);
         let done = wait_one(engine);
         assert_eq!((done.result, done.fds.len(), done.record_cut), (Ok(100_000), 1, false));
         assert!(bytes_of(done) == long);
@@ -187,7 +187,7 @@ fn megabytes_cross_one_fd_both_ways_at_once() {
         ));
         let mut got = Vec::new();
         let mut done = Vec::new();
-        let read = |into| Op::Recv { fd: Rc::clone(&near), into, max: 64 << 10, fds: true };
+        let read = |into| Op::Recv { fd: Rc::clone(&near), into, max: 64 << 10, fds: true, dry: true };
         engine.submit(read(Pool::default().take(Size::Large)), 1);
         engine.submit(Op::Send { fd: Rc::clone(&near), message: left }, 2);
         let mut halves = 2;
@@ -368,7 +368,7 @@ fn a_cancelled_read_completes_and_gives_its_buffer_back() {
         let pool = Pool::default();
         for starts in [true, false] {
             let into = pool.take(Size::Large);
-            let id = engine.submit(Op::Recv { fd: Rc::clone(&near), into, max: 100, fds: true }, 7);
+            let id = engine.submit(Op::Recv { fd: Rc::clone(&near), into, max: 100, fds: true, dry: false }, 7);
             if starts {
                 engine.wait(Some(Duration::ZERO), &mut Vec::new()).unwrap();
             }

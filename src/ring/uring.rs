@@ -34,6 +34,16 @@ const NOBODY: u64 = u64::MAX;
 /// The completion of the poll on the hangups' epoll.
 const HANGUPS: u64 = u64::MAX - 1;
 
+/// IORING_RECVSEND_POLL_FIRST of linux/io_uring.h, Linux 5.19: wait for readiness without a try before.
+const RECVSEND_POLL_FIRST: u16 = 1;
+
+/// What an entry says besides what its operation does.
+#[derive(Clone, Copy)]
+struct Besides {
+    send_flags: i32,
+    recv_ioprio: u16,
+}
+
 /// What a kernel may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Features {
@@ -44,13 +54,16 @@ pub(super) struct Features {
     /// RECVMSG and SENDMSG with a unix socket's control data. Linux 5.10 says EINVAL; 6.17 adds an SCM_INQ that nobody
     /// asked for each time that a RECVMSG has to wait, and in the end loses fds.
     pub(super) control: bool,
+    /// A send that succeeds at once without a completion, and one that is cut short with one that says how much was sent
+    /// (CQE_SKIP_SUCCESS, Linux 5.17; a short send's count, 6.1).
+    pub(super) quiet: bool,
 }
 
 impl Features {
     /// Linux 6.1.
-    pub(super) const MODERN: Self = Self { deferred: true, timed_wait: true, control: true };
+    pub(super) const MODERN: Self = Self { deferred: true, timed_wait: true, control: true, quiet: true };
     /// Linux 5.10.
-    pub(super) const BASIC: Self = Self { deferred: false, timed_wait: false, control: false };
+    pub(super) const BASIC: Self = Self { deferred: false, timed_wait: false, control: false, quiet: false };
 }
 
 struct Slot {
@@ -81,6 +94,9 @@ pub(super) struct Uring {
     again: Vec<u64>,
     /// Operations that have ended, for the next `wait`.
     ended: Vec<Done>,
+    /// Sends that have no completion unless they fail.
+    quiet: Vec<u64>,
+    hurried: bool,
     envelopes: Envelopes,
     /// For system calls, which are over at once.
     own: Box<Envelope>,
@@ -116,6 +132,8 @@ impl Uring {
             watching: false,
             again: Vec::new(),
             ended: Vec::new(),
+            quiet: Vec::new(),
+            hurried: false,
             envelopes: Envelopes::default(),
             own: Envelope::new(),
             control_seen: 0,
@@ -128,6 +146,10 @@ impl Uring {
 
     pub(super) fn without_control(&mut self) {
         self.features.control = false;
+    }
+
+    pub(super) fn without_quiet(&mut self) {
+        self.features.quiet = false;
     }
 
     // ---- in ------------------------------------------------------------------------------------------------------
@@ -145,6 +167,24 @@ impl Uring {
                 std::thread::yield_now();
             }
         }
+    }
+
+    /// A slot for the operation, and its entry.
+    fn prepare(&mut self, op: Op, token: u64, send_flags: i32) -> (u64, squeue::Entry) {
+        let mut beside = Beside::Nothing;
+        let dry = self.features.deferred && matches!(op, Op::Recv { dry: true, .. });
+        let besides = Besides { send_flags, recv_ioprio: if dry { RECVSEND_POLL_FIRST } else { 0 } };
+        let entry = match &op {
+            Op::Recv { fds: true, .. } | Op::Peek { .. } | Op::Measure { .. } | Op::Send { .. } => {
+                let mut envelope = self.envelopes.take();
+                let entry = message(&op, &mut envelope, besides);
+                beside = Beside::Envelope(envelope);
+                entry
+            }
+            op => plain(op, besides),
+        };
+        let id = self.slots.insert(Slot { token, op, beside });
+        (id, entry.user_data(id))
     }
 
     fn watch(&mut self, op: Op, token: u64) -> OpId {
@@ -191,6 +231,25 @@ impl Uring {
                 id => self.on_completion(id, result),
             }
         }
+    }
+
+    /// Quiet sends that were submitted and have no completion have succeeded.
+    fn settle_quiet(&mut self) {
+        let unsettled = {
+            let queue = self.ring.submission();
+            !queue.is_empty() || queue.cq_overflow()
+        };
+        // Some are not submitted yet, or completions wait for room in their queue.
+        if unsettled {
+            return;
+        }
+        let mut quiet = std::mem::take(&mut self.quiet);
+        for id in quiet.drain(..) {
+            let Some(slot) = self.slots.get(id) else { continue };
+            let all = u32::try_from(slot.op.to_send()).expect("a batch is small");
+            self.end(id, Ok(all).into());
+        }
+        self.quiet = quiet;
     }
 
     fn on_completion(&mut self, id: u64, result: Result<u32, Errno>) {
@@ -259,19 +318,24 @@ impl Engine for Uring {
         if refused || matches!(&op, Op::Write { terminal: true, .. }) {
             return self.poll_first(op, token);
         }
-        let mut beside = Beside::Nothing;
-        let entry = match &op {
-            Op::Recv { fds: true, .. } | Op::Peek { .. } | Op::Measure { .. } | Op::Send { .. } => {
-                let mut envelope = self.envelopes.take();
-                let entry = message(&op, &mut envelope);
-                beside = Beside::Envelope(envelope);
-                entry
-            }
-            op => plain(op),
-        };
-        let id = self.slots.insert(Slot { token, op, beside });
-        self.push(&entry.user_data(id));
+        let (id, entry) = self.prepare(op, token, 0);
+        self.push(&entry);
         OpId::new(id)
+    }
+
+    fn submit_quietly(&mut self, op: Op, token: u64) -> OpId {
+        if !self.features.quiet || op.has_control() || op.is_record() {
+            return self.submit(op, token);
+        }
+        // It is over when it has been submitted: MSG_DONTWAIT leaves it nothing to wait for.
+        let (id, entry) = self.prepare(op, token, libc::MSG_DONTWAIT);
+        self.quiet.push(id);
+        self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS));
+        OpId::new(id)
+    }
+
+    fn hurry(&mut self) {
+        self.hurried = true;
     }
 
     fn cancel(&mut self, id: OpId) {
@@ -294,7 +358,8 @@ impl Engine for Uring {
             let entry = poll_add(self.hangups.fd(), libc::POLLIN).user_data(HANGUPS);
             self.push(&entry);
         }
-        let ready = !self.ended.is_empty() || !self.ring.completion().is_empty();
+        let hurried = std::mem::take(&mut self.hurried) && !self.quiet.is_empty();
+        let ready = hurried || !self.ended.is_empty() || !self.ring.completion().is_empty();
         match self.enter(usize::from(!ready), timeout) {
             Ok(()) => {}
             // ETIME: the timeout is over. EINTR: a signal. EBUSY, EAGAIN: completions must be taken first.
@@ -304,6 +369,7 @@ impl Engine for Uring {
             },
         }
         self.collect();
+        self.settle_quiet();
         done.append(&mut self.ended);
         Ok(())
     }
@@ -312,6 +378,7 @@ impl Engine for Uring {
         self.envelopes.rest();
         self.slots.rest();
         slack::vec(&mut self.ended);
+        slack::vec(&mut self.quiet);
     }
 }
 
@@ -338,34 +405,38 @@ fn poll_add(fd: &impl AsFd, events: i16) -> squeue::Entry {
     opcode::PollAdd::new(types::Fd(fd.as_fd().as_raw_fd()), u32::from(events.cast_unsigned())).build()
 }
 
-fn message(op: &Op, envelope: &mut Envelope) -> squeue::Entry {
+fn message(op: &Op, envelope: &mut Envelope, besides: Besides) -> squeue::Entry {
     let raw = types::Fd(op.fd().as_raw_fd());
     let call = envelope.address(op).expect("an operation on messages");
     if call.sends {
         // MSG_WAITALL: since 5.19 the ring goes on by itself after a short send; before that it ends early.
         // A record is never tried again by the ring: unix(7) sockets take its bytes before they find the receiver's queue
         // full, and what the ring sends then is an empty one.
-        let record = matches!(op, Op::Send { message, .. } if message.record);
-        let flags = call.flags | if record { libc::MSG_DONTWAIT } else { libc::MSG_WAITALL };
+        let flags =
+            besides.send_flags | call.flags | if op.is_record() { libc::MSG_DONTWAIT } else { libc::MSG_WAITALL };
         opcode::SendMsg::new(raw, call.header).flags(flags.cast_unsigned()).build()
     } else {
-        opcode::RecvMsg::new(raw, call.header).flags(call.flags.cast_unsigned()).build()
+        let flags = call.flags.cast_unsigned();
+        opcode::RecvMsg::new(raw, call.header).flags(flags).ioprio(besides.recv_ioprio).build()
     }
 }
 
 /// The entry of an operation that points to its buffer alone.
-fn plain(op: &Op) -> squeue::Entry {
+fn plain(op: &Op, besides: Besides) -> squeue::Entry {
     let raw = types::Fd(op.fd().as_raw_fd());
     let small = |len: usize| u32::try_from(len).expect("a buffer is small");
     match op {
-        Op::Recv { into, max, .. } => opcode::Recv::new(raw, into.tail(), small((*max).min(into.spare()))).build(),
+        Op::Recv { into, max, .. } => {
+            let room = small((*max).min(into.spare()));
+            opcode::Recv::new(raw, into.tail(), room).ioprio(besides.recv_ioprio).build()
+        }
         // Offset -1: the file's own position, io_uring_enter(2).
         Op::Read { into, max, .. } => {
             opcode::Read::new(raw, into.tail(), small((*max).min(into.spare()))).offset(u64::MAX).build()
         }
         Op::SendChunk { chunk, .. } => {
             let bytes = chunk.as_ref();
-            let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+            let flags = besides.send_flags | libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
             opcode::Send::new(raw, bytes.as_ptr(), small(bytes.len())).flags(flags).build()
         }
         Op::Write { chunk, .. } => {

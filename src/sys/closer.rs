@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use super::file;
+use super::{file, sched};
 use crate::limits::{CLOSERS_MAX, CLOSING_MAX, HELPERS_IDLE_MS};
 
 struct State {
@@ -73,6 +73,7 @@ fn queue(fd: OwnedFd) {
 }
 
 fn serve() {
+    sched::begin_as_usual();
     let mut state = STATE.lock().expect("a panic ends the process");
     loop {
         if let Some(fd) = state.fds.pop_front() {

@@ -24,6 +24,7 @@ pub mod random;
 pub mod readable;
 pub mod record_end;
 pub mod same_file;
+pub mod sched;
 pub mod scm;
 pub mod signals;
 pub mod spawn;

@@ -11,6 +11,7 @@ use super::connect::Connector;
 use super::{Cancel, Done, PeerRules};
 use crate::errno::{Errno, OsResult, Step};
 use crate::limits::{ASK_IDLE_MS, ASK_STACK_BYTES, BACKLOG_WAITERS_MAX, IDENTITY_QUEUE_MAX, IDENTITY_THREADS};
+use crate::sys::sched;
 use crate::sys::thread_identity::ThreadIdentity;
 use crate::udsproxyd::wire::ConnectRequest;
 
@@ -96,6 +97,7 @@ fn spawn(shared: &Arc<Shared>, state: &mut State) -> std::io::Result<()> {
 }
 
 fn serve(shared: &Arc<Shared>) {
+    sched::begin_as_usual();
     match ThreadIdentity::of_this_thread() {
         Ok(thread) => while serve_one(shared, &thread) {},
         Err(e) => error!("a thread can't read its own identity: {e}"),
