@@ -73,11 +73,12 @@ fn section(page: &mut String, file: &Path) -> Result<(), String> {
         push(
             page,
             format_args!(
-                "<p>{} rounds of {} s; {} processors, {} threads a proxy; Linux {}; load before: {}, after: {}.</p>\n",
+                "<p>{} rounds of {} s; {} processors, {} threads a proxy (ours: {}); Linux {}; load before: {}, after: {}.</p>\n",
                 head.rounds,
                 head.seconds,
                 head.processors,
                 head.threads,
+                head.our_threads,
                 escaped(&head.kernel),
                 escaped(&head.load),
                 escaped(&head.load_after)

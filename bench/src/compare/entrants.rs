@@ -4,8 +4,8 @@
 //!   client ─ unix socket ─▶ near proxy ─ TCP over the veth ─▶ far proxy ─ unix socket ─▶ echo server
 //! ```
 //!
-//! Every TCP connection has TCP_NODELAY, every proxy as many threads as ours if it has threads, and no limit below what
-//! is asked of it. The configurations are part of what is compared: they are not for tuning.
+//! Every TCP connection has TCP_NODELAY, every proxy of others as many threads as there are processors if it has threads,
+//! ours half as many, and no limit below what is asked of it. The configurations are part of what is compared: they are not for tuning.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::machines::{Machines, Service, Side, done};
 use super::ours::{self, Build};
+use super::records::Head;
 use crate::target::Target;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +92,7 @@ pub(super) struct Stage<'a> {
     pub(super) machines: &'a Machines,
     pub(super) builds: &'a [Build],
     pub(super) threads: usize,
+    pub(super) our_threads: usize,
     /// The echo server's address over TCP.
     pub(super) tcp: String,
     next_port: std::cell::Cell<u16>,
@@ -121,8 +123,9 @@ impl Live {
 }
 
 impl<'a> Stage<'a> {
-    pub(super) fn new(machines: &'a Machines, builds: &'a [Build], threads: usize, tcp: String) -> Self {
-        Self { machines, builds, threads, tcp, next_port: std::cell::Cell::new(7100) }
+    pub(super) fn new(machines: &'a Machines, builds: &'a [Build], head: &Head, tcp: String) -> Self {
+        let (threads, our_threads) = (head.threads, head.our_threads);
+        Self { machines, builds, threads, our_threads, tcp, next_port: std::cell::Cell::new(7100) }
     }
 
     pub(super) fn echo(&self) -> PathBuf {

@@ -69,9 +69,12 @@ pub(crate) struct Compare {
     /// Idle connections of ours; of others as many as they bear, 1000 at most
     #[arg(long, default_value_t = 9000, value_parser = clap::value_parser!(u32).range(1..=15_000))]
     idle_connections: u32,
-    /// Threads of each proxy that has threads: ours, haproxy, nginx [default: one a processor]
+    /// Threads of haproxy and nginx on each machine [default: one a processor]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    /// Threads of udsproxyd on each machine [default: one for every two processors, which the two machines share]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    our_threads: Option<u16>,
     /// Where our programs are [default: beside proxy-bench]
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
@@ -205,6 +208,7 @@ impl<'a> Run<'a> {
             rounds: args.rounds,
             seconds: args.seconds,
             threads: args.threads.map_or(processors, usize::from),
+            our_threads: args.our_threads.map_or((processors / 2).max(1), usize::from),
             missing,
         };
         Ok(Self { args, builds, entrants, found: Records { head, ..Records::default() } })
@@ -218,7 +222,7 @@ impl<'a> Run<'a> {
         let machines = Machines::up()?;
         let tcp = format!("{}:7000", Side::Far.address());
         let builds = std::mem::take(&mut self.builds);
-        let stage = Stage::new(&machines, &builds, self.found.head.threads, tcp);
+        let stage = Stage::new(&machines, &builds, &self.found.head, tcp);
         for build in &builds {
             build.trust(&machines)?;
         }

@@ -96,7 +96,7 @@ pub(super) fn start(
         let inner = machines.command(side, build.dir.join("udsproxyd"));
         let mut command = build.with_home(machines, side, inner);
         let port = port.to_string();
-        command.args([&stage.threads.to_string(), side.address(), &port, other.address(), &port]);
+        command.args([&stage.our_threads.to_string(), side.address(), &port, other.address(), &port]);
         command.args(["--engine", engine, "--log", "warn"]).arg("--socket").arg(asked(side)).args(more);
         machines.start(&format!("{name}-{}", side.word()), &mut command)
     };

@@ -22,7 +22,10 @@ pub(crate) struct Head {
     pub(crate) load_after: String,
     pub(crate) rounds: u32,
     pub(crate) seconds: f64,
+    /// Of a proxy of others.
     pub(crate) threads: usize,
+    #[serde(default)]
+    pub(crate) our_threads: usize,
     /// Who did not take part, and why.
     pub(crate) missing: Vec<String>,
 }

@@ -101,11 +101,12 @@ pub(super) fn targets(found: &Records) -> String {
     );
     let head = &found.head;
     format!(
-        "\n{} rounds of {} s, {} processors, {} threads a proxy, Linux {}; load before: {}, after: {}\n\n{}",
+        "\n{} rounds of {} s, {} processors, {} threads a proxy (ours: {}), Linux {}; load before: {}, after: {}\n\n{}",
         head.rounds,
         head.seconds,
         head.processors,
         head.threads,
+        head.our_threads,
         head.kernel,
         head.load,
         head.load_after,
