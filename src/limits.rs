@@ -310,5 +310,10 @@ pub const REOPEN_MS: u64 = 200;
 /// Completions a tick of half a second from which a worker is busy: about a tenth of a processor. It then lets whoever runs
 /// finish before it wakes (SCHED_BATCH); below it every message is worth an interruption.
 pub const BUSY_A_TICK: usize = 25_000;
+/// A file that was passed is kept for the program that it goes to for so long, whatever its giver does meanwhile: its
+/// message may wait in a slow program's window.
+pub const PIN_MS: u64 = 30_000;
+/// So many a mount: a few messages full of fds. Above it the oldest goes.
+pub const PINS_MAX: usize = 1024;
 /// A peer that leaves closes both links of a pair at once: what the later one still carries comes within this.
 pub const HALF_CLOSED_MS: u64 = 5_000;

@@ -8,6 +8,7 @@
 //!                                    ◀── Reply(FUSE out-frame), in any order
 //!                                    ◀── SocketReply(type, host path, FUSE out-frame)
 //!     Retain(node)                   ──▶          the kernel knows a node once more than it was told
+//!     Pass(node)                     ──▶          an open file of it is passed to a program of the far side
 //!     Ping                           ◀─▶ Pong
 //! ```
 //!
@@ -20,7 +21,7 @@ use crate::wire::codec::{Decoder, Encoder};
 use crate::wire::{WireResult, bad};
 
 /// Grows when the meaning of any byte below changes.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 pub const HEADER_LEN: usize = 8;
 const TEXT_MAX: usize = 512;
 
@@ -35,6 +36,7 @@ pub enum Kind {
     Retain = 6,
     Ping = 7,
     Pong = 8,
+    Pass = 9,
 }
 
 /// A frame's header, checked: `len` is at most `FILE_FRAME_MAX`.
@@ -64,6 +66,7 @@ impl Header {
             6 => Kind::Retain,
             7 => Kind::Ping,
             8 => Kind::Pong,
+            9 => Kind::Pass,
             n => bad!("a file frame of kind {n}"),
         };
         let len = u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize;

@@ -13,6 +13,7 @@ mod locks;
 mod names;
 mod nodes;
 mod passed;
+mod pins;
 mod session;
 mod sockets;
 mod tree;

@@ -21,6 +21,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
 use super::fdcache::{FdCache, NodeFd};
+use super::pins::Pins;
 use crate::limits::{MOUNTS_CROSSED_MAX, NODES_MAX};
 use crate::qtfs::abi::ROOT;
 use crate::sys::file::{self, Stat, reopen};
@@ -101,6 +102,7 @@ pub(super) struct Nodes {
     state: Mutex<State>,
     crossed: Mutex<HashMap<u64, Arc<Fs>>>,
     cache: FdCache,
+    pins: Pins,
 }
 
 impl Nodes {
@@ -128,6 +130,7 @@ impl Nodes {
             }),
             crossed: Mutex::new(HashMap::from([(stat.mount_id, fs)])),
             cache: FdCache::new(fds),
+            pins: Pins::default(),
         })
     }
 
@@ -140,6 +143,24 @@ impl Nodes {
             return Ok(self.root.clone());
         }
         self.state().by_id.get(&id).map(|k| k.node.clone()).ok_or(Errno::ESTALE)
+    }
+
+    /// An open file of this node is about to be passed. Does nothing that could wait for a file system.
+    pub(super) fn pin(&self, id: u64) {
+        if let Ok(node) = self.get(id) {
+            let fd = live(&node);
+            self.pins.add(node, fd);
+        }
+    }
+
+    /// As `get`, also of one that was pinned and is forgotten.
+    pub(super) fn passed(&self, id: u64) -> nix::Result<Arc<Node>> {
+        self.get(id).or_else(|errno| self.pins.find(id).ok_or(errno))
+    }
+
+    /// Now and then.
+    pub(super) fn unpin(&self) {
+        self.pins.expire();
     }
 
     /// An O_PATH fd of the inode.

@@ -50,7 +50,7 @@ impl Files for Exports {
         if access.write {
             tree.writable().map_err(|e| OsError::on("open", "a file for writing", e))?;
         }
-        let node = tree.nodes.get(file.node).step("open a passed file")?;
+        let node = tree.nodes.passed(file.node).step("open a passed file")?;
         if !matches!(node.kind, libc::S_IFREG | libc::S_IFDIR) {
             return Err(OsError::on("open", "something that is no file or directory", Errno::EOPNOTSUPP));
         }

@@ -120,12 +120,18 @@ impl Session {
         match kind {
             Kind::Request => {}
             Kind::Ping => {
+                self.tree.nodes.unpin();
                 self.send(&wire::frame(Kind::Pong, payload));
                 return Ok(None);
             }
             Kind::Retain => {
                 let mut d = Decoder::new("Retain", payload);
                 self.tree.nodes.retain(d.u64()?);
+                return d.end().map(|()| None);
+            }
+            Kind::Pass => {
+                let mut d = Decoder::new("Pass", payload);
+                self.tree.nodes.pin(d.u64()?);
                 return d.end().map(|()| None);
             }
             other => bad!("a frame of kind {other:?} in a mounted link"),
