@@ -315,5 +315,7 @@ pub const BUSY_A_TICK: usize = 25_000;
 pub const PIN_MS: u64 = 30_000;
 /// So many a mount: a few messages full of fds. Above it the oldest goes.
 pub const PINS_MAX: usize = 1024;
+/// When a command's BULK link is dialled: most commands have ended by then, and LAT carries a gigabyte a second meanwhile.
+pub const BULK_AFTER_MS: u64 = 20;
 /// A peer that leaves closes both links of a pair at once: what the later one still carries comes within this.
 pub const HALF_CLOSED_MS: u64 = 5_000;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::conn::{DialError, dial};
 use super::node::Node;
 use crate::errno::{OsResult, Step};
-use crate::limits::{HELLO_DEADLINE_MS, LINKS_MAX, REDIAL_FIRST_MS, REDIAL_MAX_MS};
+use crate::limits::{BULK_AFTER_MS, HELLO_DEADLINE_MS, LINKS_MAX, REDIAL_FIRST_MS, REDIAL_MAX_MS};
 use crate::wire::hello::{Lane, Role};
 
 const DIAL_TIMEOUT: Duration = Duration::from_millis(HELLO_DEADLINE_MS);
@@ -79,8 +79,12 @@ pub fn dial_client(node: &Node, addr: &str) -> Result<(), DialError> {
     let conn = dial(addr, &hello, DIAL_TIMEOUT, node.access())?;
     assert!(node.dialled(conn, &hello), "a new session of a command has no rival");
     let (node, addr) = (node.clone(), addr.to_owned());
-    // Beside the command, so that a short one does not wait for a link that it will never need.
+    // Beside the command, and not for a short one, which would never use it: a handshake costs both machines a millisecond.
     let run = move || {
+        node.pause(Duration::from_millis(BULK_AFTER_MS));
+        if !node.has_session(Some(session)) {
+            return;
+        }
         let hello = node.hello(Role::Client, Lane::Bulk, session, 0);
         match dial(&addr, &hello, DIAL_TIMEOUT, node.access()) {
             // Too late for a command that has ended: the link is closed again.

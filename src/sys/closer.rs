@@ -4,7 +4,7 @@
 //! such a file is closed by a few threads which may hang, and nobody else waits for them.
 //!
 //! ```text
-//!   a socket, a pipe, an eventfd, a memfd ──▶ closed at once
+//!   a socket, a pipe, an eventfd, a memfd, /dev/null ──▶ closed at once
 //!   what the kernel names by a path ──▶ queue ──▶ one of CLOSERS_MAX threads
 //! ```
 //!
@@ -51,8 +51,14 @@ pub fn is_choked() -> bool {
 fn may_wait(fd: BorrowedFd<'_>) -> bool {
     // Of a file with a path the name begins with a slash, wherever it is mounted; what has none has a colon in it.
     let by_path = file::name_of(fd).is_none_or(|name| name.as_os_str().as_encoded_bytes().starts_with(b"/"));
-    // memfds are called by a path too. Only memory has seals.
-    by_path && fcntl(fd, FcntlArg::F_GET_SEALS).is_err()
+    // memfds are called by a path too. Only memory has seals. /dev/null and its like are the kernel's, wherever they lie:
+    // an open device has its driver's operations, and no file system's.
+    by_path && fcntl(fd, FcntlArg::F_GET_SEALS).is_err() && !is_memory_device(fd)
+}
+
+/// Major 1 of Documentation/admin-guide/devices.txt: null, zero, full, random, urandom.
+fn is_memory_device(fd: BorrowedFd<'_>) -> bool {
+    file::stat_as_known(fd).is_ok_and(|stat| stat.kind() == libc::S_IFCHR && stat.rdev_major == 1)
 }
 
 fn queue(fd: OwnedFd) {
@@ -143,9 +149,11 @@ mod tests {
         let (pipe, _writer) = nix::unistd::pipe().unwrap();
         let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         assert!(!may_wait(memory.as_fd()) && !may_wait(pipe.as_fd()) && !may_wait(socket.as_fd()));
-        for path in ["/dev/null", "/", "/proc/self/exe"] {
-            assert!(may_wait(std::fs::File::open(path).unwrap().as_fd()), "{path}");
+        for path in ["/dev/tty", "/", "/proc/self/exe"] {
+            let Ok(file) = std::fs::File::open(path) else { continue };
+            assert!(may_wait(file.as_fd()), "{path}");
         }
+        assert!(!may_wait(std::fs::File::open("/dev/null").unwrap().as_fd()));
     }
 
     #[test]
