@@ -317,5 +317,7 @@ pub const PIN_MS: u64 = 30_000;
 pub const PINS_MAX: usize = 1024;
 /// When a command's BULK link is dialled: most commands have ended by then, and LAT carries a gigabyte a second meanwhile.
 pub const BULK_AFTER_MS: u64 = 20;
+/// How long a command that ends meanwhile waits for that handshake.
+pub const DIAL_END_MS: u64 = 100;
 /// A peer that leaves closes both links of a pair at once: what the later one still carries comes within this.
 pub const HALF_CLOSED_MS: u64 = 5_000;

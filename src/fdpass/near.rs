@@ -77,7 +77,11 @@ impl Maker {
             _ => {}
         }
         match Whose::is(fd.as_fd()) {
-            Whose::Ours if mount_ioctl::identify(fd.as_fd()).is_some() => return file_of_peer(fd.as_fd(), access),
+            Whose::Ours => {
+                if let Some(recipe) = file_of_peer(fd.as_fd(), access)? {
+                    return Ok(Described { recipe, pump: None });
+                }
+            }
             Whose::Users if mode == Mode::Passed => {
                 return Err(refused("a file of a user's own file system", fd.as_fd()));
             }
@@ -130,11 +134,10 @@ impl Whose {
     }
 }
 
-/// A file below one of our mounts: the machine that has it opens it there.
-fn file_of_peer(fd: BorrowedFd<'_>, access: Access) -> OsResult<Described> {
-    let Some((mount, node)) = mount_ioctl::identify(fd) else { return Err(refused("a file whose mount is gone", fd)) };
-    let recipe = Recipe::File { file: FileId { mount, node }, access, offset: offset_of(fd)? };
-    Ok(Described { recipe, pump: None })
+/// A file below one of our mounts: the machine that has it opens it there. `None`: its mount does not answer as ours do.
+fn file_of_peer(fd: BorrowedFd<'_>, access: Access) -> OsResult<Option<Recipe>> {
+    let Some((mount, node)) = mount_ioctl::identify(fd) else { return Ok(None) };
+    Ok(Some(Recipe::File { file: FileId { mount, node }, access, offset: offset_of(fd)? }))
 }
 
 /// A new pipe over there; this fd stays and is pumped. `reads`: the program reads.

@@ -1,11 +1,12 @@
 //! Sessions that this node dials: one to its peer, again and again; or one for a command.
 
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::conn::{DialError, dial};
 use super::node::Node;
 use crate::errno::{OsResult, Step};
-use crate::limits::{BULK_AFTER_MS, HELLO_DEADLINE_MS, LINKS_MAX, REDIAL_FIRST_MS, REDIAL_MAX_MS};
+use crate::limits::{BULK_AFTER_MS, DIAL_END_MS, HELLO_DEADLINE_MS, LINKS_MAX, REDIAL_FIRST_MS, REDIAL_MAX_MS};
 use crate::wire::hello::{Lane, Role};
 
 const DIAL_TIMEOUT: Duration = Duration::from_millis(HELLO_DEADLINE_MS);
@@ -68,21 +69,22 @@ fn dial_session(node: &Node, addr: &str) -> Result<(), DialError> {
     Ok(())
 }
 
-/// A session of its own for one command. The LAT link is up on return; the BULK link follows, and until then everything
-/// goes on LAT.
+/// A session of its own for one command. The LAT link is up on return; the BULK link follows, unless what is returned is
+/// dropped before, and until then everything goes on LAT.
 ///
 /// # Errors
 /// One line for a person.
-pub fn dial_client(node: &Node, addr: &str) -> Result<(), DialError> {
+pub fn dial_client(node: &Node, addr: &str) -> Result<LaterDial, DialError> {
     let session = random();
     let hello = node.hello(Role::Client, Lane::Lat, session, 0);
     let conn = dial(addr, &hello, DIAL_TIMEOUT, node.access())?;
     assert!(node.dialled(conn, &hello), "a new session of a command has no rival");
     let (node, addr) = (node.clone(), addr.to_owned());
-    // Beside the command, and not for a short one, which would never use it: a handshake costs both machines a millisecond.
+    // Not for a short command, which would never use it: a handshake costs both machines a millisecond.
+    let later = LaterDial::default();
+    let stage = Arc::clone(&later.0);
     let run = move || {
-        node.pause(Duration::from_millis(BULK_AFTER_MS));
-        if !node.has_session(Some(session)) {
+        if !begin(&stage) {
             return;
         }
         let hello = node.hello(Role::Client, Lane::Bulk, session, 0);
@@ -91,11 +93,56 @@ pub fn dial_client(node: &Node, addr: &str) -> Result<(), DialError> {
             Ok(conn) => drop(node.dialled(conn, &hello)),
             Err(e) => tracing::debug!("no BULK link: {e}"),
         }
+        *locked(&stage) = Stage::Over;
+        stage.1.notify_all();
     };
     if let Err(e) = std::thread::Builder::new().name("dialer".into()).spawn(run) {
         tracing::debug!("no BULK link: {e}");
     }
-    Ok(())
+    Ok(later)
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Waiting,
+    Dialling,
+    Over,
+}
+
+type Staged = (Mutex<Stage>, Condvar);
+
+/// A dial that begins in a moment. Dropped, it does not begin any more; one that has begun is waited for, within reason: the
+/// other side counts handshakes that are broken off.
+#[derive(Debug, Default)]
+pub struct LaterDial(Arc<Staged>);
+
+fn locked(stage: &Staged) -> MutexGuard<'_, Stage> {
+    stage.0.lock().expect("no holder panics: panic is abort")
+}
+
+/// Whether it is still wanted after the moment.
+fn begin(stage: &Staged) -> bool {
+    let waiting = |stage: &mut Stage| *stage == Stage::Waiting;
+    let moment = Duration::from_millis(BULK_AFTER_MS);
+    let (mut now, _) =
+        stage.1.wait_timeout_while(locked(stage), moment, waiting).expect("no holder panics: panic is abort");
+    let wanted = *now == Stage::Waiting;
+    *now = if wanted { Stage::Dialling } else { Stage::Over };
+    wanted
+}
+
+impl Drop for LaterDial {
+    fn drop(&mut self) {
+        let mut stage = locked(&self.0);
+        if *stage == Stage::Waiting {
+            *stage = Stage::Over;
+            self.0.1.notify_all();
+        }
+        let dialling = |stage: &mut Stage| *stage == Stage::Dialling;
+        let patience = Duration::from_millis(DIAL_END_MS);
+        drop(self.0.1.wait_timeout_while(stage, patience, dialling).expect("no holder panics: panic is abort"));
+    }
 }
 
 fn random() -> u64 {

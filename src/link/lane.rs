@@ -33,6 +33,8 @@ pub(super) struct LaneEnd {
     dry: bool,
     recv: Option<OpId>,
     send: Option<OpId>,
+    /// Nobody wakes for its end.
+    quiet: bool,
     /// Where the next batch is put together; away while one is being sent.
     message: Option<Box<Message>>,
     closed: bool,
@@ -50,6 +52,7 @@ impl LaneEnd {
             dry: false,
             recv: None,
             send: None,
+            quiet: false,
             message: Some(Box::default()),
             closed: false,
         }
@@ -67,6 +70,11 @@ impl LaneEnd {
     /// Whether the last batch has left.
     pub(super) fn is_idle(&self) -> bool {
         self.send.is_none()
+    }
+
+    /// Whether something waits for a batch of whose end nobody is told.
+    pub(super) fn holds_up(&self, mux: &Mux<Chunk>) -> bool {
+        self.send.is_some() && self.quiet && (mux.is_leaving() || mux.has_more(self.lane))
     }
 
     pub(super) fn receive(&mut self, hands: &mut Hands, token: u64) {
@@ -185,12 +193,12 @@ impl LaneEnd {
             #[cfg(feature = "plaintext")]
             Guard::Plain => {}
         }
-        let large = message.left() > QUIET_MAX;
-        let op = Op::Send { fd: Rc::clone(&self.fd), message };
         // As a rule all that there is leaves at once, and nothing waits for its end.
-        self.send = Some(match large || mux.has_more(self.lane) || mux.is_leaving() {
-            true => hands.engine.submit(op, token),
-            false => hands.engine.submit_quietly(op, token),
+        self.quiet = message.left() <= QUIET_MAX && !mux.has_more(self.lane) && !mux.is_leaving();
+        let op = Op::Send { fd: Rc::clone(&self.fd), message };
+        self.send = Some(match self.quiet {
+            true => hands.engine.submit_quietly(op, token),
+            false => hands.engine.submit(op, token),
         });
         Ok(())
     }
@@ -206,6 +214,7 @@ impl LaneEnd {
             Err(errno) => return Err(End::Gone(format!("link lost: {}", errno.desc()))),
         }
         if message.left() > 0 && !self.closed {
+            self.quiet = false;
             self.send = Some(hands.engine.submit(Op::Send { fd, message }, token));
         } else {
             message.clear();

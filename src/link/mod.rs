@@ -35,7 +35,7 @@ mod tests;
 mod token;
 mod worker;
 
-pub use dialer::{dial_client, keep_session};
+pub use dialer::{LaterDial, dial_client, keep_session};
 pub use door::Door;
 pub use guard::{Access, Authority, Ends, Judged, Known, Shown, Stranger};
 pub use helpers::Helpers;

@@ -504,7 +504,8 @@ impl Node {
             Some(command) => Some(command),
             None => state.expected.one_of(state.sessions.iter().filter(|s| s.takes_streams()), |s| &s.peer),
         };
-        let retired = |s: &Session| s.role == Role::Peer && s.retired && state.expected.is(&s.peer);
+        // Nothing comes in place of what ends because this node does.
+        let retired = |s: &Session| !state.leaving && s.role == Role::Peer && s.retired && state.expected.is(&s.peer);
         let Some(session) = session else {
             return Err(if state.sessions.iter().any(retired) { Errno::ECONNABORTED } else { Errno::ENOTCONN });
         };

@@ -239,8 +239,9 @@ impl Pair {
         if let Err(e) = self.mux.on_time(now_us) {
             self.end(if self.closing { End::Drained } else { End::Gone(e.0) }, hands);
         }
-        if self.half_closed_us.is_some_and(|since| now_us.saturating_sub(since) > HALF_CLOSED_MS * 1000) {
-            self.end(End::Closed, hands);
+        let quiet_us = |since: u64| now_us.saturating_sub(since.max(self.mux.heard_us()));
+        if self.half_closed_us.is_some_and(|since| quiet_us(since) > HALF_CLOSED_MS * 1000) {
+            self.end(if self.is_drained() { End::Drained } else { End::Closed }, hands);
         }
         let waiting: Vec<usize> = self.ports.iter().filter(|(_, p)| p.is_listener()).map(|(at, _)| at).collect();
         for at in waiting {
@@ -284,10 +285,10 @@ impl Pair {
                 self.end(e, hands);
             }
         }
-        let idle = self.lanes.iter().flatten().all(LaneEnd::is_idle);
-        if !idle && (self.mux.is_leaving() || Lane::ALL.into_iter().any(|lane| self.mux.has_more(lane))) {
+        if self.lanes.iter().flatten().any(|end| end.holds_up(&self.mux)) {
             hands.engine.hurry();
         }
+        let idle = self.lanes.iter().flatten().all(LaneEnd::is_idle);
         if self.is_drained() && self.ended.is_none() && idle {
             // Not closed before the peer has closed its side too: unread bytes would turn our last frames into a reset.
             self.closing = true;
@@ -402,7 +403,8 @@ impl Pair {
 
     pub(super) fn open(&mut self, service: u16, request: Vec<u8>, verdict: Verdict) {
         if self.ended.is_some() {
-            return verdict(Err(Errno::ECONNRESET));
+            // It has not begun: another session may be there.
+            return verdict(Err(Errno::ECONNABORTED));
         }
         match self.mux.open(service, request, INITIAL_WINDOW) {
             Ok(key) => {

@@ -90,6 +90,8 @@ pub(super) struct Port {
     /// What it holds for its program, on a stream of records.
     pub(super) share: Option<Box<Share>>,
     pub(super) sink_op: Option<OpId>,
+    /// Nobody wakes for its end.
+    pub(super) sink_quiet: bool,
     /// Waits for the end of a program that has ended its half.
     pub(super) hangup: Option<OpId>,
     /// What waits for room in a socket that does not block.
@@ -174,6 +176,7 @@ impl Port {
             assembly: None,
             share: None,
             sink_op: None,
+            sink_quiet: false,
             hangup: None,
             stalled: None,
             in_flight: 0,
@@ -206,6 +209,11 @@ impl Port {
         if stopped {
             self.stop_source();
         }
+    }
+
+    /// Whether what comes next waits for a write of whose end nobody is told.
+    pub(super) fn sink_holds_up(&self) -> bool {
+        self.sink_op.is_some() && self.sink_quiet
     }
 
     pub(super) fn is_socket(&self) -> bool {

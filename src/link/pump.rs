@@ -292,9 +292,8 @@ impl Pair {
     pub(super) fn write(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
         let token = self.token(What::PortSink, at);
         let (port, mux) = (&mut self.ports[at], &self.mux);
-        if port.sink_op.is_some() {
-            // What came now waits for it.
-            return hands.engine.hurry();
+        if port.sink_holds_up() {
+            hands.engine.hurry();
         }
         let key = port.key;
         let Some(recipes) = port.write_sink(hands, token, |count| mux.tells_of(key, count)) else { return };
@@ -314,7 +313,7 @@ impl Pair {
 
     pub(super) fn close_sink(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
         let filled = self.ports[at].finish_fill();
-        if self.ports[at].fin && self.ports[at].sink_op.is_some() {
+        if self.ports[at].fin && self.ports[at].sink_holds_up() {
             hands.engine.hurry();
         }
         if self.ports[at].close_sink_if_done() {
@@ -392,7 +391,7 @@ impl Pair {
             hands.engine.cancel(op);
         }
         if !port.is_over() {
-            if port.sink_closed && port.sink_op.is_some() {
+            if port.sink_closed && port.sink_holds_up() {
                 hands.engine.hurry();
             }
             return;

@@ -189,7 +189,7 @@ impl Port {
                 }
             }
         };
-        let quiet = match &op {
+        self.sink_quiet = match &op {
             // Nothing waits for its end: no more bytes, no close, and no credit.
             Op::SendChunk { chunk, .. } if self.queue.is_empty() && !self.fin => {
                 let len = u32::try_from(chunk.len()).expect("a chunk is a frame's, or less");
@@ -197,7 +197,7 @@ impl Port {
             }
             _ => false,
         };
-        self.sink_op = Some(match quiet {
+        self.sink_op = Some(match self.sink_quiet {
             true => hands.engine.submit_quietly(op, token),
             false => hands.engine.submit(op, token),
         });
@@ -226,6 +226,7 @@ impl Port {
 
     pub(super) fn on_sink_done(&mut self, done: Done, hands: &mut Hands, token: u64) -> Wrote {
         self.sink_op = None;
+        self.sink_quiet = false;
         if self.sink_closed {
             return Wrote::Again;
         }

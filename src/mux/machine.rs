@@ -335,6 +335,11 @@ impl<P: Payload> Mux<P> {
         }
     }
 
+    /// When the peer was last heard.
+    pub fn heard_us(&self) -> u64 {
+        self.heard_us
+    }
+
     pub fn is_leaving(&self) -> bool {
         self.leaving
     }

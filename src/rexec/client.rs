@@ -23,7 +23,7 @@ use crate::config::PLAINTEXT_ENV;
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Maker, Mode, Pump, PumpKind};
 use crate::limits::{FDS_MAX, OPEN_DEADLINE_MS};
-use crate::link::{Access, Attached, First, Handler, Incoming, Node, NodeOptions, dial_client};
+use crate::link::{Access, Attached, First, Handler, Incoming, LaterDial, Node, NodeOptions, dial_client};
 use crate::ring::Wish;
 use crate::sys::{caps, frames, inherited, signals};
 use crate::wire::service;
@@ -80,6 +80,7 @@ struct StandIn {
     control: UnixStream,
     attached: Attached,
     background: Background,
+    _bulk: LaterDial,
     /// Keeps the workers' handle.
     _node: Node,
 }
@@ -121,7 +122,7 @@ impl StandIn {
         let handler = Arc::new(Nothing);
         let node =
             Node::start(NodeOptions { workers: 1, engine, access, handler, files: None, fds: Maker::default() })?;
-        dial_client(&node, addr).map_err(|e| Trouble(e.to_string()))?;
+        let bulk = dial_client(&node, addr).map_err(|e| Trouble(e.to_string()))?;
         let deadline = Instant::now() + Duration::from_millis(OPEN_DEADLINE_MS);
         let stream = node
             .open(service::EXEC, Vec::new(), deadline)
@@ -137,7 +138,7 @@ impl StandIn {
         for number in request.fds.iter().copied().filter(|n| *n != 2) {
             inherited::release(number)?;
         }
-        Ok(Self { control, attached, background, _node: node })
+        Ok(Self { control, attached, background, _bulk: bulk, _node: node })
     }
 
     /// Until the command has ended. Returns this process's exit status.

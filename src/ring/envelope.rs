@@ -87,7 +87,7 @@ pub(super) struct Call {
 }
 
 /// UIO_MAXIOV, sendmsg(2).
-const SLICES_MAX: usize = 1024;
+pub(super) const SLICES_MAX: usize = 1024;
 
 impl Envelope {
     pub(super) fn new() -> Box<Self> {

@@ -24,7 +24,7 @@ fn turn(engine: &mut dyn Engine, limit: Duration) -> (Vec<Done>, Duration) {
 }
 
 const LONG: Duration = Duration::from_secs(10);
-const SHORT: Duration = Duration::from_millis(20);
+const SHORT: Duration = Duration::from_millis(250);
 
 #[test]
 fn they_arrive_and_are_told_of_when_the_wait_is_over() {

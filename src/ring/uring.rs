@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::calls;
-use super::envelope::{Envelope, Envelopes, Held};
+use super::envelope::{Envelope, Envelopes, Held, SLICES_MAX};
 use super::hangup::{Hangups, Watch};
 use super::op::{Done, Engine, Op, OpId, Outcome};
 use super::slots::Slots;
@@ -234,13 +234,14 @@ impl Uring {
     }
 
     /// Quiet sends that were submitted and have no completion have succeeded.
-    fn settle_quiet(&mut self) {
+    fn settle_quiet(&mut self, hurried: bool) {
         let unsettled = {
             let queue = self.ring.submission();
             !queue.is_empty() || queue.cq_overflow()
         };
-        // Some are not submitted yet, or completions wait for room in their queue.
+        // Some are not submitted yet, or completions wait for room in their queue. Whoever hurries still does.
         if unsettled {
+            self.hurried |= hurried;
             return;
         }
         let mut quiet = std::mem::take(&mut self.quiet);
@@ -324,7 +325,9 @@ impl Engine for Uring {
     }
 
     fn submit_quietly(&mut self, op: Op, token: u64) -> OpId {
-        if !self.features.quiet || op.has_control() || op.is_record() {
+        // What one call can't carry whole is not over with it.
+        let many = matches!(&op, Op::Send { message, .. } if message.batch.parts.len() > SLICES_MAX);
+        if !self.features.quiet || op.has_control() || op.is_record() || many {
             return self.submit(op, token);
         }
         // It is over when it has been submitted: MSG_DONTWAIT leaves it nothing to wait for.
@@ -369,7 +372,7 @@ impl Engine for Uring {
             },
         }
         self.collect();
-        self.settle_quiet();
+        self.settle_quiet(hurried);
         done.append(&mut self.ended);
         Ok(())
     }

@@ -158,7 +158,7 @@ impl Nodes {
         self.get(id).or_else(|errno| self.pins.find(id).ok_or(errno))
     }
 
-    /// Now and then.
+    /// With every frame, of which there is one in two seconds at least.
     pub(super) fn unpin(&self) {
         self.pins.expire();
     }

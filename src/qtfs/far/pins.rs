@@ -30,21 +30,27 @@ impl Pins {
 
     pub(super) fn add(&self, node: Arc<Node>, fd: Option<Arc<NodeFd>>) {
         let mut pins = self.pins();
-        let oldest = if pins.len() >= PINS_MAX { pins.pop_front() } else { None };
+        // The same file again takes no place of another's.
+        let at = pins.iter().position(|pin| pin.node.id == node.id);
+        let gone = if at.is_some() || pins.len() >= PINS_MAX { pins.remove(at.unwrap_or(0)) } else { None };
         pins.push_back(Pin { until: Instant::now() + Duration::from_millis(PIN_MS), node, _fd: fd });
         // Its file may close now; not under the lock.
         drop(pins);
-        drop(oldest);
+        drop(gone);
     }
 
     pub(super) fn find(&self, id: u64) -> Option<Arc<Node>> {
-        self.pins().iter().find(|pin| pin.node.id == id).map(|pin| Arc::clone(&pin.node))
+        let now = Instant::now();
+        self.pins().iter().find(|pin| pin.node.id == id && now < pin.until).map(|pin| Arc::clone(&pin.node))
     }
 
     /// Lets go of what nobody has come for.
     pub(super) fn expire(&self) {
-        let now = Instant::now();
         let mut pins = self.pins();
+        if pins.is_empty() {
+            return;
+        }
+        let now = Instant::now();
         let old = pins.iter().take_while(|pin| pin.until <= now).count();
         let old: Vec<Pin> = pins.drain(..old).collect();
         drop(pins);

@@ -117,10 +117,10 @@ impl Session {
             return Ok(None);
         };
         let payload = &buf[..len];
+        self.tree.nodes.unpin();
         match kind {
             Kind::Request => {}
             Kind::Ping => {
-                self.tree.nodes.unpin();
                 self.send(&wire::frame(Kind::Pong, payload));
                 return Ok(None);
             }
