@@ -279,6 +279,13 @@ fn thirty_probes_in_a_row_leave_nothing() {
 }
 
 #[test]
+fn a_signal_reaches_a_daemon_whose_parent_has_not_ended_yet() {
+    let pair = Pair::on_the_host();
+    pair.keeps("a_signal_reaches_a_daemon_whose_parent_has_not_ended_yet", &["/var/tmp/slow"]);
+    pair.nothing_is_left();
+}
+
+#[test]
 fn strangers_harm_nobody() {
     let pair = Pair::on_the_host();
     let said = pair.talk("strangers_harm_nobody", &[]).ends();

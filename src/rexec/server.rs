@@ -200,7 +200,10 @@ impl Command {
                     return Err(OsError::new("attend the command", Errno::ECONNRESET));
                 };
                 match Message::decode(&bytes) {
-                    Ok(Message::Signal(Signal(signal))) => keeper.order(Order::Signal(signal)),
+                    Ok(Message::Signal(Signal(signal))) => {
+                        tracing::debug!(peer = %self.peer, signal, left_behind, "a signal for the command");
+                        keeper.order(Order::Signal(signal));
+                    }
                     other => return Err(OsError::on("exec message", format!("{other:?}"), Errno::EPROTO)),
                 }
             }

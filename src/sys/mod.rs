@@ -18,6 +18,7 @@ pub mod mountinfo;
 pub mod mountns;
 pub mod nofile;
 pub mod nonblock;
+mod passing;
 pub mod peer;
 pub mod pidfd;
 pub mod random;

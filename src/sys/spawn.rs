@@ -15,6 +15,7 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::errno::{Errno, OsError, OsResult};
+use crate::sys::passing::{self, Passing};
 use crate::sys::{caps, nofile};
 
 /// What is to run, ready to be handed to the kernel.
@@ -346,10 +347,12 @@ unsafe fn close_all_but(keep: &[RawFd]) {
 /// Reaps, reports and obeys until nothing is left.
 unsafe fn watch(command: i32, socket: RawFd, signals: RawFd) -> ! {
     let mut ended = false;
+    let mut passing = Passing::NONE;
     loop {
         // SAFETY: waitpid and poll on memory of this frame.
         unsafe {
             let mut command_status = None;
+            let mut reaped = false;
             loop {
                 let mut status = 0;
                 let pid = libc::waitpid(-1, &raw mut status, libc::WNOHANG);
@@ -359,6 +362,7 @@ unsafe fn watch(command: i32, socket: RawFd, signals: RawFd) -> ! {
                 if pid == 0 {
                     break;
                 }
+                reaped |= pid > 0;
                 if pid == -1 {
                     if let Some(status) = command_status {
                         send(socket, &pack(3, status, 0));
@@ -371,6 +375,9 @@ unsafe fn watch(command: i32, socket: RawFd, signals: RawFd) -> ! {
                 ended = true;
                 send(socket, &pack(3, status, 1));
             }
+            if reaped {
+                passing.on_orphans();
+            }
             let mut fds = [
                 libc::pollfd { fd: socket, events: libc::POLLIN, revents: 0 },
                 libc::pollfd { fd: signals, events: libc::POLLIN, revents: 0 },
@@ -381,13 +388,13 @@ unsafe fn watch(command: i32, socket: RawFd, signals: RawFd) -> ! {
                 libc::read(signals, (&raw mut info).cast(), size_of::<libc::signalfd_siginfo>());
             }
             if fds[0].revents != 0 {
-                obey(command, ended, socket);
+                obey(command, ended, socket, &mut passing);
             }
         }
     }
 }
 
-unsafe fn obey(command: i32, ended: bool, socket: RawFd) {
+unsafe fn obey(command: i32, ended: bool, socket: RawFd, passing: &mut Passing) {
     let mut record = [0; RECORD];
     // SAFETY: `record` is writable and of that length.
     let n = unsafe { libc::recv(socket, record.as_mut_ptr().cast(), RECORD, libc::MSG_DONTWAIT) };
@@ -402,7 +409,7 @@ unsafe fn obey(command: i32, ended: bool, socket: RawFd) {
             (1, signal, _) if !ended => {
                 libc::kill(command, signal);
             }
-            (1, signal, _) => signal_children(signal),
+            (1, signal, _) => passing.begin(signal),
             (3, ..) => libc::_exit(0),
             _ => kill_all(if ended { 0 } else { command }),
         }
@@ -418,43 +425,13 @@ unsafe fn kill_all(command: i32) -> ! {
             libc::kill(command, libc::SIGKILL);
         }
         loop {
-            signal_children(libc::SIGKILL);
+            passing::each_child(|pid| {
+                libc::kill(pid, libc::SIGKILL);
+            });
             if libc::waitpid(-1, std::ptr::null_mut(), 0) == -1 && Errno::last_raw() == libc::ECHILD {
                 libc::_exit(0);
             }
         }
-    }
-}
-
-/// Every child of this process, from /proc/thread-self/children, proc_pid_children(5). The list is read in pieces; a
-/// number that is cut at a piece's end is read again with the next.
-unsafe fn signal_children(signal: i32) {
-    // SAFETY: system calls on memory of this frame; the numbers are of our own unreaped children.
-    unsafe {
-        let list = libc::open(c"/proc/thread-self/children".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
-        if list == -1 {
-            return;
-        }
-        let mut pid: i32 = 0;
-        let mut buffer = [0_u8; 4096];
-        loop {
-            let n = libc::read(list, buffer.as_mut_ptr().cast(), buffer.len());
-            let Ok(n @ 1..) = usize::try_from(n) else { break };
-            for byte in &buffer[..n] {
-                if byte.is_ascii_digit() {
-                    pid = pid.wrapping_mul(10).wrapping_add(i32::from(*byte - b'0'));
-                } else {
-                    if pid > 0 {
-                        libc::kill(pid, signal);
-                    }
-                    pid = 0;
-                }
-            }
-        }
-        if pid > 0 {
-            libc::kill(pid, signal);
-        }
-        libc::close(list);
     }
 }
 

@@ -668,6 +668,34 @@ def probes_in_a_row_leave_nothing(directory, count):
     same(stand_ins(), b"", "stand-ins that are left")
 
 
+SLOW_DAEMON = """
+import os, sys, time
+told, tell = os.pipe()
+if os.fork():
+    os.read(told, 1)
+    os._exit(0)
+os.setsid()
+if os.fork():
+    time.sleep(1000)
+os.dup2(os.open("/dev/null", os.O_RDWR), 0), os.dup2(0, 1), os.dup2(0, 2)
+os.write(tell, b"x")
+time.sleep(1000)
+"""
+
+
+def a_signal_reaches_a_daemon_whose_parent_has_not_ended_yet(directory):
+    """It forks twice, and the first child is still there when the command has ended."""
+    os.makedirs(directory, exist_ok=True)
+    pid_file = directory + "/slow.pid"
+    open(pid_file, "w").close()
+    done = subprocess.run([REXEC, PYTHON, "-c", SLOW_DAEMON, "-pidfile", pid_file, "-daemonize"],
+                          stdin=subprocess.DEVNULL, stdout=PIPE, stderr=PIPE, timeout=60)
+    same((done.returncode, done.stdout, done.stderr), (0, b"", b""), "the command")
+    pid = int(open(pid_file).read())
+    os.kill(pid, signal.SIGTERM)
+    eventually("the stand-in ends with its daemon", lambda: gone(pid), within=5)
+
+
 def a_qemu_that_fails_says_so_and_leaves_no_stand_in():
     done = subprocess.run(
         [REXEC, "/usr/bin/qemu-system-x86_64", "-machine", "no-such-machine", "-pidfile", "/var/tmp/none.pid", "-daemonize"],
