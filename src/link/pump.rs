@@ -297,7 +297,7 @@ impl Pair {
         }
         let key = port.key;
         let Some(recipes) = port.write_sink(hands, token, |count| mux.tells_of(key, count)) else { return };
-        let (inbox, pair, key) = (Arc::clone(&shared.inbox), self.id, self.ports[at].key);
+        let (inbox, pair) = (Arc::clone(&shared.inbox), self.id);
         let maker = Arc::clone(&shared.maker);
         shared.helpers.run(move || {
             let result = match decode_all(recipes.bytes(), recipes.count()) {

@@ -180,17 +180,17 @@ impl<P: Payload> Mux<P> {
 
     /// Whether the peer waits for our verdict on this stream.
     pub fn waits_for_us(&self, key: Key) -> bool {
-        !self.is_ours(key.id) && self.streams.get(key.slot()).is_some_and(|s| s.birth == key.birth && !s.accepted)
+        !self.is_ours(key.id) && self.look(key).is_some_and(|s| !s.accepted)
     }
 
     /// Whether we wait for the peer's verdict on this stream.
     pub fn waits_for_peer(&self, key: Key) -> bool {
-        self.is_ours(key.id) && self.streams.get(key.slot()).is_some_and(|s| s.birth == key.birth && !s.accepted)
+        self.is_ours(key.id) && self.look(key).is_some_and(|s| !s.accepted)
     }
 
     /// Whether the verdict has been given or received.
     pub fn is_open(&self, key: Key) -> bool {
-        self.streams.get(key.slot()).is_some_and(|s| s.birth == key.birth && s.accepted)
+        self.look(key).is_some_and(|s| s.accepted)
     }
 
     /// Ends the stream now, both ways; also the verdict no.
@@ -207,15 +207,12 @@ impl<P: Payload> Mux<P> {
     }
 
     pub fn early_records_of(&self, key: Key) -> u64 {
-        self.streams.get(key.slot()).filter(|s| s.birth == key.birth).map_or(0, |s| s.recv.early_records())
+        self.look(key).map_or(0, |s| s.recv.early_records())
     }
 
     /// How many bytes the source may give now.
     pub fn room(&self, key: Key) -> u32 {
-        match self.streams.get(key.slot()) {
-            Some(s) if s.birth == key.birth => s.send.room(),
-            _ => 0,
-        }
+        self.look(key).map_or(0, |s| s.send.room())
     }
 
     /// Asks for `MayRead` once there is room for `need` bytes.
@@ -296,8 +293,7 @@ impl<P: Payload> Mux<P> {
 
     /// Whether the peer is to hear something once the sink has taken `count` more.
     pub fn tells_of(&self, key: Key, count: u32) -> bool {
-        let stream = self.streams.get(key.slot()).filter(|s| s.birth == key.birth);
-        stream.is_none_or(|stream| stream.recv.is_due_after(count))
+        self.look(key).is_none_or(|s| s.recv.is_due_after(count))
     }
 
     /// The sink takes no more: the peer's program gets EPIPE. `unread`: its program left something unread, so that the
@@ -484,6 +480,10 @@ impl<P: Payload> Mux<P> {
     }
 
     // ---- bookkeeping ---------------------------------------------------------------------------------------------
+
+    fn look(&self, key: Key) -> Option<&Stream<P>> {
+        self.streams.get(key.slot()).filter(|s| s.birth == key.birth)
+    }
 
     fn stream(&mut self, key: Key) -> Option<&mut Stream<P>> {
         self.streams.get_mut(key.slot()).filter(|s| s.birth == key.birth)
