@@ -187,6 +187,8 @@ pub trait Engine {
     fn cancel(&mut self, id: OpId);
 
     /// Starts what was submitted, waits until something has ended (or `timeout` is over), and appends it to `done`.
+    /// It may come back sooner with nothing: on a signal, or on the kernel's own work for a ring that this thread has
+    /// just closed.
     ///
     /// # Errors
     /// The ring itself failed; the worker cannot go on.

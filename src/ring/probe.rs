@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use socket2::SockRef;
@@ -121,7 +121,7 @@ fn tells_short_sends(ring: &mut Uring) -> OsResult<bool> {
     let chunk = Chunk::from_vec(vec![0; SHORT_SEND]);
     let mut done: Vec<Done> = Vec::new();
     ring.submit_quietly(Op::SendChunk { fd: Rc::new(a), chunk }, 0);
-    ring.wait(Some(ENGINE_PROBE), &mut done)?;
+    next(ring, &mut done)?;
     let sent = done.first().map_or(Err(Errno::EIO), |d| d.result);
     Ok(sent.is_ok_and(|sent| (1..SHORT_SEND).contains(&(sent as usize)) && sent as usize == readable::bytes(&b)))
 }
@@ -142,16 +142,24 @@ fn passes_fds(ring: &mut Uring) -> OsResult<bool> {
     message.fds.push(passed);
     let send = ring.submit(Op::Send { fd: a, message }, 1);
     while done.len() < 2 {
-        let before = done.len();
-        ring.wait(Some(ENGINE_PROBE), &mut done)?;
         // One half was refused, so the other one waits for nothing.
-        if done.len() == before || done.iter().any(|d| d.result != Ok(1)) {
+        if !next(ring, &mut done)? || done.iter().any(|d| d.result != Ok(1)) {
             ring.cancel(recv);
             ring.cancel(send);
         }
     }
     let arrived = done.iter().any(|d| d.fds.len() == 1);
     Ok(arrived && done.iter().all(|d| d.result == Ok(1)) && ring.control_seen == ONE_FD)
+}
+
+/// Whether something ended before the time was over. A wait may end sooner with nothing.
+fn next(ring: &mut Uring, done: &mut Vec<Done>) -> OsResult<bool> {
+    let (before, begun) = (done.len(), Instant::now());
+    while done.len() == before {
+        let Some(left) = ENGINE_PROBE.checked_sub(begun.elapsed()) else { return Ok(false) };
+        ring.wait(Some(left), done)?;
+    }
+    Ok(true)
 }
 
 /// CMSG_SPACE of one fd: a header of 16, and 4 rounded up to 8.

@@ -17,9 +17,12 @@ fn chunk(fd: &Fd, bytes: &[u8]) -> Op {
     Op::SendChunk { fd: Rc::clone(fd), chunk: Chunk::from_vec(bytes.to_vec()) }
 }
 
+/// One wait, or more where a signal ended it with nothing.
 fn turn(engine: &mut dyn Engine, limit: Duration) -> (Vec<Done>, Duration) {
     let (mut done, begun) = (Vec::new(), Instant::now());
-    engine.wait(Some(limit), &mut done).unwrap();
+    while done.is_empty() && begun.elapsed() < limit {
+        engine.wait(Some(limit.saturating_sub(begun.elapsed())), &mut done).unwrap();
+    }
     (done, begun.elapsed())
 }
 
