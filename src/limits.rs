@@ -305,8 +305,9 @@ pub const ALIAS_SWEEP_MS: u64 = 3_000;
 pub const MOUNT_DEADLINE_MS: u64 = 5_000;
 /// Threads that read /dev/fuse: one copies from the kernel while another writes to the link.
 pub const FUSE_READERS: usize = 3;
-/// How long an open goes on looking for a session that takes new streams, when the one it found has just stopped.
-pub const REOPEN_MS: u64 = 200;
+/// How long an open goes on looking for a session that takes new streams, when there was one a moment ago: a handshake
+/// on a busy machine.
+pub const REOPEN_MS: u64 = 500;
 /// Completions a tick of half a second from which a worker is busy: about a tenth of a processor. It then lets whoever runs
 /// finish before it wakes (SCHED_BATCH); below it every message is worth an interruption.
 pub const BUSY_A_TICK: usize = 25_000;

@@ -95,6 +95,8 @@ struct State {
     /// Whose sessions carry what programs of this machine ask for.
     expected: Expected,
     next_pair: u64,
+    /// When the last session that programs here used had ended in an orderly way.
+    drained: Option<Instant>,
     leaving: bool,
 }
 
@@ -326,7 +328,8 @@ impl Node {
         lives
     }
 
-    /// `None`: the session takes no new pairs any more.
+    /// `None`: the session takes no new pairs any more. One that this node has dialled is taken, and left in the orderly
+    /// way: the peer has it already, and would take a link that just closes for the end of the whole session.
     fn place(&self, state: &mut State, hello: &Hello, peer: Peer, dialled: bool) -> Option<Admission> {
         let at = state.sessions.iter().position(|s| s.is_of(hello.session, &peer));
         let at = at.unwrap_or_else(|| {
@@ -351,7 +354,7 @@ impl Node {
             session.pairs.resize_with(index + 1, || None);
         }
         let begins = session.pairs[index].is_none();
-        if begins && session.retired {
+        if begins && session.retired && !dialled {
             return None;
         }
         let inbox = &self.0.inboxes[worker];
@@ -408,6 +411,9 @@ impl Node {
         let session = state.sessions.swap_remove(at);
         for other in session.pairs.iter().flatten().filter(|p| p.pair != pair) {
             other.inbox.push(Cmd::End { pair: other.pair, reason: format!("another link: {why}") });
+        }
+        if session.retired && session.role == Role::Peer && state.expected.is(&session.peer) {
+            state.drained = Some(Instant::now());
         }
         let missed = session.role == Role::Peer && !session.retired && !state.leaving;
         if missed || matches!(why, End::Broken(_)) {
@@ -476,7 +482,7 @@ impl Node {
     pub fn open(&self, service: u16, request: Vec<u8>, deadline: Instant) -> Result<Pending, Errno> {
         let patience = deadline.min(Instant::now() + Duration::from_millis(REOPEN_MS));
         loop {
-            // ECONNABORTED: the session takes no new streams. Of two born at once the survivor may not be known yet.
+            // ECONNABORTED: the session takes no new streams, or has just ended.
             match self.open_once(service, request.clone(), deadline) {
                 Err(Errno::ECONNABORTED) if Instant::now() < patience => std::thread::sleep(Duration::from_millis(2)),
                 Err(Errno::ECONNABORTED) => return Err(Errno::ENOTCONN),
@@ -497,17 +503,15 @@ impl Node {
         }
     }
 
-    /// The next link pair in turn of the session that takes new streams. ECONNABORTED: only a retired one is here.
+    /// The next link pair in turn of the session that takes new streams. ECONNABORTED: there was one a moment ago.
     fn next_pair(&self) -> Result<PairRef, Errno> {
         let state = self.state();
         let session = match state.sessions.iter().find(|s| s.dialled_client()) {
             Some(command) => Some(command),
             None => state.expected.one_of(state.sessions.iter().filter(|s| s.takes_streams()), |s| &s.peer),
         };
-        // Nothing comes in place of what ends because this node does.
-        let retired = |s: &Session| !state.leaving && s.role == Role::Peer && s.retired && state.expected.is(&s.peer);
         let Some(session) = session else {
-            return Err(if state.sessions.iter().any(retired) { Errno::ECONNABORTED } else { Errno::ENOTCONN });
+            return Err(if state.is_between_sessions() { Errno::ECONNABORTED } else { Errno::ENOTCONN });
         };
         let pairs: Vec<&PairRef> = session.pairs.iter().flatten().collect();
         let turn = self.0.turn.fetch_add(1, Ordering::Relaxed);
@@ -532,6 +536,14 @@ impl Node {
 }
 
 impl State {
+    /// Whether another session may come at any moment: of two born at once one ends, perhaps before this node knows the
+    /// other one. Nothing comes in place of what ends because this node does.
+    fn is_between_sessions(&self) -> bool {
+        let retired = |s: &Session| s.role == Role::Peer && s.retired && self.expected.is(&s.peer);
+        let lately = self.drained.is_some_and(|at| at.elapsed() < Duration::from_millis(REOPEN_MS));
+        !self.leaving && (lately || self.sessions.iter().any(retired))
+    }
+
     fn peers(&self) -> Vec<Arc<Peer>> {
         let up = self.sessions.iter().filter(|s| s.takes_streams());
         up.map(|s| Arc::clone(&s.peer)).collect()
