@@ -56,6 +56,8 @@ pub const RECORD_STREAMS_MAX: usize = 1024;
 pub const RECORDS_HELD_MAX: u64 = SESSION_GROWTH_MAX;
 /// The payload of an OPEN frame: a path (4096) twice and some identity; larger requests are bytes of the stream.
 pub const OPEN_MAX: u32 = 16 << 10;
+/// What a service says with its yes: a few numbers.
+pub const ACCEPT_MAX: u32 = 64;
 /// The recipes of one message, all RECIPE frames together: 253 paths of 4 KiB, and room for each one's fixed part.
 pub const RECIPES_MAX: usize = FDS_MAX * RECIPE_MAX;
 /// One recipe: a path of PATH_MAX, and room for its fixed part.

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::OnceLock;
 
+#[path = "common/scratch.rs"]
+mod scratch;
+
 const SETUP: u32 = 425; // io_uring_setup, the same on every architecture.
 
 /// A key and a /run of this test's own: the machine's stay as they are.
@@ -14,6 +17,7 @@ fn own_directories() -> [(&'static str, PathBuf); 2] {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
         let dir = std::env::temp_dir().join(format!("farside-engine-{}", std::process::id()));
+        scratch::remove_at_exit(&dir);
         std::fs::DirBuilder::new().mode(0o755).recursive(true).create(dir.join("run")).unwrap();
         dir
     });

@@ -93,9 +93,9 @@ fn the_largest_record_leaves_as_soon_as_the_window_was_widened() {
     near.wait_for_room(key, RECORD_MAX);
     carry(&mut near, &mut far);
     let Some(Event::Incoming { key: there, .. }) = far.poll_event() else { panic!("no OPEN") };
-    far.accept(there, INITIAL_WINDOW);
+    far.accept(there, INITIAL_WINDOW, Vec::new());
     carry(&mut far, &mut near);
-    assert_eq!(near.poll_event(), Some(Event::Accepted { key }));
+    assert_eq!(near.poll_event(), Some(Event::Accepted { key, said: Vec::new() }));
     assert_eq!(near.poll_event(), None, "64 KiB are no room for it");
     far.widen(there, RECORD_WINDOW);
     let mut waited = 0;
@@ -184,7 +184,7 @@ fn a_stream_that_was_dropped_before_it_was_taken_up_ends_where_it_is_taken_up() 
     carry(&mut near, &mut far);
     // Its recipe came all the same, by the other link.
     let there = far.adopt(key.id(), INITIAL_WINDOW).unwrap();
-    far.accept(there, INITIAL_WINDOW);
+    far.accept(there, INITIAL_WINDOW, Vec::new());
     carry(&mut far, &mut near);
     carry(&mut near, &mut far);
     assert_eq!(far.poll_event(), Some(Event::Reset { key: there, errno: nix::errno::Errno::ECONNRESET }));
@@ -201,12 +201,12 @@ fn unread_reaches_the_other_program_once_and_only_if_it_was_said() {
         near.on_read(key, Bytes::from_static(b"never read"), false, None, 0);
         carry(&mut near, &mut far);
         let Some(Event::Incoming { key: there, .. }) = far.poll_event() else { panic!("no OPEN") };
-        far.accept(there, INITIAL_WINDOW);
+        far.accept(there, INITIAL_WINDOW, Vec::new());
         far.on_sink_gone(there, unread);
         far.on_sink_gone(there, !unread);
         far.on_eof(there);
         carry(&mut far, &mut near);
-        assert_eq!(near.poll_event(), Some(Event::Accepted { key }));
+        assert_eq!(near.poll_event(), Some(Event::Accepted { key, said: Vec::new() }));
         assert_eq!(near.poll_event(), Some(Event::ReadClosed { key, unread }));
         assert_eq!(near.poll_event(), Some(Event::Fin { key }));
         assert_eq!((near.books().streams, far.books().streams), (0, 0), "both directions are over");

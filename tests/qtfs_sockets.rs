@@ -6,6 +6,8 @@ mod far;
 mod lab;
 #[path = "common/own_key.rs"]
 mod own_key;
+#[path = "common/scratch.rs"]
+mod scratch;
 #[path = "common/shell.rs"]
 mod shell;
 

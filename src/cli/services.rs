@@ -26,11 +26,11 @@ use crate::qtfs::near::SeenMounts;
 use crate::rexec;
 use crate::ring::Wish;
 use crate::sys::unix::{self, SocketKind};
-use crate::sys::{memory, nofile};
+use crate::sys::{memory, nofile, peer};
 use crate::trust::{Rights, Standing};
 use crate::udsproxyd::far::{Cancel, Far};
 use crate::udsproxyd::near::{self, End, FarSide, FarStream};
-use crate::udsproxyd::wire::{ConnectRequest, printable};
+use crate::udsproxyd::wire::{ConnectRequest, Listener, printable};
 use crate::wire::service;
 
 /// What a node is to do.
@@ -116,7 +116,8 @@ fn connect(uds: &Far, rights: &Rights, incoming: Incoming) {
         match result {
             Ok(fd) => {
                 tracing::info!(%peer, uid, "connect {name}: {by}");
-                stream.attach(pump(fd, kind));
+                let said = listener_of(&fd, kind);
+                stream.attach_saying(pump(fd, kind), said);
             }
             Err(errno) => {
                 tracing::info!(%peer, uid, "connect {name}: {} {by}", errno.desc());
@@ -124,6 +125,14 @@ fn connect(uds: &Far, rights: &Rights, incoming: Incoming) {
             }
         }
     });
+}
+
+/// For the caller's SO_PEERCRED. A datagram socket has no listener.
+fn listener_of(fd: &OwnedFd, kind: SocketKind) -> Vec<u8> {
+    if kind == SocketKind::Datagram {
+        return Vec::new();
+    }
+    peer::peer(fd.as_fd()).map_or_else(|_| Vec::new(), |p| Listener { uid: p.uid, gid: p.gid }.encode())
 }
 
 fn may_connect(standing: &Standing, name: &[u8]) -> Result<String, String> {
@@ -166,6 +175,13 @@ impl FarStream for Connected {
     fn attach(self: Box<Self>, local: OwnedFd, kind: SocketKind) -> OsResult<End> {
         let attached = self.0.attach(pump(local, kind));
         Ok(Box::new(move |errno| attached.reset(errno)))
+    }
+
+    fn listener(&self) -> Option<Listener> {
+        Listener::decode(self.0.said()).unwrap_or_else(|e| {
+            tracing::warn!("the peer says with its yes to a connect: {e}");
+            None
+        })
     }
 }
 

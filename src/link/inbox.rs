@@ -36,12 +36,14 @@ pub(super) enum Cmd {
         request: Vec<u8>,
         verdict: Verdict,
     },
-    /// The stream's local end; on an incoming one also the verdict yes. `first` leaves before anything is read.
+    /// The stream's local end; on an incoming one also the verdict yes, and what is `said` with it. `first` leaves before
+    /// anything is read.
     Attach {
         pair: u64,
         key: Key,
         pump: Pump,
         first: Option<First>,
+        said: Vec<u8>,
     },
     Reset {
         pair: u64,
@@ -145,6 +147,8 @@ pub(super) struct PairRef {
 pub struct Pending {
     at: PairRef,
     key: Key,
+    /// By the peer's service, with its yes.
+    said: Vec<u8>,
     decided: bool,
 }
 
@@ -156,22 +160,37 @@ impl fmt::Debug for Pending {
 
 impl Pending {
     pub(super) fn new(at: PairRef, key: Key) -> Self {
-        Self { at, key, decided: false }
+        Self { at, key, said: Vec::new(), decided: false }
+    }
+
+    pub(super) fn with_said(mut self, said: Vec<u8>) -> Self {
+        self.said = said;
+        self
+    }
+
+    /// What the peer's service said with its yes, to a stream that was opened here.
+    pub fn said(&self) -> &[u8] {
+        &self.said
     }
 
     /// Pumps between the stream and `pump` from now on; says yes to the peer if it waits for that.
     pub fn attach(self, pump: Pump) -> Attached {
-        self.attach_with(pump, None)
+        self.attach_with(pump, None, Vec::new())
+    }
+
+    /// As `attach`; the peer hears `said` with the yes, ACCEPT_MAX bytes at most.
+    pub fn attach_saying(self, pump: Pump, said: Vec<u8>) -> Attached {
+        self.attach_with(pump, None, said)
     }
 
     /// As `attach`; `first` leaves before anything that is read.
     pub fn attach_sending(self, pump: Pump, first: First) -> Attached {
-        self.attach_with(pump, Some(first))
+        self.attach_with(pump, Some(first), Vec::new())
     }
 
-    fn attach_with(mut self, pump: Pump, first: Option<First>) -> Attached {
+    fn attach_with(mut self, pump: Pump, first: Option<First>, said: Vec<u8>) -> Attached {
         self.decided = true;
-        self.at.inbox.push(Cmd::Attach { pair: self.at.pair, key: self.key, pump, first });
+        self.at.inbox.push(Cmd::Attach { pair: self.at.pair, key: self.key, pump, first, said });
         Attached { at: self.at.clone(), key: self.key }
     }
 

@@ -325,10 +325,10 @@ impl Pair {
     fn on_event(&mut self, event: Event<Chunk>, shared: &Shared, hands: &mut Hands) {
         match event {
             Event::Incoming { key, service, request } => self.on_incoming(key, service, request, shared),
-            Event::Accepted { key } => {
+            Event::Accepted { key, said } => {
                 let Some(at) = self.port_of(key) else { return };
                 if let Some(verdict) = self.ports[at].verdict.take() {
-                    verdict(Ok(Pending::new(self.at(shared), key)));
+                    verdict(Ok(Pending::new(self.at(shared), key).with_said(said)));
                 }
                 self.pump(at, hands);
             }
@@ -415,19 +415,19 @@ impl Pair {
         }
     }
 
-    /// `incoming` streams get their verdict with it; opened ones have theirs already.
+    /// Incoming streams get their verdict with it, and what is said with that; opened ones have theirs already.
     pub(super) fn attach(
         &mut self,
         key: Key,
         pump: Pump,
-        first: Option<First>,
+        (first, said): (Option<First>, Vec<u8>),
         shared: &Shared,
         hands: &mut Hands,
         now_us: u64,
     ) {
         let Some(at) = self.port_of(key) else { return };
         if self.mux.waits_for_us(key) {
-            self.mux.accept(key, INITIAL_WINDOW);
+            self.mux.accept(key, INITIAL_WINDOW, said);
         }
         if let Some(first) = first
             && !self.send_first(key, first, now_us)

@@ -142,7 +142,7 @@ impl Pair {
                 self.ports[child].fills_for = Some(Box::new(key));
                 self.ports[at].fills += 1;
             }
-            self.mux.accept(adopted, INITIAL_WINDOW);
+            self.mux.accept(adopted, INITIAL_WINDOW, Vec::new());
             self.start(child, pump, shared, hands);
         }
         self.note_children(key, children);

@@ -183,7 +183,9 @@ impl Worker {
         match cmd {
             Cmd::Link { lane, fd, guard, .. } => pair.add_link(lane, fd, guard, &mut hands, now_us),
             Cmd::Open { service, request, verdict, .. } => pair.open(service, request, verdict),
-            Cmd::Attach { key, pump, first, .. } => pair.attach(key, pump, first, shared, &mut hands, now_us),
+            Cmd::Attach { key, pump, first, said, .. } => {
+                pair.attach(key, pump, (first, said), shared, &mut hands, now_us)
+            }
             Cmd::Reset { key, errno, .. } => pair.reset(key, errno, &mut hands),
             Cmd::Described { port, result, .. } => pair.on_described(port, result, shared, &mut hands, now_us),
             Cmd::Rebuilt { port, result, .. } => pair.on_rebuilt(port, result, shared, &mut hands),

@@ -5,7 +5,7 @@ use super::recv::{self, Early};
 use super::send::{SendHalf, cost};
 use super::{Event, Mux, Payload, Recipes};
 use crate::errno::Errno;
-use crate::limits::{CONTROL_QUEUE_MAX, OPEN_MAX, RECIPES_PENDING_MAX, STREAMS_MAX};
+use crate::limits::{ACCEPT_MAX, CONTROL_QUEUE_MAX, OPEN_MAX, RECIPES_PENDING_MAX, STREAMS_MAX};
 use crate::wire::frame::{FrameType, HEADER_LEN, Header, flags};
 use crate::wire::hello::Lane;
 use crate::wire::{WireResult, bad};
@@ -32,7 +32,7 @@ impl<P: Payload> Mux<P> {
                 self.events.push_back(Event::GoingAway);
             }
             FrameType::Open => self.on_open(header, body)?,
-            FrameType::Accept => self.on_accept(header)?,
+            FrameType::Accept => self.on_accept(header, body)?,
             FrameType::Reset => self.on_reset(header),
             FrameType::Credit => self.on_credit(header)?,
             FrameType::Recipe | FrameType::Move | FrameType::MoveBack => {
@@ -88,7 +88,10 @@ impl<P: Payload> Mux<P> {
         Ok(())
     }
 
-    fn on_accept(&mut self, header: Header) -> WireResult<()> {
+    fn on_accept(&mut self, header: Header, body: &[u8]) -> WireResult<()> {
+        if body.len() > ACCEPT_MAX as usize {
+            bad!("ACCEPT with {} bytes", body.len());
+        }
         let ours = self.is_ours(header.stream);
         let Some(slot) = self.known(header.stream)? else {
             if ours {
@@ -106,7 +109,7 @@ impl<P: Payload> Mux<P> {
         if stream.recv.is_wide && !std::mem::replace(&mut stream.recv.credit_due, true) {
             self.credit_due.push_back(slot);
         }
-        self.events.push_back(Event::Accepted { key });
+        self.events.push_back(Event::Accepted { key, said: body.to_vec() });
         self.note_credit(slot, header.credit);
         self.schedule(slot);
         Ok(())

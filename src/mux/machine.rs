@@ -19,7 +19,7 @@ use super::recv::{self, RecvHalf};
 use super::send::{Piece, SendHalf, Turn};
 use super::types::{Event, Key, Options, Recipes};
 use super::{Batch, Payload, reaches};
-use crate::limits::{DEAD_AFTER_MS, OPEN_MAX, PING_AFTER_MS, RECORD_STREAMS_MAX, STREAMS_MAX};
+use crate::limits::{ACCEPT_MAX, DEAD_AFTER_MS, OPEN_MAX, PING_AFTER_MS, RECORD_STREAMS_MAX, STREAMS_MAX};
 use crate::slack;
 use crate::wire::frame::{FrameType, Header, flags};
 use crate::wire::hello::Lane;
@@ -167,14 +167,16 @@ impl<P: Payload> Mux<P> {
         Ok(self.insert(id, SendHalf::new(true, self.options.peer_window), window))
     }
 
-    /// Says yes to an incoming or adopted stream.
-    pub fn accept(&mut self, key: Key, window: u32) {
+    /// Says yes to an incoming or adopted stream, and what its service says with that, ACCEPT_MAX bytes at most.
+    pub fn accept(&mut self, key: Key, window: u32, said: Vec<u8>) {
+        assert!(said.len() <= ACCEPT_MAX as usize, "{} bytes with a yes", said.len());
         let Some(stream) = self.stream(key) else { return };
         assert!(!stream.accepted, "one verdict a stream");
         stream.accepted = true;
         stream.send.on_accept();
         let grant = stream.recv.widen(window);
-        self.queue_control(Header { credit: grant, ..Header::new(FrameType::Accept, key.id) }, None);
+        let said = (!said.is_empty()).then(|| P::from_vec(said));
+        self.queue_control(Header { credit: grant, ..Header::new(FrameType::Accept, key.id) }, said);
         self.schedule(key.slot());
     }
 

@@ -222,7 +222,7 @@ impl World {
                     assert_eq!((service, request.iter().all(|b| *b == 7)), (3, true));
                     let mut side = Side { key: Some(key), may_send: true, ..Side::default() };
                     if self.rng.chance(90) {
-                        end.mux.accept(key, INITIAL_WINDOW);
+                        end.mux.accept(key, INITIAL_WINDOW, Vec::new());
                     } else {
                         end.mux.reset(key, Errno::ECONNREFUSED);
                         side.gone = true;
@@ -372,9 +372,9 @@ fn an_announced_stream_sends_nothing_before_its_verdict() {
     settle_frames(&mut world);
     assert_eq!(world.wires[0][0].len(), 0, "not even its end");
     let far = world.ends[1].mux.adopt(key.id(), INITIAL_WINDOW).unwrap();
-    world.ends[1].mux.accept(far, INITIAL_WINDOW);
+    world.ends[1].mux.accept(far, INITIAL_WINDOW, Vec::new());
     settle_frames(&mut world);
-    assert_eq!(world.ends[0].mux.poll_event(), Some(Event::Accepted { key }));
+    assert_eq!(world.ends[0].mux.poll_event(), Some(Event::Accepted { key, said: Vec::new() }));
     assert_eq!(world.ends[1].mux.poll_event(), Some(Event::Fin { key: far }));
 }
 

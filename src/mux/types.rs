@@ -54,7 +54,8 @@ pub enum Event<P> {
     /// The peer opened a stream: `accept` or `reset` it.
     Incoming { key: Key, service: u16, request: Vec<u8> },
     /// The peer's yes to `open` or `announce`.
-    Accepted { key: Key },
+    /// `said`: by its service, with the yes.
+    Accepted { key: Key, said: Vec<u8> },
     /// Bytes for the sink; report `payload.len() + overhead` by `on_consumed` when they are written.
     Data { key: Key, payload: P, record_end: bool, recipes: Option<Recipes>, overhead: u32 },
     /// No more bytes for the sink.

@@ -1,7 +1,9 @@
-//! ConnectRequest: what the near side asks of the far side, as the payload of an OPEN frame.
+//! What the near side asks of the far side, as the payload of an OPEN frame, and what that says with its yes, as the
+//! payload of the ACCEPT.
 //!
 //! ```text
-//!   ├ kind u8 ┼ flags u8 ┼ uid u32 ┼ gid u32 ┼ n u32 ┼ n groups, u32 each ┼ name: u32 length + bytes ┤
+//!   ConnectRequest  ├ kind u8 ┼ flags u8 ┼ uid u32 ┼ gid u32 ┼ n u32 ┼ n groups, u32 each ┼ name: u32 length + bytes ┤
+//!   Listener        ├ uid u32 ┼ gid u32 ┤, or nothing where there is none (a datagram socket)
 //! ```
 
 use crate::limits::{CALLER_GROUPS_MAX, HOST_PATH_MAX, OPEN_MAX};
@@ -80,6 +82,36 @@ impl ConnectRequest {
     }
 }
 
+/// Who listens at the far socket: what SO_PEERCRED shows a caller of its own machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Listener {
+    pub fn encode(self) -> Vec<u8> {
+        let mut out = Encoder::new();
+        out.u32(self.uid).u32(self.gid);
+        out.finish()
+    }
+
+    /// `None`: nothing was said.
+    pub fn decode(bytes: &[u8]) -> WireResult<Option<Self>> {
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let mut from = Decoder::new("a listener", bytes);
+        let (uid, gid) = (from.u32()?, from.u32()?);
+        from.end()?;
+        // To setresuid(2) it would mean: as before.
+        if [uid, gid].contains(&u32::MAX) {
+            bad!("a listener of uid {uid}, gid {gid}");
+        }
+        Ok(Some(Self { uid, gid }))
+    }
+}
+
 /// Whether the far side can be asked for this name at all.
 pub fn check_name(name: &[u8]) -> WireResult<()> {
     match name {
@@ -142,6 +174,16 @@ mod tests {
             let mut wrong = bytes.clone();
             wrong[at] = value;
             assert!(ConnectRequest::decode(&wrong).is_err(), "byte {at} = {value}");
+        }
+    }
+
+    #[test]
+    fn a_listener_survives_the_way_and_anything_else_is_refused() {
+        let listener = Listener { uid: 64_055, gid: 107 };
+        let bytes = listener.encode();
+        assert_eq!((Listener::decode(&bytes), Listener::decode(b"")), (Ok(Some(listener)), Ok(None)));
+        for wrong in [&bytes[..7], &[&bytes[..], b"x"].concat(), &[0xff; 8], &[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]] {
+            assert!(Listener::decode(wrong).is_err(), "{wrong:?}");
         }
     }
 

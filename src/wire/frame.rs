@@ -24,7 +24,7 @@ pub enum FrameType {
     GoAway = 4,
     /// A new stream: aux = service, payload = the service's request. DATA may follow at once.
     Open = 5,
-    /// The verdict yes on OPEN, or on a stream announced by a recipe.
+    /// The verdict yes on OPEN, or on a stream announced by a recipe; payload = what the service says with it.
     Accept = 6,
     /// The stream ends now, both ways: aux = errno. Also the verdict no.
     Reset = 7,

@@ -9,6 +9,8 @@ use farside::auth::Tls;
 use farside::link::{Access, Authority, Judged, Shown, Stranger};
 use farside::trust::{HostKey, Store};
 
+use crate::scratch;
+
 struct Own(HostKey);
 
 impl Authority for Own {
@@ -31,6 +33,9 @@ pub(crate) fn dir() -> PathBuf {
 
 pub(crate) fn access() -> Access {
     static OWN: OnceLock<Arc<Own>> = OnceLock::new();
-    let own = OWN.get_or_init(|| Arc::new(Own(Store::new(dir()).host_key().expect("a key"))));
+    let own = OWN.get_or_init(|| {
+        scratch::remove_at_exit(&dir());
+        Arc::new(Own(Store::new(dir()).host_key().expect("a key")))
+    });
     Access::Keys(Arc::clone(own) as Arc<dyn Authority>)
 }

@@ -15,7 +15,7 @@ use farside::sys::{peer, scm};
 use farside::udsproxyd::far::Far;
 use farside::udsproxyd::near::{End, Export, FarSide, FarStream, Handle, Options, Server};
 use farside::udsproxyd::policy::Policy;
-use farside::udsproxyd::wire::ConnectRequest;
+use farside::udsproxyd::wire::{ConnectRequest, Listener};
 use nix::sys::socket::Shutdown;
 
 /// One at a time: the tests count this process's fds and threads.
@@ -246,9 +246,9 @@ impl FarStream for Stream {
         }))
     }
 
-    fn listener(&self) -> Option<(u32, u32)> {
+    fn listener(&self) -> Option<Listener> {
         let who = peer::peer(self.far.as_ref()?.as_fd()).ok()?;
-        (who.pid != 0).then_some((who.uid, who.gid))
+        (who.pid != 0).then_some(Listener { uid: who.uid, gid: who.gid })
     }
 }
 

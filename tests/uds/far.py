@@ -171,18 +171,27 @@ def gives_an_eventfd(client):
     seen.put(b"end" if not client.recv(1) else b"more")
 
 
-def listen(name, mode=0o666):
+def listen(name, mode=0o666, uid=0, gid=0):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(name if name[:1] == "\0" else f"{DIR}/{name}")
     if name[:1] != "\0":
         os.chmod(f"{DIR}/{name}", mode)
+    # SO_PEERCRED shows who has called this.
+    os.setegid(gid)
+    os.seteuid(uid)
     listener.listen(128)
+    os.seteuid(0)
+    os.setegid(0)
     return listener
 
 
 os.makedirs(DIR, exist_ok=True)
 os.chmod(DIR, 0o755)
 threading.stack_size(256 << 10)
+# Before any thread starts: all have the same uid.
+others = [listen(name, uid=64055, gid=107) for name in ("others", "\0farside-others")]
+for listener in others:
+    threading.Thread(target=serve, args=(listener, echo), daemon=True).start()
 for answer in (echo, after_eof, speaks_and_listens, tells, never_reads, source, slow_sink, peercred, slow, takes_fds,
                gives_fds, gives_an_eventfd, takes_sockets, many_fds, places):
     threading.Thread(target=serve, args=(listen(answer.__name__), answer), daemon=True).start()

@@ -9,6 +9,7 @@ import os
 import random
 import select
 import socket
+import struct
 import sys
 import threading
 import time
@@ -252,6 +253,15 @@ def nobody_is_nobody_there_too():
     same(read_all(sock), b"65534 65534", "nobody's credentials there")
 
 
+def the_caller_sees_who_listens_there():
+    for name, who in (("others", (64055, 107)), ("\0farside-others", (64055, 107)), ("echo", (0, 0))):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(name if name[0] == "\0" else f"{DIR}/{name}")
+            shown = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            same(shown[1:], who, f"who listens at {name!r}")
+            ask(sock, b"to somebody known")
+
+
 def a_user_who_may_not_ask_gets_the_local_errno():
     os.setgroups([])
     os.setresgid(1234, 1234, 1234)
@@ -412,8 +422,8 @@ def a_client_that_is_killed_is_an_end_for_its_server():
     child = os.fork()
     if child == 0:
         sock = connect("speaks_and_listens")
-        # The server has spoken: on a socket whose client is dead it could not, and would not listen either.
-        sock.recv(1, socket.MSG_PEEK)
+        # To the end: a socket whose client is dead, or has left something unread, is reset, and not at its end.
+        read_all(sock)
         sock.sendall(b"x" * 1000)
         os.kill(os.getpid(), 9)
     os.waitpid(child, 0)

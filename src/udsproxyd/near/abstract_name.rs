@@ -14,9 +14,12 @@ use std::sync::{Mutex, MutexGuard};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{Shutdown, shutdown};
 
+use super::binder::listen_as;
 use crate::errno::{Errno, OsResult, Step};
 use crate::sys::peer;
+use crate::sys::thread_identity::ThreadIdentity;
 use crate::sys::unix::{self, NAME_MAX, SocketKind};
+use crate::udsproxyd::wire::Listener;
 
 /// The daemon's own namespace, and the turn that every abstract connect waits for.
 #[derive(Debug)]
@@ -44,14 +47,20 @@ impl Names {
     }
 
     /// As `Private::join`, for a name that begins with NUL. `Ok(None)`: the name has a listener here by now.
-    pub(super) fn join(&self, local: BorrowedFd<'_>, kind: SocketKind, name: &[u8]) -> Result<Option<Joined>, Errno> {
+    pub(super) fn join(
+        &self,
+        local: BorrowedFd<'_>,
+        kind: SocketKind,
+        name: &[u8],
+        shown: Option<Listener>,
+    ) -> Result<Option<Joined>, Errno> {
         let _turn: MutexGuard<'_, ()> = self.turn.lock().expect("a panic ends the process");
         let listener = self.beside(local, || unix::socket(kind, true))?;
         match unix::bind(listener.as_fd(), name) {
             Err(Errno::EADDRINUSE) => return Ok(None),
             other => other?,
         }
-        unix::listen(listener.as_fd(), BACKLOG)?;
+        listen_as(&ThreadIdentity::of_this_thread()?, shown, || unix::listen(listener.as_fd(), BACKLOG))?;
         unix::connect(local, name)?;
         let own_pid = std::process::id().cast_signed();
         // From here on others are refused, while those in the backlog can still be had.

@@ -124,7 +124,7 @@ impl Desk {
             let other = self.private.join(local.as_fd(), kind, typed, stream.listener())?;
             return attach(stream, other, &request).map(drop);
         }
-        let joined = self.names.join(local.as_fd(), kind, typed)?.ok_or(No::NotRemote)?;
+        let joined = self.names.join(local.as_fd(), kind, typed, stream.listener())?.ok_or(No::NotRemote)?;
         let result = attach(stream, joined.own, &request).map(drop);
         for other in joined.others {
             self.connect_other(kind, typed, other);

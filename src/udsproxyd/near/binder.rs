@@ -24,11 +24,13 @@ use nix::fcntl::{AT_FDCWD, OFlag, open, openat, renameat};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, chroot, fchdir, unlinkat};
+use tracing::debug;
 
 use crate::errno::{Errno, OsResult, Step};
 use crate::limits::{ASK_STACK_BYTES, PRIVATE_DIRS_MAX};
 use crate::sys::thread_identity::{Identity, ThreadIdentity};
 use crate::sys::unix::{self, SocketKind};
+use crate::udsproxyd::wire::Listener;
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
@@ -37,8 +39,8 @@ const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::
 pub(super) struct Face {
     pub(super) kind: SocketKind,
     pub(super) name: Vec<u8>,
-    /// SO_PEERCRED's uid and gid, if not the daemon's.
-    pub(super) shown: Option<(u32, u32)>,
+    /// Whom SO_PEERCRED shows, if not the daemon.
+    pub(super) shown: Option<Listener>,
 }
 
 /// A bound, non-blocking socket and its name in the private directory. A stream or seqpacket one listens.
@@ -165,15 +167,11 @@ impl Room {
         bound
     }
 
-    /// SO_PEERCRED of a stream shows who called listen.
     fn listen(&self, socket: BorrowedFd<'_>, face: &Face) -> Result<(), Errno> {
-        let Some((uid, gid)) = face.shown.filter(|_| face.kind != SocketKind::Datagram) else {
-            return if face.kind == SocketKind::Datagram { Ok(()) } else { unix::listen(socket, 1) };
-        };
-        let who = Identity { uid, gid, groups: Vec::new() };
-        let outcome = self.identity.act_as(&who, || unix::listen(socket, 1));
-        assert!(outcome.restored, "a thread that could assume an identity can return to its own");
-        outcome.result?
+        if face.kind == SocketKind::Datagram {
+            return Ok(());
+        }
+        listen_as(&self.identity, face.shown, || unix::listen(socket, 1))
     }
 
     fn remake(&mut self) -> Result<(), Errno> {
@@ -190,6 +188,23 @@ impl Drop for Room {
         // What stays is removed with the whole directory, at the latest by the next daemon.
         let _ = fs::remove_dir_all("tree");
     }
+}
+
+/// SO_PEERCRED shows a caller who has called listen: `shown`, or the daemon.
+pub(super) fn listen_as(
+    thread: &ThreadIdentity,
+    shown: Option<Listener>,
+    listen: impl Fn() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let Some(Listener { uid, gid }) = shown else { return listen() };
+    let who = Identity { uid, gid, groups: Vec::new() };
+    let outcome = thread.act_as(&who, &listen);
+    assert!(outcome.restored, "a thread that could assume an identity can return to its own");
+    outcome.result.unwrap_or_else(|errno| {
+        // A uid that this daemon's user namespace does not know: it shows itself.
+        debug!(uid, gid, %errno, "SO_PEERCRED will not show the far listener");
+        listen()
+    })
 }
 
 fn make_tree(home: &OwnedFd) -> nix::Result<OwnedFd> {

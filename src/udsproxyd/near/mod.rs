@@ -33,7 +33,7 @@ use crate::errno::{Errno, OsResult};
 use crate::sys::unix::SocketKind;
 use crate::trust::Users;
 use crate::udsproxyd::policy::Policy;
-use crate::udsproxyd::wire::ConnectRequest;
+use crate::udsproxyd::wire::{ConnectRequest, Listener};
 
 /// The far side, as far as this room knows it.
 pub trait FarSide: Send + Sync {
@@ -50,9 +50,8 @@ pub trait FarStream: Send {
     /// caller's socket: blocking, close-on-exec. What is returned ends that stream.
     fn attach(self: Box<Self>, local: OwnedFd, kind: SocketKind) -> OsResult<End>;
 
-    /// The uid and gid of whoever listens over there, if known: what the caller's SO_PEERCRED shows. Otherwise it shows
-    /// this daemon's.
-    fn listener(&self) -> Option<(u32, u32)> {
+    /// Whoever listens over there, if known: what the caller's SO_PEERCRED shows. Otherwise it shows this daemon.
+    fn listener(&self) -> Option<Listener> {
         None
     }
 }

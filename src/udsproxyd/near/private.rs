@@ -25,6 +25,7 @@ use super::binder::{Binder, Bound, Face};
 use crate::errno::{Errno, OsError, OsResult, errno_of};
 use crate::limits::{ASK_IDLE_MS, KEPT_LISTENERS_MAX};
 use crate::sys::unix::{self, NAME_MAX, SocketKind};
+use crate::udsproxyd::wire::Listener;
 
 /// Digits of a listener's number, and the '/' before them.
 const NUMBER_LEN_MAX: usize = 21;
@@ -63,7 +64,7 @@ impl Private {
         local: BorrowedFd<'_>,
         kind: SocketKind,
         name: &[u8],
-        shown: Option<(u32, u32)>,
+        shown: Option<Listener>,
     ) -> Result<OwnedFd, Errno> {
         let face = Face { kind, name: name.to_vec(), shown };
         if let Some(bound) = self.take(&face) {
@@ -263,7 +264,8 @@ mod tests {
     fn peercred_shows_the_far_listener_where_it_is_known() {
         in_private("shown", |private, _| {
             let local = unix::socket(SocketKind::Stream, false).unwrap();
-            private.join(local.as_fd(), SocketKind::Stream, b"/x", Some((64_055, 107))).unwrap();
+            let shown = Listener { uid: 64_055, gid: 107 };
+            private.join(local.as_fd(), SocketKind::Stream, b"/x", Some(shown)).unwrap();
             let peer = crate::sys::peer::peer(local.as_fd()).unwrap();
             assert_eq!((peer.uid, peer.gid), (64_055, 107));
         });

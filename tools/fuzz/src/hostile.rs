@@ -163,7 +163,9 @@ impl Victim {
 
     fn drive_stream(&mut self, act: u8, key: Key, choices: &mut Choices) {
         match act {
-            5 if self.mux.waits_for_us(key) => self.mux.accept(key, choices.one_of(&[INITIAL_WINDOW, RECORD_WINDOW])),
+            5 if self.mux.waits_for_us(key) => {
+                self.mux.accept(key, choices.one_of(&[INITIAL_WINDOW, RECORD_WINDOW]), Vec::new())
+            }
             6 => {
                 let room = self.mux.room(key) as usize;
                 assert!(room <= WINDOW_MAX as usize, "more room than any window");

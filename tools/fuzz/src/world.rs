@@ -305,7 +305,7 @@ impl World {
             return;
         }
         if yes {
-            mux.accept(side.key, INITIAL_WINDOW);
+            mux.accept(side.key, INITIAL_WINDOW, Vec::new());
             mux.widen(side.key, window(side.records));
         } else {
             self.reset(at, id);

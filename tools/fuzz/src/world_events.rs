@@ -165,7 +165,7 @@ impl World {
         for id in self.alive(at) {
             let (mux, side) = self.of(at, id);
             if std::mem::take(&mut side.undecided) {
-                mux.accept(side.key, INITIAL_WINDOW);
+                mux.accept(side.key, INITIAL_WINDOW, Vec::new());
                 mux.widen(side.key, window(side.records));
             }
             let count = self.side(at, id).unconsumed;
