@@ -24,10 +24,10 @@ pub const RECORD_WINDOW: u32 = 2 * (RECORD_MAX + RECORD_COST + FDS_MAX as u32 * 
 pub const FRAGMENTS_MAX: usize = 128;
 /// Pieces behind a slow reader are copied together up to this size: below it a piece costs as much as its bytes.
 pub const MERGE_MAX: usize = 512;
-/// A stream socket's first reads are preceded by a peek for passed fds: programs that pass any do so early on, and the
-/// others pay for it no longer than that.
-pub const PEEKS_FIRST: u32 = 32;
-/// Looks ahead that found no fds where the kernel had said something: two windows of a stream whose fds lie behind them.
+/// Reads of a stream socket that are preceded by a look for passed fds, in half a second: all of one that speaks now and
+/// then, a few in a hundred of one that is busy.
+pub const LOOKS_A_TICK: u32 = 64;
+/// Looks ahead that found no fds, on a socket of which the kernel always says that there may be some.
 pub const FRUITLESS_MAX: u32 = 32;
 /// Charged against the window for each record, so that empty records are bounded too.
 pub const RECORD_COST: u32 = 64;

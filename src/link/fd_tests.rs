@@ -96,6 +96,28 @@ fn a_terminal_is_a_terminal_there_and_put_back_here() {
     panic!("the terminal was not put back");
 }
 
+/// A program that reads some bytes by read(2) drops the fds that come with them. Here every fd lies behind more bytes than
+/// one look ahead takes in, and the kernel tells of it before its time.
+#[test]
+fn fds_stay_behind_the_bytes_in_front_of_them_however_often() {
+    const FRONT: usize = 10_003;
+    let world = World::new(1);
+    let (near, mut far) = world.connect();
+    for turn in 0..100 {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        (&near).write_all(&[b'.'; FRONT]).unwrap();
+        scm::send(near.as_fd(), b"F", &[reader.as_fd()]).unwrap();
+        drop(reader);
+        writer.write_all(&[turn]).unwrap();
+        far.read_exact(&mut [0; FRONT]).unwrap();
+        let mut record = scm::receive_waiting(far.as_fd(), &mut [0; 10]).unwrap();
+        assert_eq!((record.len, record.fds.len()), (1, 1), "in turn {turn}");
+        let mut got = [0];
+        File::from(record.fds.pop().unwrap()).read_exact(&mut got).unwrap();
+        assert_eq!(got, [turn]);
+    }
+}
+
 #[test]
 fn a_seqpacket_socket_inside_a_socket_keeps_its_records() {
     let world = World::new(1);

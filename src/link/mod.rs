@@ -19,6 +19,7 @@ mod helpers;
 mod hostile_tests;
 mod inbox;
 mod lane;
+mod looks;
 mod node;
 mod pace;
 mod pair;

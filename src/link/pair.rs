@@ -248,6 +248,7 @@ impl Pair {
             self.pump(at, hands);
         }
         for (_, port) in &mut self.ports {
+            port.looks.tick();
             if port.relax() {
                 self.mux.relax(port.key);
             }

@@ -90,8 +90,8 @@ impl Pair {
                 return self.reset(key, e.errno, hands);
             }
         };
-        if found.bytes.is_some() && found.fds.is_empty() {
-            self.ports[at].on_fruitless_look();
+        if found.fruitless {
+            self.ports[at].looks.was_fruitless();
         }
         if !found.before.is_empty() {
             self.mux.on_read(key, Chunk::from_vec(found.before), false, None, now_us);

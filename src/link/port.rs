@@ -7,8 +7,8 @@
 //!   sink:    see sink.rs
 //! ```
 //!
-//! A stream socket's first reads are preceded by a peek, and all of them once it has passed an fd: a read that met bytes
-//! and then fds could not tell where the fds belong. A record is measured before it is read.
+//! A stream socket's reads may be preceded by a look for fds (looks.rs): a read that met bytes and then fds could not tell
+//! where the fds belong. A record is measured before it is read.
 //!
 //! An fd in a received message stops the source until a helper has described it; recipes in front of the sink stop it
 //! until a helper has made the fds. A port is removed when both directions have ended and no operation is in flight.
@@ -21,10 +21,11 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use super::budget::{Budget, Share};
 use super::inbox::Verdict;
+use super::looks::Looks;
 use super::sink::{Assembly, Item};
 use crate::errno::Errno;
 use crate::fdpass::PumpKind;
-use crate::limits::{BULK_FRAME_MAX, FRUITLESS_MAX, PEEKS_FIRST};
+use crate::limits::BULK_FRAME_MAX;
 use crate::mux::{Key, Recipes};
 use crate::ring::{Chunk, Done, Engine, Fd, Filling, Op, OpId, Pool, Size};
 use crate::sys::{closer, record_end, unix};
@@ -77,9 +78,7 @@ pub(super) struct Port {
     pub(super) used: bool,
     /// What was read together with fds, until they are described.
     pub(super) held: Option<Box<Chunk>>,
-    /// Reads that a peek still precedes.
-    peeks: u32,
-    fruitless: u32,
+    pub(super) looks: Looks,
     /// The length of the record that comes next.
     measured: Option<u32>,
     /// Streams that this one's messages announced, here or there; some may have ended since.
@@ -168,8 +167,7 @@ impl Port {
             cooling: false,
             used: false,
             held: None,
-            peeks: PEEKS_FIRST,
-            fruitless: 0,
+            looks: Looks::default(),
             measured: None,
             children: Vec::new(),
             queue: VecDeque::new(),
@@ -278,16 +276,6 @@ impl Port {
         self.source_op = Some(hands.engine.submit(op, token));
     }
 
-    /// A look ahead saw control data, and a helper found no fds with it: they lie further behind, or it was something else
-    /// (a program's own SO_PASSCRED), which every look would see. After some the looks end, until fds come.
-    pub(super) fn on_fruitless_look(&mut self) {
-        self.fruitless += 1;
-        if self.fruitless >= FRUITLESS_MAX {
-            self.fruitless = 0;
-            self.peeks = 0;
-        }
-    }
-
     /// The room that the next read needs.
     pub(super) fn need(&self) -> u32 {
         self.measured.unwrap_or(0).max(1)
@@ -318,7 +306,7 @@ impl Port {
                 let max = (room as usize).min(BULK_FRAME_MAX as usize).min(into.spare());
                 match socket {
                     // Fds that nobody may take are to stay where they are.
-                    true if self.peeks > 0 || closer::is_choked() => Op::Peek { fd, into, max },
+                    true if self.looks.is_wanted() || closer::is_choked() => Op::Peek { fd, into, max },
                     true => Op::Recv { fd, into, max, fds: true, dry },
                     false => Op::Read { fd, into, max },
                 }
@@ -356,13 +344,11 @@ impl Port {
             (Op::Peek { into, .. }, Ok(count)) => {
                 let max = count as usize;
                 if done.control_lost && (max > 0 || self.keeps_records()) {
-                    self.peeks = u32::MAX;
+                    self.looks.saw_fds();
                     self.filling = Some(into);
                     return Read::FdsAhead(max);
                 }
-                if self.peeks != u32::MAX {
-                    self.peeks = self.peeks.saturating_sub(1);
-                }
+                self.looks.saw_bytes();
                 self.source = SourceState::Reading;
                 let fd = Rc::clone(self.fd.as_ref().expect("the source is open"));
                 // With 0 bytes ahead, the end: this read says so again.
@@ -406,7 +392,7 @@ impl Port {
         self.big = if self.big { count >= LEFT_MIN_BIG } else { into.spare() == 0 };
         self.filling = Some(into);
         if !fds.is_empty() {
-            self.peeks = u32::MAX;
+            self.looks.saw_fds();
             return Read::WithFds(chunk, fds);
         }
         // A record was measured: one of no bytes is none the less one.

@@ -15,7 +15,7 @@ use crate::fdpass::{self, Mode, PumpKind};
 use crate::limits::{INITIAL_WINDOW, RECORD_MAX};
 use crate::mux::{Key, Recipes};
 use crate::ring::Done;
-use crate::sys::{closer, fd_edge, readable, unread};
+use crate::sys::{closer, fd_edge, readable, unix, unread};
 use crate::wire::recipe::{Recipe, decode_all};
 use crate::wire::service;
 
@@ -155,8 +155,10 @@ impl Pair {
             Read::FdsAhead(max) => {
                 let fd = self.ports[at].fd.as_ref().expect("the source is open").as_fd().try_clone_to_owned();
                 self.find(at, shared, move || {
-                    let taken = fd_edge::take(&fd.step("dup")?, max).map_err(|e| OsError::new("recvmsg", e))?;
-                    let found = Found { before: taken.before, bytes: Some(taken.with), fds: Vec::new() };
+                    let fd = fd.step("dup")?;
+                    let taken = fd_edge::take(&fd, max).map_err(|e| OsError::new("recvmsg", e))?;
+                    let fruitless = taken.fds.is_empty() && unix::asks_for_control(fd.as_fd());
+                    let found = Found { before: taken.before, bytes: Some(taken.with), fds: Vec::new(), fruitless };
                     Ok((found, taken.fds))
                 });
             }
