@@ -149,6 +149,8 @@ pub const RING_DROP_WAITS: usize = 10;
 pub const EPOLL_EVENTS: usize = RING_SQ_ENTRIES as usize;
 /// Helper threads of a process: as many blocking calls (connect, open, fork) as may be under way at once.
 pub const HELPERS_MAX: usize = 64;
+/// A helper's stack, as std's threads have it: its jobs are of many kinds.
+pub const HELPERS_STACK_BYTES: usize = 2 << 20;
 /// Helpers that wait for room in the queues of listeners that crossed, a second at most: a quarter of them, so that a
 /// program which does not accept delays nobody else. Further clients of a full one are refused at once.
 pub const LISTENER_WAITERS_MAX: usize = HELPERS_MAX / 4;

@@ -11,26 +11,29 @@
 //! When all of them hang, fds stay in the queue: they are leaked, on purpose, until the file system answers or goes. From
 //! CLOSING_MAX of them on `is_choked` says so, and no more are to be received.
 
-use std::collections::VecDeque;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use super::{file, sched};
-use crate::limits::{CLOSERS_MAX, CLOSING_MAX, HELPERS_IDLE_MS};
+use super::file;
+use super::pool::{Bounds, Pool};
+use crate::limits::{ASK_STACK_BYTES, CLOSERS_MAX, CLOSING_MAX, HELPERS_IDLE_MS};
 
-struct State {
-    fds: VecDeque<OwnedFd>,
-    threads: usize,
-    idle: usize,
-}
-
-static STATE: Mutex<State> = Mutex::new(State { fds: VecDeque::new(), threads: 0, idle: 0 });
-static WORK: Condvar = Condvar::new();
+static CLOSERS: LazyLock<Pool<OwnedFd>> = LazyLock::new(|| {
+    let idle = Duration::from_millis(HELPERS_IDLE_MS);
+    let bounds = Bounds { name: "closer", kept: 0, most: CLOSERS_MAX, idle, stack_bytes: ASK_STACK_BYTES };
+    Pool::new(bounds, || {
+        Some(Box::new(|fd| {
+            breathe();
+            drop(fd);
+            true
+        }))
+    })
+});
 static CHOKED: AtomicBool = AtomicBool::new(false);
 
 /// Closes fds that came from elsewhere. Never waits.
@@ -62,44 +65,17 @@ fn is_memory_device(fd: BorrowedFd<'_>) -> bool {
 }
 
 fn queue(fd: OwnedFd) {
-    let mut state = STATE.lock().expect("a panic ends the process");
-    state.fds.push_back(fd);
-    if state.fds.len() == CLOSING_MAX {
+    if CLOSERS.submit(fd) == CLOSING_MAX {
         tracing::warn!("{CLOSING_MAX} files that programs sent can't be closed: their file system does not answer");
         CHOKED.store(true, Ordering::Relaxed);
+        // They may all have been closed since.
+        breathe();
     }
-    if state.fds.len() > state.idle && state.threads < CLOSERS_MAX {
-        match std::thread::Builder::new().name("closer".into()).spawn(serve) {
-            Ok(_) => state.threads += 1,
-            // They stay open until a thread can be had.
-            Err(e) => tracing::warn!("no thread to close a file: {e}"),
-        }
-    }
-    WORK.notify_one();
 }
 
-fn serve() {
-    sched::begin_as_usual();
-    let mut state = STATE.lock().expect("a panic ends the process");
-    loop {
-        if let Some(fd) = state.fds.pop_front() {
-            if state.fds.len() < CLOSING_MAX / 2 {
-                CHOKED.store(false, Ordering::Relaxed);
-            }
-            drop(state);
-            drop(fd);
-            state = STATE.lock().expect("a panic ends the process");
-            continue;
-        }
-        state.idle += 1;
-        let patience = Duration::from_millis(HELPERS_IDLE_MS);
-        let (guard, out) = WORK.wait_timeout(state, patience).expect("a panic ends the process");
-        state = guard;
-        state.idle -= 1;
-        if out.timed_out() && state.fds.is_empty() {
-            state.threads -= 1;
-            return;
-        }
+fn breathe() {
+    if CLOSERS.waiting() < CLOSING_MAX / 2 {
+        CHOKED.store(false, Ordering::Relaxed);
     }
 }
 

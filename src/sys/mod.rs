@@ -21,6 +21,7 @@ pub mod nonblock;
 mod passing;
 pub mod peer;
 pub mod pidfd;
+pub mod pool;
 pub mod random;
 pub mod readable;
 pub mod record_end;
