@@ -93,6 +93,12 @@ pub const FAILED_ADDRESSES_MAX: usize = 4096;
 pub const TRUST_LOOK: Duration = Duration::from_millis(200);
 /// A peer that comes often is noted so often.
 pub const SEEN_AGAIN: Duration = Duration::from_secs(10);
+/// Commands whose first answer a daemon waits for at once, a thread each; more wait, up to a bound, and above that go their
+/// own way.
+pub const CARRIERS_MAX: usize = 32;
+pub const CARRIERS_QUEUE_MAX: usize = 1024;
+/// How long a daemon waits for the other machine before the program goes its own way.
+pub const CARRY_DEADLINE_MS: u64 = 2_000;
 /// Programs that wait for a voucher: each is answered within a millisecond or two.
 pub const VOUCH_BACKLOG: i32 = 128;
 /// How long one of them may keep the others waiting before it asks.

@@ -147,7 +147,7 @@ fn one_line_and_all_others_go_on(role: &str) {
         ("a_number_that_is_not_its_own", "stream 2"),
         ("a_second_hello", "HELLO"),
         ("ping_flood", "frame of type 78"),
-        ("another_version", "version 9"),
+        ("another_version", "version 1"),
         ("http", "no HELLO"),
         ("words_behind_the_hello", "behind the HELLO"),
         ("a_hello_with_more_in_it", "4 bytes too many"),

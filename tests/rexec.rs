@@ -101,14 +101,7 @@ impl Pair {
     /// The server's fds have returned, nobody waits for its reaper, /run is as it was.
     #[track_caller]
     fn nothing_is_left(&self) {
-        let within = Duration::from_secs(10);
-        eventually("no keeper and no zombie is left", within, || self.processes().is_empty(), || self.processes());
-        let fds = || self.standing().fds <= self.before.fds + 1;
-        let shown = || {
-            let list = self.lab.sh(self.far, "ls -l /proc/$(pgrep -x rexec_server)/fd").out();
-            format!("{:?}, {:?} at the start\n{list}\n{}", self.standing(), self.before, self.log())
-        };
-        eventually("the server's fds return", within, fds, shown);
+        self.nothing_is_left_but_the_daemon();
         for machine in [Host, Dpu] {
             // The lab shows the repository at its own path, which may be below /tmp.
             let repository = env!("CARGO_MANIFEST_DIR");
@@ -119,6 +112,18 @@ impl Pair {
             let left = self.lab.sh(machine, &find).out();
             assert_eq!(left, "", "left on {machine:?}");
         }
+    }
+
+    #[track_caller]
+    fn nothing_is_left_but_the_daemon(&self) {
+        let within = Duration::from_secs(10);
+        eventually("no keeper and no zombie is left", within, || self.processes().is_empty(), || self.processes());
+        let fds = || self.standing().fds <= self.before.fds + 1;
+        let shown = || {
+            let list = self.lab.sh(self.far, "ls -l /proc/$(pgrep -x rexec_server)/fd").out();
+            format!("{:?}, {:?} at the start\n{list}\n{}", self.standing(), self.before, self.log())
+        };
+        eventually("the server's fds return", within, fds, shown);
     }
 
     #[track_caller]
@@ -189,6 +194,116 @@ fn either_machine_may_be_the_server() {
     ] {
         pair.keeps(promise, &[]);
     }
+}
+
+/// A daemon of the caller's machine with a session to the very server that rexec names.
+#[track_caller]
+fn carrying(pair: &Pair, users: &str) -> Running {
+    pair.lab.write(pair.near, "/etc/farside/node.toml", &format!("[local]\nusers = {users}\n"));
+    let port = PORT.to_string();
+    let daemon = pair.lab.spawn(pair.near, &[bin("udsproxyd"), "1", DPU_ADDR, "7776", HOST_ADDR, &port]);
+    daemon.wait_for("session up");
+    daemon
+}
+
+fn carried(daemon: &Running) -> usize {
+    daemon.said().matches("carries a command").count()
+}
+
+#[test]
+fn a_daemon_with_a_session_carries_the_commands_and_the_promises_are_the_same() {
+    let mut pair = Pair::on_the_host();
+    let daemon = carrying(&pair, "['nobody', '64055']");
+    // Its links are there to stay.
+    pair.before = pair.standing();
+    let mut before = 0;
+    for promise in [
+        "the_exit_status_is_the_commands",
+        "death_by_signal_n_is_128_and_n",
+        "what_cannot_be_run_is_127_or_126_with_one_line",
+        "bulk_both_ways_with_a_slow_reader_while_small_requests_are_answered",
+        "a_reader_that_stands_still_stops_the_command_and_nobody_else",
+        "stdin_ends_and_may_be_anything",
+        "a_closed_standard_fd_is_dev_null_there",
+        "stdout_and_stderr_of_one_pipe_keep_their_order",
+        "both_ways_at_once_without_a_deadlock",
+        "a_reader_that_goes_away_ends_the_command_by_sigpipe",
+        "output_is_whole_however_soon_the_command_exits",
+        "arguments_arrive_exactly",
+        "the_environment_arrives_exactly_but_for_what_is_the_links",
+        "the_working_directory_and_the_umask_are_carried",
+        "signals_of_the_client_reach_the_command",
+        "a_background_process_left_behind_does_not_hold_the_client",
+        "fifty_commands_at_once",
+        "an_inherited_pipe_is_there_at_its_number",
+        "a_listening_socket_is_served_there_with_its_waiting_client",
+        "the_command_is_who_its_caller_is_and_can_do_no_more",
+    ] {
+        pair.talk(promise, &[]).ends();
+        let now = carried(&daemon);
+        assert!(now > before, "{promise} went another way: {}", daemon.said());
+        before = now;
+    }
+    pair.nothing_is_left_but_the_daemon();
+}
+
+#[test]
+fn who_may_not_ask_and_what_is_no_pipe_go_their_own_way() {
+    let pair = Pair::on_the_host();
+    let daemon = carrying(&pair, "['nobody']");
+    let sh = |script: &str| pair.lab.run_with(pair.near, &pair.env(), &["sh", "-c", script]).ok();
+    assert_eq!(sh("$REXEC echo carried | cat"), "carried\n");
+    assert_eq!(carried(&daemon), 1);
+    // Files are this process's own to read and write.
+    assert_eq!(
+        sh("echo from a file > /tmp/in; $REXEC cat < /tmp/in > /tmp/out; cat /tmp/out; rm /tmp/in /tmp/out"),
+        "from a file\n"
+    );
+    assert_eq!(carried(&daemon), 1);
+    let other = ["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups", bin("rexec"), "true"];
+    let said = pair.lab.run_with(pair.near, &pair.env(), &other).refused();
+    assert!(said.contains("user 1234 may not"), "{said}");
+    // Another server than that of the session.
+    let elsewhere = [("CMD_NET_ADDR", "tcp://192.168.10.10:7778")];
+    let second = pair.lab.spawn_with(pair.far, &[("CMD_NET_ADDR", "tcp://0.0.0.0:7778")], &[bin("rexec_server")]);
+    second.wait_for("serving on");
+    assert_eq!(pair.lab.run_with(pair.near, &elsewhere, &[bin("rexec"), "echo", "there"]).ok(), "there\n");
+    assert_eq!(carried(&daemon), 1);
+}
+
+#[test]
+fn a_carried_command_ends_with_its_client_its_daemon_or_its_link() {
+    let pair = Pair::on_the_host();
+    let daemon = carrying(&pair, "[]");
+    let mut near = pair.talk("killing_the_client_kills_the_whole_tree", &["70011"]);
+    near.hear("READY");
+    let alive = || pair.processes_with("70011") == 4;
+    eventually("four processes there", Duration::from_secs(5), alive, || pair.processes());
+    near.say("go");
+    near.hear("KILLED");
+    pair.no_process_with("70011");
+    near.say("go");
+    near.ends();
+    assert_eq!(carried(&daemon), 1);
+    let mut near = pair.talk("losing_the_other_machine_ends_the_client_with_255", &["70012", "5"]);
+    near.hear("READY");
+    pair.lab.dpu(&["pkill", "-KILL", "-x", "udsproxyd"]).ok();
+    near.say("go");
+    near.hear("ENDED");
+    pair.no_process_with("70012");
+    near.say("go");
+    near.ends();
+    drop(daemon);
+    let _daemon = carrying(&pair, "[]");
+    let mut near = pair.talk("losing_the_other_machine_ends_the_client_with_255", &["70013", "20"]);
+    near.hear("READY");
+    pair.lab.cut("drop");
+    near.say("go");
+    near.hear("ENDED");
+    pair.no_process_with("70013");
+    near.say("go");
+    near.ends();
+    pair.lab.restore();
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub struct Bearer {
 }
 
 impl Bearer {
-    fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut e = Encoder::new();
         e.u32(self.uid).u32(self.gid);
         e.u64(self.inheritable).u64(self.permitted).u64(self.bounding).u64(self.ambient);
@@ -51,7 +51,7 @@ impl Bearer {
         e.finish()
     }
 
-    fn decode(bytes: &[u8]) -> WireResult<Self> {
+    pub fn decode(bytes: &[u8]) -> WireResult<Self> {
         let mut d = Decoder::new("voucher", bytes);
         let bearer = Self {
             uid: d.u32()?,

@@ -15,7 +15,7 @@ use crate::config::{NodeConfig, config_dir};
 use crate::limits::{SEEN_AGAIN, TRUST_LOOK};
 use crate::link::{Access, Authority, Judged, Shown, Stranger};
 use crate::trust::{HostKey, Rights, Stamp, Standing, Store, Trusted, Users, seen, trust_command};
-use crate::vouch::{self, Asker, Host};
+use crate::vouch::{self, Asker, Commands, Host};
 
 /// Under which this machine's own connections are known.
 const SELF: &str = "this machine";
@@ -281,12 +281,13 @@ pub(super) fn plaintext_wanted(option: bool) -> bool {
     option || std::env::var_os(crate::config::PLAINTEXT_ENV).is_some_and(|v| v == "1")
 }
 
-/// The daemon's word for programs of this machine; kept as long as the daemon runs. Not root: nobody needs it.
-pub(super) fn serve_vouchers(keys: &Arc<Keys>) -> Option<vouch::Server> {
+/// The daemon's word for programs of this machine, and its session for their commands; kept as long as the daemon runs.
+/// Not root: nobody needs it.
+pub(super) fn serve_programs(keys: &Arc<Keys>, commands: Option<Arc<dyn Commands>>) -> Option<vouch::Server> {
     if !nix::unistd::geteuid().is_root() {
         return None;
     }
-    match vouch::Server::start(&vouch::dir(), Arc::clone(keys) as Arc<dyn Host>) {
+    match vouch::Server::start(&vouch::dir(), Arc::clone(keys) as Arc<dyn Host>, commands) {
         Ok(server) => Some(server),
         Err(e) => {
             tracing::warn!("programs without this machine's key can't reach other machines: {e}");

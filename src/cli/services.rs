@@ -5,12 +5,14 @@
 //!   local asks ──▶ udsproxyd::near::Server ──▶ OnNode ──▶ Node::open
 //! ```
 
+use std::net::ToSocketAddrs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::access::{OfDaemon, serve_vouchers};
+use super::access::{OfDaemon, serve_programs};
 use super::daemon;
 use super::guide_link::GuideLink;
 use super::notify::Notify;
@@ -18,9 +20,9 @@ use super::uds::UdsArgs;
 use crate::config::{self, NodeConfig, Pass, PassedDevice, config_dir};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Maker, Pump, PumpKind};
-use crate::limits::{ARENAS_BESIDE, CONNECT_DEADLINE_MS, RECORD_MAX};
+use crate::limits::{ARENAS_BESIDE, CARRY_DEADLINE_MS, CONNECT_DEADLINE_MS, RECORD_MAX};
 use crate::link::conn::Conn;
-use crate::link::{Door, FileServer, Handler, Incoming, Node, NodeOptions, Peer, Pending, keep_session};
+use crate::link::{Door, FileServer, First, Handler, Incoming, Node, NodeOptions, Peer, Pending, keep_session};
 use crate::qtfs::far::{Exports, serve};
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
@@ -31,6 +33,7 @@ use crate::trust::{Rights, Standing};
 use crate::udsproxyd::far::{Cancel, Far};
 use crate::udsproxyd::near::{self, End, FarSide, FarStream};
 use crate::udsproxyd::wire::{ConnectRequest, Listener, printable};
+use crate::vouch::{Carriage, Command, Commands};
 use crate::wire::service;
 
 /// What a node is to do.
@@ -185,6 +188,30 @@ impl FarStream for Connected {
     }
 }
 
+/// Carries commands of this machine's programs over this node's session.
+struct Carrier {
+    node: Node,
+    /// The peer's address, as it was configured.
+    dials: String,
+}
+
+impl Commands for Carrier {
+    fn carry(&self, command: Command) -> Result<Carriage, String> {
+        let Command { to, bearer, first, fds } = command;
+        let there = self.dials.to_socket_addrs().is_ok_and(|mut all| all.any(|addr| addr == to));
+        if !there {
+            return Err(format!("no session with {to}, but with {}", self.dials));
+        }
+        let deadline = Instant::now() + Duration::from_millis(CARRY_DEADLINE_MS);
+        let stream = self.node.open(service::EXEC, bearer.encode(), deadline).map_err(|e| e.desc().to_owned())?;
+        let fds = Maker::default().describe(fds).map_err(|e| e.to_string())?;
+        let (control, theirs) = UnixStream::pair().map_err(|e| format!("socketpair: {e}"))?;
+        let attached = stream.attach_sending(pump(theirs.into(), SocketKind::Stream), First { bytes: first, fds });
+        let ended = attached.children_done().map_err(|e| e.to_string())?;
+        Ok(Carriage { control, ended })
+    }
+}
+
 struct Files(Arc<Exports>, Rights);
 
 impl FileServer for Files {
@@ -223,7 +250,8 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     let node = Node::start(NodeOptions { workers, engine, access, handler, files, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
     let local = uds.map(|uds| uds.open(&node)).transpose()?;
-    let _vouching = plan.access.keys().and_then(serve_vouchers);
+    let commands = plan.peer.clone().map(|dials| Arc::new(Carrier { node: node.clone(), dials }) as Arc<dyn Commands>);
+    let _programs = plan.access.keys().and_then(|keys| serve_programs(keys, commands));
     let status = Status { serving: format!("serving on {:?}", door.addresses()), dials: plan.peer.clone() };
     tracing::info!("{}", status.serving);
     door.open()?;

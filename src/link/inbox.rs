@@ -1,6 +1,7 @@
 //! What other threads ask of a worker, and the handles by which they do.
 
 use std::fmt;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
@@ -234,8 +235,16 @@ impl Attached {
         self.at.inbox.push(Cmd::Reset { pair: self.at.pair, key: self.key, errno });
     }
 
-    /// `then` runs when all that the fds sent with this stream were to receive has been written.
-    pub fn when_children_done(&self, then: Notice) {
+    /// A pipe that gives a byte when all that the fds sent with this stream were to receive has been written, and its end
+    /// if that never will be.
+    pub fn children_done(&self) -> OsResult<OwnedFd> {
+        let (told, tell) = std::io::pipe().step("pipe")?;
+        // Nobody waits any more: nothing to tell.
+        self.when_children_done(Box::new(move || drop((&tell).write_all(&[1]))));
+        Ok(told.into())
+    }
+
+    pub(super) fn when_children_done(&self, then: Notice) {
         self.at.inbox.push(Cmd::WhenChildrenDone { pair: self.at.pair, key: self.key, then });
     }
 }

@@ -8,10 +8,10 @@
 //! and ends as it ended. It needs no privilege.
 
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -33,9 +33,6 @@ pub(super) const FAILED: i32 = 255;
 const CANNOT_RUN: i32 = 126;
 const NOT_FOUND: i32 = 127;
 
-/// How often a stand-in that waits for its reader looks for signals.
-const DRAIN_LOOK_MS: u64 = 50;
-
 /// The peer opens nothing towards a command's stand-in.
 struct Nothing;
 
@@ -46,9 +43,9 @@ impl Handler for Nothing {
 }
 
 /// Runs `argv` on the node at `addr` and returns the exit status for this process.
-pub fn run(addr: &str, argv: Vec<Vec<u8>>, engine: Wish, access: Access) -> i32 {
+pub fn run(addr: &str, argv: Vec<Vec<u8>>, engine: Wish, ways: &dyn Ways) -> i32 {
     match Background::begin(&argv) {
-        Ok(background) => attempt(addr, argv, background, engine, access),
+        Ok(background) => attempt(addr, argv, background, engine, ways),
         Err(e) => complain(&e),
     }
 }
@@ -59,14 +56,14 @@ fn complain(what: &dyn std::fmt::Display) -> i32 {
     FAILED
 }
 
-fn attempt(addr: &str, argv: Vec<Vec<u8>>, background: Background, engine: Wish, access: Access) -> i32 {
+fn attempt(addr: &str, argv: Vec<Vec<u8>>, background: Background, engine: Wish, ways: &dyn Ways) -> i32 {
     // Before any thread is there: they all inherit the mask, so that only the signalfd sees these.
     let taken = match signals::take_forwarded() {
         Ok(taken) => taken,
         Err(e) => return complain(&e),
     };
     let name = String::from_utf8_lossy(&argv[0]).into_owned();
-    let mut stand_in = match StandIn::start(addr, argv, background, engine, access) {
+    let mut stand_in = match StandIn::start(addr, argv, background, engine, ways) {
         Ok(stand_in) => stand_in,
         Err(e) => return complain(&e),
     };
@@ -78,11 +75,43 @@ fn attempt(addr: &str, argv: Vec<Vec<u8>>, background: Background, engine: Wish,
 
 struct StandIn {
     control: UnixStream,
-    attached: Attached,
+    way: Way,
     background: Background,
-    _bulk: LaterDial,
-    /// Keeps the workers' handle.
-    _node: Node,
+}
+
+/// How the command's stream goes.
+enum Way {
+    /// On a connection of this process.
+    Own {
+        attached: Attached,
+        _bulk: LaterDial,
+        /// Keeps the workers' handle.
+        _node: Node,
+    },
+    /// Over the session of a daemon of this machine, which tells when all has been written here.
+    Carried { ended: OwnedFd },
+}
+
+/// What a daemon of this machine gives for a command that it carries.
+#[derive(Debug)]
+pub struct Carried {
+    /// The command's stream.
+    pub control: UnixStream,
+    /// A byte when all that the command wrote has been written here; its end before that: the session is lost.
+    pub ended: OwnedFd,
+}
+
+/// How this process reaches the other machine.
+pub trait Ways {
+    /// By a daemon of this machine that has a session there: what the command's stream begins with, and the fds that go
+    /// along. `None`: there is none, or it does not do that; nothing has begun.
+    fn carry(&self, first: &[u8], fds: &[(BorrowedFd<'_>, Mode)]) -> Option<Carried>;
+
+    /// By a connection of its own.
+    ///
+    /// # Errors
+    /// One line: it has neither a key nor a daemon's word.
+    fn access(&self) -> Result<Access, String>;
 }
 
 /// Why a command did not start: one line.
@@ -106,7 +135,7 @@ impl StandIn {
         argv: Vec<Vec<u8>>,
         background: Background,
         engine: Wish,
-        access: Access,
+        ways: &dyn Ways,
     ) -> Result<Self, Trouble> {
         let carried = carried_fds()?;
         let request = Request {
@@ -118,27 +147,24 @@ impl StandIn {
             fds: carried.iter().map(|(number, ..)| *number).collect(),
             daemonizes: background.is_wanted(),
         };
-        let fds = Maker::default().describe(carried.into_iter().map(|(_, fd, mode)| (fd, mode)).collect())?;
-        let handler = Arc::new(Nothing);
-        let node =
-            Node::start(NodeOptions { workers: 1, engine, access, handler, files: None, fds: Maker::default() })?;
-        let bulk = dial_client(&node, addr).map_err(|e| Trouble(e.to_string()))?;
-        let deadline = Instant::now() + Duration::from_millis(OPEN_DEADLINE_MS);
-        let stream = node
-            .open(service::EXEC, Vec::new(), deadline)
-            .map_err(|e| Trouble(format!("{addr} runs no commands for this machine: {}", e.desc())))?;
-        let (control, theirs) = UnixStream::pair().step("socketpair")?;
         let bytes = request.encode();
         let length = u32::try_from(bytes.len()).expect("bounded by the kernel's own limit on argv and env");
-        let first = First { bytes: length.to_le_bytes().to_vec(), fds };
-        let attached = stream.attach_sending(Pump { fd: theirs.into(), kind: PumpKind::Socket }, first);
+        let first = length.to_le_bytes();
+        let lent: Vec<_> = carried.iter().map(|(_, fd, mode)| (fd.as_fd(), *mode)).collect();
+        let (control, way) = match ways.carry(&first, &lent) {
+            Some(Carried { control, ended }) => (control, Way::Carried { ended }),
+            None => {
+                let fds = carried.into_iter().map(|(_, fd, mode)| (fd, mode)).collect();
+                Way::own(addr, engine, ways.access().map_err(Trouble)?, fds, first.to_vec())?
+            }
+        };
         frames::write(&control, &bytes)?;
-        // The worker has its own copies now, and closes each at its stream's end: nobody here must keep a pipe open.
+        // The pumps have their own copies now, and close each at its stream's end: nobody here must keep a pipe open.
         // stderr stays for what there may be to say.
         for number in request.fds.iter().copied().filter(|n| *n != 2) {
             inherited::release(number)?;
         }
-        Ok(Self { control, attached, background, _bulk: bulk, _node: node })
+        Ok(Self { control, way, background })
     }
 
     /// Until the command has ended. Returns this process's exit status.
@@ -206,26 +232,58 @@ impl StandIn {
     /// Until all that the command wrote has been written here. A signal that would end the command, were it still there,
     /// ends the waiting for a reader that does not read: it is returned.
     fn drain(&self, taken: &SignalFd) -> OsResult<Option<i32>> {
-        let (tell, told) = mpsc::channel();
-        self.attached.when_children_done(Box::new(move || {
-            // Nobody waits any more: nothing to tell.
-            let _ = tell.send(());
-        }));
+        let ended = self.way.end()?;
         loop {
-            match told.recv_timeout(Duration::from_millis(DRAIN_LOOK_MS)) {
-                Ok(()) => return Ok(None),
-                // The notice was dropped: the session ended before the last byte came.
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(lost()),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            let mut fds =
+                [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(taken.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => return Err(OsError::new("poll", e)),
             }
-            let mut fds = [PollFd::new(taken.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut fds, PollTimeout::ZERO) == Ok(1)
+            if fds[0].any().unwrap_or_default() {
+                // Without its byte: the session ended before the last one came.
+                let came = nix::unistd::read(&ended, &mut [0]).step("read")?;
+                return if came == 1 { Ok(None) } else { Err(lost()) };
+            }
+            if fds[1].any().unwrap_or_default()
                 && let Some(info) = taken.read_signal().step("read a signal")?
                 && let signal = info.ssi_signo.cast_signed()
                 && matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT)
             {
                 return Ok(Some(signal));
             }
+        }
+    }
+}
+
+impl Way {
+    fn own(
+        addr: &str,
+        engine: Wish,
+        access: Access,
+        fds: Vec<(OwnedFd, Mode)>,
+        first: Vec<u8>,
+    ) -> Result<(UnixStream, Self), Trouble> {
+        let fds = Maker::default().describe(fds)?;
+        let handler = Arc::new(Nothing);
+        let node =
+            Node::start(NodeOptions { workers: 1, engine, access, handler, files: None, fds: Maker::default() })?;
+        let bulk = dial_client(&node, addr).map_err(|e| Trouble(e.to_string()))?;
+        let deadline = Instant::now() + Duration::from_millis(OPEN_DEADLINE_MS);
+        let stream = node
+            .open(service::EXEC, Vec::new(), deadline)
+            .map_err(|e| Trouble(format!("{addr} runs no commands for this machine: {}", e.desc())))?;
+        let (control, theirs) = UnixStream::pair().step("socketpair")?;
+        let pump = Pump { fd: theirs.into(), kind: PumpKind::Socket };
+        let attached = stream.attach_sending(pump, First { bytes: first, fds });
+        Ok((control, Self::Own { attached, _bulk: bulk, _node: node }))
+    }
+
+    /// Gives a byte when all that the command wrote has been written here, and its end if that never will be.
+    fn end(&self) -> OsResult<OwnedFd> {
+        match self {
+            Self::Own { attached, .. } => attached.children_done(),
+            Self::Carried { ended } => ended.try_clone().step("dup"),
         }
     }
 }

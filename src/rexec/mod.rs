@@ -6,5 +6,5 @@ mod judge;
 mod server;
 mod wire;
 
-pub use client::run;
+pub use client::{Carried, Ways, run};
 pub use server::Server;

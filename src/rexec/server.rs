@@ -21,6 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::judge::{Judged, judge};
 use super::wire::{Message, REQUEST_MAX, Request, Signal, Status};
+use crate::auth::Bearer;
 use crate::errno::{Errno, OsError, OsResult, Step as _};
 use crate::fdpass::{Pump, PumpKind};
 use crate::limits::{COMMANDS_MAX, EXEC_REQUEST_DEADLINE_MS};
@@ -28,6 +29,7 @@ use crate::link::{Attached, Incoming, Peer};
 use crate::sys::spawn::{Identity, Keeper, Order, Plan, Report};
 use crate::sys::{caps, frames, sched, scm};
 use crate::trust::{Rights, Standing};
+use crate::wire::{WireResult, bad};
 
 /// The exec service of a node.
 pub struct Server {
@@ -47,7 +49,15 @@ impl Server {
             tracing::warn!(peer = %incoming.peer, "exec refused: {COMMANDS_MAX} commands are running");
             return incoming.stream.refuse(Errno::EAGAIN);
         }
-        let Incoming { peer, stream, .. } = incoming;
+        let Incoming { peer, stream, request, .. } = incoming;
+        let bearer = match bearer(&peer, &request) {
+            Ok(bearer) => bearer,
+            Err(e) => {
+                self.running.fetch_sub(1, Ordering::Relaxed);
+                tracing::error!(%peer, "exec: {e}");
+                return stream.refuse(Errno::EPROTO);
+            }
+        };
         let running = Arc::clone(&self.running);
         let (ours, theirs) = match UnixStream::pair() {
             Ok(pair) => pair,
@@ -60,7 +70,7 @@ impl Server {
         let standing = (self.rights)(peer.known.key);
         let run = move || {
             sched::begin_as_usual();
-            let command = Command { peer, control: ours, attached, standing };
+            let command = Command { peer, bearer, control: ours, attached, standing };
             if let Err(e) = command.run() {
                 tracing::warn!(peer = %command.peer, "exec: {e}");
             }
@@ -71,6 +81,16 @@ impl Server {
             counted.fetch_sub(1, Ordering::Relaxed);
             tracing::warn!("start a command's thread: {e}");
         }
+    }
+}
+
+/// For whom the peer's machine vouches: on this connection, or for this command that its daemon carries. `None`: it is the
+/// machine itself that asks, for whom it says in the request.
+fn bearer(peer: &Peer, request: &[u8]) -> WireResult<Option<Bearer>> {
+    match (&peer.known.bearer, request) {
+        (bearer, []) => Ok(bearer.clone()),
+        (None, bearer) => Bearer::decode(bearer).map(Some),
+        (Some(_), _) => bad!("a program that is vouched for itself vouches for another"),
     }
 }
 
@@ -93,6 +113,7 @@ impl Read for Until<'_> {
 
 struct Command {
     peer: Arc<Peer>,
+    bearer: Option<Bearer>,
     control: UnixStream,
     attached: Attached,
     standing: Standing,
@@ -101,7 +122,7 @@ struct Command {
 impl Command {
     fn run(&self) -> OsResult<()> {
         let (mut request, fds) = self.receive()?;
-        if let Some(bearer) = &self.peer.known.bearer {
+        if let Some(bearer) = &self.bearer {
             request.identity = bearer.into();
         }
         let (line, uid) = (show(&request.argv), request.identity.uid);

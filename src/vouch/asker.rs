@@ -1,14 +1,17 @@
 //! The program's end: a key of its own for each run, and the daemons asked for their word.
 
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::wire::{ANSWER_MAX, decode_answer, encode_ask};
+use super::carriage::Carriage;
+use super::wire::{ANSWER_MAX, CommandAsk, decode_answer, encode_ask, encode_command};
 use crate::auth::{SecretKey, Tls};
 use crate::errno::Errno;
+use crate::fdpass::Mode;
 use crate::limits::VOUCH_WAIT_MS;
 use crate::link::{Authority, Judged, Shown, Stranger};
 use crate::sys::scm;
@@ -33,9 +36,9 @@ impl Asker {
         let mut last = format!("no farside daemon answers in {}", self.dir.display());
         let daemons = std::fs::read_dir(&self.dir).map_err(|e| format!("{}: {e}", self.dir.display()))?;
         for daemon in daemons.flatten() {
-            match ask_one(&daemon.path(), shown) {
-                Ok(Ok(judged)) => return Ok(judged),
-                Ok(Err(why)) => last = why,
+            match ask_one(&daemon.path(), &encode_ask(shown), &[]) {
+                Ok((Ok(judged), _)) => return Ok(judged),
+                Ok((Err(why), _)) => last = why,
                 // A dead one's, or one that is just ending.
                 Err(errno) => tracing::debug!(%errno, "{}", daemon.path().display()),
             }
@@ -44,7 +47,28 @@ impl Asker {
     }
 }
 
-fn ask_one(daemon: &Path, shown: &Shown) -> Result<Result<Judged, String>, Errno> {
+/// Has a daemon whose sockets are in `dir` carry a command to the machine at `to`. `None`: none of them has a session
+/// there, or none may for this user; nothing has begun. Not for fds that `goes` refuses.
+pub fn carry(dir: &Path, to: SocketAddr, first: &[u8], fds: &[(BorrowedFd<'_>, Mode)]) -> Option<Carriage> {
+    let modes = fds.iter().map(|(_, mode)| *mode).collect();
+    let ask = encode_command(&CommandAsk { to, first: first.to_vec(), modes });
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|(fd, _)| *fd).collect();
+    for daemon in std::fs::read_dir(dir).ok()?.flatten() {
+        match ask_one(&daemon.path(), &ask, &fds) {
+            Ok((Ok(_), brought)) => match <[OwnedFd; 2]>::try_from(brought) {
+                Ok([control, ended]) => return Some(Carriage { control: control.into(), ended }),
+                Err(_) => tracing::debug!("{} carries, and gives no fds", daemon.path().display()),
+            },
+            Ok((Err(why), _)) => tracing::debug!("{}: {why}", daemon.path().display()),
+            Err(errno) => tracing::debug!(%errno, "{}", daemon.path().display()),
+        }
+    }
+    None
+}
+
+type Answer = (Result<Judged, String>, Vec<OwnedFd>);
+
+fn ask_one(daemon: &Path, ask: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Answer, Errno> {
     let socket = unix::socket(SocketKind::SeqPacket, false)?;
     let timed = SockRef::from(&socket);
     let patience = Some(Duration::from_millis(VOUCH_WAIT_MS));
@@ -53,7 +77,7 @@ fn ask_one(daemon: &Path, shown: &Shown) -> Result<Result<Judged, String>, Errno
     unix::connect(socket.as_fd(), daemon.as_os_str().as_encoded_bytes())?;
     // Who may not ask is answered before it has asked. Our ask then meets a closed socket (EPIPE), or was left unread in
     // one (ECONNRESET, which unix(7) sockets report once, ahead of what is queued): the answer is there all the same.
-    let sent = scm::send(socket.as_fd(), &encode_ask(shown), &[]);
+    let sent = scm::send(socket.as_fd(), ask, fds);
     if !matches!(sent, Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET)) {
         sent?;
     }
@@ -65,7 +89,8 @@ fn ask_one(daemon: &Path, shown: &Shown) -> Result<Result<Judged, String>, Errno
     if record.len == 0 {
         return Err(Errno::ECONNRESET);
     }
-    decode_answer(&answer[..record.len]).map_err(|_| Errno::EPROTO)
+    let said = decode_answer(&answer[..record.len]).map_err(|_| Errno::EPROTO)?;
+    Ok((said, record.fds))
 }
 
 impl Authority for Asker {

@@ -1,4 +1,4 @@
-//! How a program that may not read this machine's key reaches the other machine as one of this machine's users.
+//! How a program of this machine reaches the other one by a daemon of its own machine: with its word, or over its session.
 //!
 //! ```text
 //!   rexec ── TLS, with a key that it has just made ──▶ far node shows its key
@@ -10,6 +10,7 @@
 //! never what the asker says.
 
 mod asker;
+mod carriage;
 mod server;
 mod wire;
 
@@ -17,7 +18,8 @@ use std::path::PathBuf;
 
 use crate::trust::seen::RUN_DIR_ENV;
 
-pub use asker::Asker;
+pub use asker::{Asker, carry};
+pub use carriage::{Carriage, Command, Commands, goes};
 pub use server::{Host, Server};
 
 /// The daemons' sockets. Not below /run/farside, which is root's alone.

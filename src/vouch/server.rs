@@ -1,4 +1,5 @@
-//! The daemon's end: one thread, one asker after the other. Each is a program of a user who may ask, and has a moment.
+//! The daemon's end: one thread, one asker after the other. Each is a program of a user who may ask, and has a moment;
+//! what must wait for another machine goes to further threads.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -10,11 +11,16 @@ use std::time::Duration;
 use nix::sys::socket::{Shutdown, shutdown};
 use socket2::SockRef;
 
-use super::wire::{ASK_MAX, decode_ask, encode_answer};
+use super::carriage::{Carriage, Command, Commands};
+use super::wire::{ASK_MAX, Ask, CommandAsk, decode_ask, encode_answer};
 use crate::auth::{Bearer, Binding};
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::limits::{CALLER_GROUPS_MAX, VOUCH_BACKLOG, VOUCH_PATIENCE_MS};
-use crate::link::{Authority, Judged};
+use crate::limits::{
+    ASK_IDLE_MS, ASK_STACK_BYTES, CALLER_GROUPS_MAX, CARRIERS_MAX, CARRIERS_QUEUE_MAX, VOUCH_BACKLOG, VOUCH_PATIENCE_MS,
+};
+use crate::link::{Authority, Judged, Shown};
+use crate::sys::closer::{self, Received};
+use crate::sys::pool::{Bounds, Pool};
 use crate::sys::unix::{self, SocketKind};
 use crate::sys::{caps, peer, scm};
 
@@ -40,7 +46,7 @@ pub struct Server {
 impl Server {
     /// # Errors
     /// The directory is somebody else's, or can't be made.
-    pub fn start(dir: &Path, host: Arc<dyn Host>) -> OsResult<Self> {
+    pub fn start(dir: &Path, host: Arc<dyn Host>, commands: Option<Arc<dyn Commands>>) -> OsResult<Self> {
         prepare(dir)?;
         let socket = dir.join(std::process::id().to_string());
         // Of a process that had this number before.
@@ -51,7 +57,7 @@ impl Server {
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).step_on("chmod", socket.display())?;
         unix::listen(listener.as_fd(), VOUCH_BACKLOG).step_on("listen on", socket.display())?;
         let serving = listener.try_clone().step("dup")?;
-        let run = move || serve(&serving, host.as_ref());
+        let run = move || serve(&serving, &Daemon::new(host, commands));
         std::thread::Builder::new().name("vouch".into()).spawn(run).step("start a thread")?;
         Ok(Self { listener, socket })
     }
@@ -86,7 +92,7 @@ fn prepare(dir: &Path) -> OsResult<()> {
     Ok(())
 }
 
-fn serve(listener: &OwnedFd, host: &dyn Host) {
+fn serve(listener: &OwnedFd, daemon: &Daemon) {
     loop {
         match unix::accept(listener.as_fd()) {
             Ok(asker) => {
@@ -95,10 +101,7 @@ fn serve(listener: &OwnedFd, host: &dyn Host) {
                 if socket.set_read_timeout(patience).and_then(|()| socket.set_write_timeout(patience)).is_err() {
                     continue;
                 }
-                if let Some(answer) = answer(asker.as_fd(), host) {
-                    // An asker that has gone needs none.
-                    let _ = scm::send(asker.as_fd(), &encode_answer(&answer), &[]);
-                }
+                daemon.serve(asker);
             }
             Err(Errno::EINTR | Errno::ECONNABORTED) => {}
             // Shut down: the daemon ends.
@@ -111,43 +114,113 @@ fn serve(listener: &OwnedFd, host: &dyn Host) {
     }
 }
 
-/// `None`: it has asked nothing that is to be answered.
-fn answer(asker: BorrowedFd<'_>, host: &dyn Host) -> Option<Result<Judged, String>> {
-    let who = peer::peer(asker).ok()?;
-    let groups = peer::groups(asker, CALLER_GROUPS_MAX).ok()?;
-    if !host.may_ask(who.uid, who.gid, &groups) {
-        tracing::warn!(uid = who.uid, pid = who.pid, "no voucher: this user may not reach other machines");
-        let why = "may not use this machine's key; an administrator may put it into the group `farside`, or into \
-                   [local] users of node.toml";
-        return Some(Err(format!("user {} {why}", who.uid)));
-    }
-    let mut bytes = [0; ASK_MAX];
-    let record = scm::receive_waiting(asker, &mut bytes).ok()?;
-    let shown = match decode_ask(&bytes[..record.len]) {
-        Ok(shown) if !record.truncated && record.fds.is_empty() => shown,
-        _ => return Some(Err("an ask that this release does not know".into())),
-    };
-    Some(vouch(asker, who, groups, &shown, host))
+type Job = Box<dyn FnOnce() + Send>;
+
+/// What serving an asker takes.
+struct Daemon {
+    host: Arc<dyn Host>,
+    commands: Option<Arc<dyn Commands>>,
+    /// For those that wait for another machine.
+    carriers: Pool<Job>,
 }
 
-fn vouch(
-    asker: BorrowedFd<'_>,
-    who: peer::Peer,
-    groups: Vec<u32>,
-    shown: &crate::link::Shown,
-    host: &dyn Host,
-) -> Result<Judged, String> {
-    let judged = host.judge(shown).map_err(|stranger| stranger.log)?;
-    let process = peer::process(asker).map_err(|e| e.to_string())?;
-    let (sets, no_new_privs) = caps::of(who.pid).map_err(|e| e.to_string())?;
-    // It lives: what was read of its number was its own.
-    if process.ends_within(Duration::ZERO).map_err(|e| e.to_string())? {
-        return Err("the asker has ended".into());
+impl Daemon {
+    fn new(host: Arc<dyn Host>, commands: Option<Arc<dyn Commands>>) -> Self {
+        let idle = Duration::from_millis(ASK_IDLE_MS);
+        let bounds = Bounds { name: "carrier", kept: 0, most: CARRIERS_MAX, idle, stack_bytes: ASK_STACK_BYTES };
+        let carriers = Pool::new(bounds, || {
+            Some(Box::new(|job: Job| {
+                job();
+                true
+            }))
+        });
+        Self { host, commands, carriers }
     }
-    let caps::Sets { inheritable, permitted, bounding, ambient } = sets;
-    let (uid, gid) = (who.uid, who.gid);
-    let bearer = Bearer { uid, gid, groups, inheritable, permitted, bounding, ambient, no_new_privs };
-    let voucher = host.vouch(&shown.binding, &bearer)?;
-    tracing::info!(uid, pid = who.pid, peer = judged.name, addr = %shown.ends.there, "vouched for");
+
+    /// One that has asked nothing which is to be answered gets none.
+    fn serve(&self, asker: OwnedFd) {
+        let Ok(who) = Who::of(asker.as_fd()) else { return };
+        if !self.host.may_ask(who.peer.uid, who.peer.gid, &who.groups) {
+            let uid = who.peer.uid;
+            tracing::warn!(uid, pid = who.peer.pid, "no voucher: this user may not reach other machines");
+            let why = "may not use this machine's key; an administrator may put it into the group `farside`, or into \
+                       [local] users of node.toml";
+            return say(&asker, &Err(format!("user {uid} {why}")), &[]);
+        }
+        let mut bytes = [0; ASK_MAX];
+        let Ok(record) = scm::receive_waiting(asker.as_fd(), &mut bytes) else { return };
+        let (truncated, fds) = (record.truncated, record.fds);
+        match decode_ask(&bytes[..record.len]) {
+            Ok(Ask::Word(shown)) if !truncated && fds.is_empty() => {
+                say(&asker, &vouch(asker.as_fd(), who, &shown, self.host.as_ref()), &[]);
+            }
+            Ok(Ask::Carriage(ask)) if !truncated => self.carry(asker, who, ask, fds),
+            _ => {
+                closer::close(fds);
+                say(&asker, &Err("an ask that this release does not know".into()), &[]);
+            }
+        }
+    }
+
+    fn carry(&self, asker: OwnedFd, who: Who, ask: CommandAsk, fds: Vec<OwnedFd>) {
+        let Some(commands) = self.commands.clone().filter(|_| self.carriers.waiting() < CARRIERS_QUEUE_MAX) else {
+            closer::close(fds);
+            return say(&asker, &Err("this daemon carries no commands".into()), &[]);
+        };
+        self.carriers.submit(Box::new(move || {
+            let (uid, pid, to) = (who.peer.uid, who.peer.pid, ask.to);
+            let fds: Vec<Received> = fds.into_iter().map(Received::from).collect();
+            let bearer = who.bearer(asker.as_fd());
+            let taken = || fds.into_iter().map(Received::into_inner).collect();
+            let carriage = bearer
+                .and_then(|bearer| Command::new(ask, taken(), bearer))
+                .and_then(|command| commands.carry(command));
+            match carriage {
+                Ok(Carriage { control, ended }) => {
+                    tracing::info!(uid, pid, %to, "carries a command");
+                    say(&asker, &Ok(Judged::known_as("")), &[control.as_fd(), ended.as_fd()]);
+                }
+                Err(why) => say(&asker, &Err(why), &[]),
+            }
+        }));
+    }
+}
+
+/// An asker that has gone needs no answer.
+fn say(asker: &OwnedFd, answer: &Result<Judged, String>, fds: &[BorrowedFd<'_>]) {
+    let _ = scm::send(asker.as_fd(), &encode_answer(answer), fds);
+}
+
+/// Who asks, by the kernel.
+struct Who {
+    peer: peer::Peer,
+    groups: Vec<u32>,
+}
+
+impl Who {
+    fn of(asker: BorrowedFd<'_>) -> Result<Self, Errno> {
+        Ok(Self { peer: peer::peer(asker)?, groups: peer::groups(asker, CALLER_GROUPS_MAX)? })
+    }
+
+    /// # Errors
+    /// One line: it has ended, or can't be looked at.
+    fn bearer(self, asker: BorrowedFd<'_>) -> Result<Bearer, String> {
+        let process = peer::process(asker).map_err(|e| e.to_string())?;
+        let (sets, no_new_privs) = caps::of(self.peer.pid).map_err(|e| e.to_string())?;
+        // It lives: what was read of its number was its own.
+        if process.ends_within(Duration::ZERO).map_err(|e| e.to_string())? {
+            return Err("the asker has ended".into());
+        }
+        let caps::Sets { inheritable, permitted, bounding, ambient } = sets;
+        let (uid, gid, groups) = (self.peer.uid, self.peer.gid, self.groups);
+        Ok(Bearer { uid, gid, groups, inheritable, permitted, bounding, ambient, no_new_privs })
+    }
+}
+
+fn vouch(asker: BorrowedFd<'_>, who: Who, shown: &Shown, host: &dyn Host) -> Result<Judged, String> {
+    let judged = host.judge(shown).map_err(|stranger| stranger.log)?;
+    let (uid, pid) = (who.peer.uid, who.peer.pid);
+    let voucher = host.vouch(&shown.binding, &who.bearer(asker)?)?;
+    tracing::info!(uid, pid, peer = judged.name, addr = %shown.ends.there, "vouched for");
     Ok(Judged { voucher, ..judged })
 }

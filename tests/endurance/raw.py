@@ -25,7 +25,7 @@ def frame(kind, body=b"", flags=0, aux=0, stream=0, credit=0, length=None):
     return struct.pack("<IBBHII", length, kind, flags, aux, stream, credit) + body
 
 
-def hello(version=1, lane=0, extra=b""):
+def hello(version=2, lane=0, extra=b""):
     name = b"raw"
     body = b"farside\0" + struct.pack("<HBBB", version, ROLE, lane, 0) + NODE
     body += struct.pack("<QHHIIQ", SESSION, 0, 1, 65536, 1 << 20, 0)
@@ -198,7 +198,7 @@ CASES = {
     "a_number_that_is_not_its_own": lambda: breaking(frame(OPEN, connect_request(b"/x"), aux=1, stream=2)),
     "a_second_hello": lambda: breaking(hello()),
     "ping_flood": lambda: breaking(frame(PING, stream=1) * 5 + frame(78)),
-    "another_version": lambda: not_a_hello(hello(version=9)),
+    "another_version": lambda: not_a_hello(hello(version=1)),
     "http": lambda: not_a_hello(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
     "words_behind_the_hello": lambda: not_a_hello(hello() + frame(PING)),
     "a_hello_with_more_in_it": lambda: not_a_hello(hello(extra=b"more")),
