@@ -260,6 +260,8 @@ fn who_may_not_ask_and_what_is_no_pipe_go_their_own_way() {
         "from a file\n"
     );
     assert_eq!(carried(&daemon), 1);
+    assert_eq!(sh("FARSIDE_CARRY=no $REXEC echo alone | cat"), "alone\n");
+    assert_eq!(carried(&daemon), 1);
     let other = ["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups", bin("rexec"), "true"];
     let said = pair.lab.run_with(pair.near, &pair.env(), &other).refused();
     assert!(said.contains("user 1234 may not"), "{said}");

@@ -11,6 +11,8 @@ use crate::rexec::{Carried, Ways};
 use crate::ring::Wish;
 use crate::vouch;
 
+const CARRY_ENV: &str = "FARSIDE_CARRY";
+
 const HELP: &str = "\
 Runs a command on the other machine as if it ran here.
 
@@ -25,6 +27,10 @@ passed on; SIGKILL of rexec kills the command and all of its children.
 Options (only before COMMAND):
   -h, --help                Print this
   -V, --version             Print the version
+
+Where a daemon of this machine has a session with that address, and the fds are
+pipes, sockets and /dev/null, the daemon carries the command, which then ends
+with that session. FARSIDE_CARRY=no gives it a connection of its own.
 
 FARSIDE_ENGINE says how rexec itself reaches the kernel: auto, io_uring,
 io_uring-basic (only what Linux 5.10 has) or epoll.
@@ -79,7 +85,8 @@ struct ByDaemon<'a> {
 
 impl Ways for ByDaemon<'_> {
     fn carry(&self, first: &[u8], fds: &[(BorrowedFd<'_>, Mode)]) -> Option<Carried> {
-        if !fds.iter().all(|(fd, _)| vouch::goes(*fd)) {
+        let wanted = std::env::var_os(CARRY_ENV).is_none_or(|word| word != "no");
+        if !(wanted && fds.iter().all(|(fd, _)| vouch::goes(*fd))) {
             return None;
         }
         // A number, as a rule: then nobody is asked.
