@@ -1,7 +1,7 @@
 //! Sessions that this node dials: one to its peer, again and again; or one for a command.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::conn::{DialError, dial};
 use super::node::Node;
@@ -17,12 +17,25 @@ pub fn keep_session(node: &Node, addr: String) -> OsResult<()> {
     let run = move || {
         let mut pause = Duration::from_millis(REDIAL_FIRST_MS);
         let mut last = String::new();
+        let mut up: Option<Instant> = None;
         node.expect(&addr);
         while node.wait_without_peer() {
+            // One that ends as soon as it has begun would be dialled without a breath.
+            match up.take().map(|since| since.elapsed() < Duration::from_millis(REDIAL_MAX_MS)) {
+                Some(true) => {
+                    node.pause(pause);
+                    pause = (pause * 2).min(Duration::from_millis(REDIAL_MAX_MS));
+                    if node.has_session(None) {
+                        continue;
+                    }
+                }
+                Some(false) => pause = Duration::from_millis(REDIAL_FIRST_MS),
+                None => {}
+            }
             match dial_session(&node, &addr) {
                 Ok(()) => {
                     last.clear();
-                    pause = Duration::from_millis(REDIAL_FIRST_MS);
+                    up = Some(Instant::now());
                 }
                 Err(e) if e.duplicate => node.pause(pause),
                 Err(e) => {

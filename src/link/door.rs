@@ -282,6 +282,8 @@ impl Door {
             known.name.clone_from(&hello.name);
         }
         let peer = Peer { known: known.clone(), addr: guest.ends.there, node: hello.node };
+        // Before the node counts the link: nobody would ever end one that no worker has.
+        let stream = guest.stream.try_clone().map_err(|e| format!("{}: {e}", known.name))?;
         let admitted = match self.node.admit(&hello, peer) {
             Ok(admitted) => admitted,
             Err((verdict, reason)) => {
@@ -296,7 +298,6 @@ impl Door {
         answer.verdict = Verdict::Ok;
         // A HELLO's few bytes always fit an empty socket buffer.
         let said = say(guest, &mut guard, &answer);
-        let Ok(stream) = guest.stream.try_clone() else { return Ok(false) };
         let tuned = stream.set_nonblocking(false).and_then(|()| conn::tune(&stream, hello.role, hello.lane));
         match (admitted, said.and(tuned)) {
             (Admission::Files, Ok(())) => {

@@ -354,7 +354,8 @@ impl Node {
             session.pairs.resize_with(index + 1, || None);
         }
         let begins = session.pairs[index].is_none();
-        if begins && session.retired && !dialled {
+        // LAT is dialled first: a BULK link without it is of a pair that has ended.
+        if begins && (hello.lane != Lane::Lat || session.retired && !dialled) {
             return None;
         }
         let inbox = &self.0.inboxes[worker];

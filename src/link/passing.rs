@@ -131,6 +131,12 @@ impl Pair {
         for Rebuilt { fd, pump } in made {
             fds.push(fd);
             let Some((id, pump)) = pump else { continue };
+            if self.mux.is_full() {
+                // Nobody's mistake: the two ends forget streams at different times. The message is not delivered.
+                self.note_children(key, children);
+                closer::close(fds);
+                return self.reset(key, Errno::EMFILE, hands);
+            }
             let adopted = match self.mux.adopt(id, INITIAL_WINDOW) {
                 Ok(adopted) => adopted,
                 Err(e) => return self.end(e.into(), hands),

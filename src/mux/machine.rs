@@ -151,17 +151,23 @@ impl<P: Payload> Mux<P> {
         self.key_at(slot)
     }
 
+    /// Whether there is no room for another stream.
+    pub fn is_full(&self) -> bool {
+        self.streams.len() >= STREAMS_MAX
+    }
+
     /// Takes up a stream that the peer announced by a recipe; then `accept` or `reset` it.
     ///
     /// # Errors
     /// A number that cannot be the peer's, or is in use.
+    ///
+    /// # Panics
+    /// If it `is_full`.
     pub fn adopt(&mut self, id: u32, window: u32) -> WireResult<Key> {
         if self.is_ours(id) || self.by_id.contains_key(&id) {
             bad!("a recipe announces stream {id}, which it may not");
         }
-        if self.streams.len() >= STREAMS_MAX {
-            bad!("more than {STREAMS_MAX} streams");
-        }
+        assert!(!self.is_full(), "whoever adopts has looked");
         self.saw(id);
         // The announcer has granted a new stream's window, as for an OPEN, and need not say so.
         Ok(self.insert(id, SendHalf::new(true, self.options.peer_window), window))

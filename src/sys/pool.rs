@@ -101,7 +101,7 @@ impl<J> Shared<J> {
         self.state.lock().expect("no job panics: panic is abort")
     }
 
-    /// `None`: there has been none for long and enough others stay, or the pool is closed.
+    /// `None`: there has been none for long and enough others stay, or the pool is closed; the thread counts no more.
     fn next(&self) -> Option<J> {
         let mut state = self.state();
         loop {
@@ -109,13 +109,16 @@ impl<J> Shared<J> {
                 return Some(job);
             }
             if state.closed {
+                state.threads -= 1;
                 return None;
             }
             state.idle += 1;
             let (back, wait) = self.work.wait_timeout(state, self.bounds.idle).expect("no job panics: panic is abort");
             state = back;
             state.idle -= 1;
-            if wait.timed_out() && state.jobs.is_empty() && state.threads > self.bounds.kept {
+            if wait.timed_out() && state.jobs.is_empty() && !state.closed && state.threads > self.bounds.kept {
+                // Under the same lock: two that end at once must not both think that another one stays.
+                state.threads -= 1;
                 return None;
             }
         }
@@ -132,12 +135,10 @@ fn spawn<J: Send + 'static>(shared: &Arc<Shared<J>>, state: &mut State<J>) -> st
 
 fn serve<J: Send + 'static>(shared: &Arc<Shared<J>>) {
     sched::begin_as_usual();
-    let mut spoilt = true;
     if let Some(mut work) = (shared.begin)() {
-        spoilt = false;
-        while let Some(job) = shared.next() {
+        loop {
+            let Some(job) = shared.next() else { return };
             if !work(job) {
-                spoilt = true;
                 break;
             }
         }
@@ -145,8 +146,7 @@ fn serve<J: Send + 'static>(shared: &Arc<Shared<J>>) {
     let mut state = shared.state();
     state.threads -= 1;
     // Never fewer than it takes to go on.
-    if spoilt
-        && state.threads < shared.bounds.kept
+    if state.threads < shared.bounds.kept
         && !(state.closed && state.jobs.is_empty())
         && let Err(e) = spawn(shared, &mut state)
     {

@@ -16,8 +16,9 @@ use super::view::{Proc, Target};
 use super::{End, FarSide, FarStream};
 use crate::errno::Errno;
 use crate::limits::{ASK_DEADLINE_MS, CALLER_GROUPS_MAX, CONNECT_DEADLINE_MS};
+use crate::sys::closer::Received;
 use crate::sys::peer::{self, Peer};
-use crate::sys::scm;
+use crate::sys::scm::{self, Record};
 use crate::sys::thread_identity::Identity;
 use crate::sys::unix::{self, SocketKind};
 use crate::trust::Users;
@@ -97,14 +98,14 @@ impl Desk {
                 return Err(No::Errno(Errno::EPROTO));
             }
         };
-        let asking = Asking { control, asker, typed: request.name, local, cwd };
+        let asking = Asking { control, asker, typed: request.name, local, cwd: cwd.map(|cwd| &**cwd) };
         match request.op {
             Op::Connect => self.connect(&asking).map(|()| None),
             Op::SendTo => self.send_to(&asking).map(Some),
             Op::Adopt if cwd.is_some() => Err(No::Errno(Errno::EPROTO)),
             Op::Adopt => {
-                let [local] = <[OwnedFd; 1]>::try_from(fds).expect("one, as seen above");
-                self.adopt(asker, request.name, local).map(|()| None)
+                let [local] = <[Received; 1]>::try_from(fds).expect("one, as seen above");
+                self.adopt(asker, request.name, local.into_inner()).map(|()| None)
             }
         }
     }
@@ -251,16 +252,19 @@ pub(super) fn identity(socket: BorrowedFd<'_>, peer: Peer) -> Result<Identity, N
 }
 
 /// The one record of a request. Its fds are closed again if anything is wrong with it.
-fn receive(control: BorrowedFd<'_>, into: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), No> {
+fn receive(control: BorrowedFd<'_>, into: &mut [u8]) -> Result<(usize, Vec<Received>), No> {
     let deadline = Instant::now() + Duration::from_millis(ASK_DEADLINE_MS);
     loop {
         match scm::receive(control, into) {
-            Ok(record) if record.truncated => {
-                warn!(fds = record.fds.len(), "refused: a request that is too long, or with too many fds");
-                return Err(No::Errno(Errno::EPROTO));
+            Ok(Record { len, fds, truncated }) => {
+                // Whatever becomes of them: a file of theirs may never answer a close.
+                let fds: Vec<Received> = fds.into_iter().map(Received::from).collect();
+                if truncated {
+                    warn!(fds = fds.len(), "refused: a request that is too long, or with too many fds");
+                    return Err(No::Errno(Errno::EPROTO));
+                }
+                return if len == 0 { Err(No::Silent) } else { Ok((len, fds)) };
             }
-            Ok(record) if record.len == 0 => return Err(No::Silent),
-            Ok(record) => return Ok((record.len, record.fds)),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(_) => return Err(No::Silent),
         }

@@ -11,9 +11,10 @@
 //! What is removed at the end is the very inode that was made.
 
 use std::fmt;
+use std::fs::Permissions;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, fchown, lchown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -233,6 +234,12 @@ fn listen(export: &Export) -> OsResult<(OwnedFd, (u64, u64))> {
     let (uid, gid) = export.owner;
     lchown(&export.local, Some(uid), Some(gid)).step_on("chown", on())?;
     let meta = export.local.symlink_metadata().step_on("stat", on())?;
+    if meta.mode() & 0o7777 != export.mode {
+        // bind(2) has taken the umask off. The inode itself, whatever is at that path by now.
+        let inode = unix::inode_of(socket.as_fd()).step_on("open the inode of", on())?;
+        let own = format!("/proc/self/fd/{}", inode.as_raw_fd());
+        std::fs::set_permissions(own, Permissions::from_mode(export.mode)).step_on("chmod", on())?;
+    }
     if export.kind != SocketKind::Datagram {
         unix::listen(socket.as_fd(), i32::try_from(ASKS_MAX).expect("a small number")).step_on("listen", on())?;
     }
