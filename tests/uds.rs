@@ -297,6 +297,7 @@ in_every_tier! {
         the_far_errno_is_the_callers_and_the_fd_stays_good
         nobody_is_nobody_there_too
         the_caller_sees_who_listens_there
+        urgent_data_keeps_nobody_busy
         a_user_who_may_not_ask_gets_the_local_errno
         an_eventfd_ends_the_stream
         a_socket_that_crossed_carries_bytes_and_fds_itself

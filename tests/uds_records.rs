@@ -100,6 +100,7 @@ macro_rules! promises {
 
 promises! {
     seqpacket_records_stay_apart
+    records_stay_apart_where_the_server_speaks_first
     datagrams_are_answered
     datagrams_keep_their_order
     records_sent_just_before_a_close_arrive
@@ -167,7 +168,8 @@ fn a_node_program_knows_nothing() {
 #[test]
 fn exports_are_found_without_a_library_and_follow_node_toml() {
     let lab = Lab::up();
-    let entry = |at: &str| format!("[[uds.export]]\nlocal = '/run/{at}'\nfar = '{DIR}/stream'\n");
+    let entry =
+        |at: &str| format!("[[uds.export]]\nlocal = '/run/{at}'\nfar = '{DIR}/stream'\nmode = '0662'\ngid = 107\n");
     lab.write(Dpu, "/etc/farside/node.toml", &entry("from-file"));
     let typed = format!("/run/typed={DIR}/stream");
     let two = Two::up_with(lab, &[], &["--export", &typed]);
@@ -177,6 +179,9 @@ fn exports_are_found_without_a_library_and_follow_node_toml() {
     };
     reaches("from-file", "OK");
     reaches("typed", "OK");
+    // Whatever the daemon's umask.
+    let modes = two.lab.sh(Dpu, "stat -c '%a %g' /run/from-file /run/typed").ok();
+    assert_eq!(modes, "662 107\n600 0\n");
     toml(&entry("renamed"));
     two.signal("-HUP");
     two.dpu.wait_for("reloaded");
@@ -186,7 +191,7 @@ fn exports_are_found_without_a_library_and_follow_node_toml() {
     toml(&(entry("third") + "kind = 'packets'\n"));
     two.signal("-HUP");
     two.dpu.wait_for("not reloaded, all stays as it is");
-    assert!(two.dpu.said().contains("line 4"), "{}", two.dpu.said());
+    assert!(two.dpu.said().contains("line 6"), "{}", two.dpu.said());
     reaches("renamed", "OK");
     two.signal("-TERM");
     let gone = || two.lab.run(Dpu, &["pgrep", "-x", "udsproxyd"]).out().is_empty();

@@ -69,6 +69,7 @@ mod tests {
         let (fd, _theirs, kind) = crate::link::tests::pair_of(nix::sys::socket::SockType::SeqPacket);
         assert!(matches!(kind, PumpKind::SeqPacket));
         port.attach(fd, kind, &budget);
+        port.take_in_early().unwrap();
         assert_eq!(budget.held(), 164);
         port.drop_sink();
         assert_eq!(budget.held(), 0);

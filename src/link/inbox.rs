@@ -100,8 +100,6 @@ pub(super) struct Found {
     /// Its own, if the helper has read them.
     pub(super) bytes: Option<Vec<u8>>,
     pub(super) fds: Vec<Described>,
-    /// There were none, and the socket is one of which the kernel always says that there may be.
-    pub(super) fruitless: bool,
 }
 
 /// A message that opens a stream's traffic: bytes, and fds that cross with them.

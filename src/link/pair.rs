@@ -449,6 +449,9 @@ impl Pair {
             return self.reset(key, Errno::ENOBUFS, hands);
         }
         self.ports[at].attach(pump.fd, pump.kind, &self.records);
+        if let Err(errno) = self.ports[at].take_in_early() {
+            return self.reset(key, errno, hands);
+        }
         self.pump(at, hands);
         self.write(at, shared, hands);
         self.close_sink(at, shared, hands);

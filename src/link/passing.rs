@@ -90,9 +90,6 @@ impl Pair {
                 return self.reset(key, e.errno, hands);
             }
         };
-        if found.fruitless {
-            self.ports[at].looks.was_fruitless();
-        }
         if !found.before.is_empty() {
             self.mux.on_read(key, Chunk::from_vec(found.before), false, None, now_us);
         }

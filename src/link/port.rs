@@ -22,7 +22,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use super::budget::{Budget, Share};
 use super::inbox::Verdict;
 use super::looks::Looks;
-use super::sink::{Assembly, Item};
+use super::sink::{Assembly, Early, Item};
 use crate::errno::Errno;
 use crate::fdpass::PumpKind;
 use crate::limits::BULK_FRAME_MAX;
@@ -68,6 +68,8 @@ pub(super) struct Port {
     big: bool,
     /// It has just taken all that there was.
     dry: bool,
+    /// A look has found nothing where there is something.
+    unseen: bool,
     /// Its program closed with something unread; what it had sent before may still be in the queue.
     pub(super) was_reset: bool,
     /// Read what is there, then end, whoever still holds the other end.
@@ -84,6 +86,8 @@ pub(super) struct Port {
     /// Streams that this one's messages announced, here or there; some may have ended since.
     pub(super) children: Vec<Key>,
     pub(super) queue: VecDeque<Item>,
+    /// Before there is an fd.
+    pub(super) early: Option<Box<Early>>,
     /// The record that is coming in; there is none on a byte stream, and 9,000 idle ones should cost little.
     pub(super) assembly: Option<Box<Assembly>>,
     /// What it holds for its program, on a stream of records.
@@ -162,6 +166,7 @@ impl Port {
             filling: None,
             big: false,
             dry: false,
+            unseen: false,
             was_reset: false,
             finishing: false,
             cooling: false,
@@ -171,6 +176,7 @@ impl Port {
             measured: None,
             children: Vec::new(),
             queue: VecDeque::new(),
+            early: None,
             assembly: None,
             share: None,
             sink_op: None,
@@ -200,10 +206,6 @@ impl Port {
         self.fd = Some(Rc::new(fd));
         self.kind = Some(kind);
         self.share = self.keeps_records().then(|| records.share());
-        if let Some(share) = &mut self.share {
-            // A peer may send before it is told that these are records.
-            share.add(self.queue.iter().map(Item::cost).sum());
-        }
         if stopped {
             self.stop_source();
         }
@@ -304,7 +306,10 @@ impl Port {
                 let socket = matches!(kind, Some(PumpKind::Socket));
                 let into = self.filling(hands.pool);
                 let max = (room as usize).min(BULK_FRAME_MAX as usize).min(into.spare());
+                let unseen = std::mem::take(&mut self.unseen);
                 match socket {
+                    // A byte of urgent data: a read goes past it. One byte, so that fds stay where they are.
+                    true if unseen => Op::Recv { fd, into, max: 1, fds: true, dry: false },
                     // Fds that nobody may take are to stay where they are.
                     true if self.looks.is_wanted() || closer::is_choked() => Op::Peek { fd, into, max },
                     true => Op::Recv { fd, into, max, fds: true, dry },
@@ -376,6 +381,10 @@ impl Port {
                     return Read::Failed(Errno::EMSGSIZE);
                 }
                 self.on_bytes(into, count as usize, done.fds)
+            }
+            (Op::Peek { .. }, Err(Errno::EAGAIN)) => {
+                self.unseen = true;
+                Read::Nothing
             }
             (_, Err(Errno::EAGAIN | Errno::EINTR | Errno::ECANCELED)) => Read::Nothing,
             // A terminal whose other end is gone.

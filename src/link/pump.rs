@@ -15,7 +15,7 @@ use crate::fdpass::{self, Mode, PumpKind};
 use crate::limits::{INITIAL_WINDOW, RECORD_MAX};
 use crate::mux::{Key, Recipes};
 use crate::ring::Done;
-use crate::sys::{closer, fd_edge, readable, unix, unread};
+use crate::sys::{closer, fd_edge, readable, unread};
 use crate::wire::recipe::{Recipe, decode_all};
 use crate::wire::service;
 
@@ -157,8 +157,7 @@ impl Pair {
                 self.find(at, shared, move || {
                     let fd = fd.step("dup")?;
                     let taken = fd_edge::take(&fd, max).map_err(|e| OsError::new("recvmsg", e))?;
-                    let fruitless = taken.fds.is_empty() && unix::asks_for_control(fd.as_fd());
-                    let found = Found { before: taken.before, bytes: Some(taken.with), fds: Vec::new(), fruitless };
+                    let found = Found { before: taken.before, bytes: Some(taken.with), fds: Vec::new() };
                     Ok((found, taken.fds))
                 });
             }

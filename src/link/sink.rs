@@ -39,19 +39,6 @@ pub(super) enum Item {
     },
 }
 
-impl Item {
-    /// Bytes and charges.
-    pub(super) fn cost(&self) -> u64 {
-        let (len, overhead) = match self {
-            Self::Bytes { chunk, overhead } => (chunk.len(), overhead),
-            Self::Recipes { chunks, overhead, .. } | Self::Message { chunks, overhead, .. } => {
-                (chunks.iter().map(Chunk::len).sum(), overhead)
-            }
-        };
-        len as u64 + u64::from(*overhead)
-    }
-}
-
 /// What a completed write did.
 pub(super) enum Wrote {
     /// So many bytes and charges left the queue.
@@ -102,7 +89,48 @@ impl Assembly {
     }
 }
 
+/// What came before it was known whether the stream keeps records.
+#[derive(Default)]
+pub(super) struct Early(Vec<Arrival>);
+
+struct Arrival {
+    chunk: Chunk,
+    record_end: bool,
+    recipes: Option<Recipes>,
+    overhead: u32,
+}
+
 impl Port {
+    /// Bytes came for a stream that has no fd yet. Small ones are copied together, as behind a slow reader.
+    fn take_early(&mut self, arrival: Arrival) {
+        let Early(early) = &mut **self.early.get_or_insert_default();
+        if early.len() >= GATHER_MAX
+            && let Some(last) = early.last_mut()
+            && !last.record_end
+            && last.recipes.is_none()
+            && arrival.recipes.is_none()
+            && last.chunk.len() + arrival.chunk.len() <= MERGE_MAX
+        {
+            last.chunk = Chunk::from_vec([last.chunk.as_ref(), arrival.chunk.as_ref()].concat());
+            last.record_end = arrival.record_end;
+            last.overhead += arrival.overhead;
+            return;
+        }
+        early.push(arrival);
+    }
+
+    /// There is an fd now.
+    ///
+    /// # Errors
+    /// As `take_in`.
+    pub(super) fn take_in_early(&mut self) -> Result<(), Errno> {
+        for Arrival { chunk, record_end, recipes, overhead } in self.early.take().map_or_else(Vec::new, |early| early.0)
+        {
+            self.take_in(chunk, record_end, recipes, overhead)?;
+        }
+        Ok(())
+    }
+
     /// Bytes came for the fd, and whether a record ends with them.
     ///
     /// # Errors
@@ -116,7 +144,11 @@ impl Port {
         overhead: u32,
     ) -> Result<(), Errno> {
         self.used = true;
-        if recipes.is_some() && self.kind.is_some() && !self.is_socket() {
+        if self.kind.is_none() {
+            self.take_early(Arrival { chunk, record_end, recipes, overhead });
+            return Ok(());
+        }
+        if recipes.is_some() && !self.is_socket() {
             return Err(Errno::EPROTO);
         }
         if let Some(PumpKind::Fill(fill)) = &mut self.kind {
@@ -291,6 +323,8 @@ impl Port {
         self.share = None;
         self.stalled = None;
         let partial = self.assembly.take().and_then(|assembly| assembly.recipes);
+        let early = self.early.take().map_or_else(Vec::new, |early| early.0);
+        let early = early.into_iter().filter_map(|arrival| arrival.recipes);
         let queue: VecDeque<Item> = std::mem::take(&mut self.queue);
         if self.source == SourceState::Ended {
             self.fd = None;
@@ -303,7 +337,7 @@ impl Port {
             }
             Item::Bytes { .. } => None,
         });
-        recipes.chain(partial).collect()
+        recipes.chain(partial).chain(early).collect()
     }
 }
 

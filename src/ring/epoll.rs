@@ -153,7 +153,7 @@ impl EpollEngine {
                 Op::Poll { .. } | Op::Hangup { .. } => Ok(said).into(),
                 op => calls::attempt(op, &mut self.envelope),
             };
-            if outcome.result == Err(Errno::EAGAIN) {
+            if outcome.result == Err(Errno::EAGAIN) && !slot.op.ends_at_eagain() {
                 blocked |= asked;
                 return true;
             }

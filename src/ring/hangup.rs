@@ -1,11 +1,13 @@
-//! Which peers are gone altogether: an epoll instance that a ring watches.
+//! What a ring cannot wait for: an epoll instance that it watches.
 //!
 //! ```text
-//!   Op::Hangup ──▶ epoll: EPOLLONESHOT and nothing else ◀── one POLL_ADD of the ring on the epoll's own fd
+//!   a peer gone altogether ──▶ epoll: EPOLLONESHOT and nothing else ◀── one POLL_ADD of the ring on the epoll's own fd
+//!   room to write ───────────▶ epoll: EPOLLONESHOT, EPOLLOUT
 //! ```
 //!
 //! A POLL_ADD on the socket itself would end at a half-close: the ring asks for EPOLLRDHUP whether it was asked to or
-//! not. epoll adds only what poll(2) always reports, POLLERR and POLLHUP.
+//! not. For who waits for room that is no news, and it would ask again and again. epoll adds only what poll(2) always
+//! reports, POLLERR and POLLHUP.
 //!
 //! An fd must be out of the epoll before it is closed: another process may hold the same socket, and then the kernel
 //! keeps the entry, beyond anybody's reach. So `watch` takes the fd, and gives it back when the watch is over.
@@ -41,10 +43,12 @@ impl Hangups {
         &self.epoll.0
     }
 
+    /// One event: a hangup, or also one of these.
+    ///
     /// # Errors
     /// EPERM: a file that has no readiness. Others as epoll_ctl(2) and dup(2) have them.
-    pub(super) fn watch(&mut self, fd: &Fd, id: u64) -> Result<Watch, Errno> {
-        let event = EpollEvent::new(EpollFlags::EPOLLONESHOT, id);
+    pub(super) fn watch(&mut self, fd: &Fd, also: EpollFlags, id: u64) -> Result<Watch, Errno> {
+        let event = EpollEvent::new(EpollFlags::EPOLLONESHOT | also, id);
         let watch = match self.epoll.add(&**fd, event) {
             Ok(()) => Watch::Itself(Rc::clone(fd)),
             Err(Errno::EEXIST) => {

@@ -103,6 +103,12 @@ impl Op {
         matches!(self, Self::Send { message, .. } if message.record)
     }
 
+    /// A look that finds nothing where the kernel has said that there is something: it does not wait for more. A byte of
+    /// urgent data (MSG_OOB) is seen by poll(2) and by no look.
+    pub(super) fn ends_at_eagain(&self) -> bool {
+        matches!(self, Self::Peek { .. })
+    }
+
     /// How much a send is to send.
     pub(super) fn to_send(&self) -> usize {
         match self {

@@ -131,6 +131,29 @@ fn a_peek_tells_whether_fds_are_ahead() {
     });
 }
 
+/// Its program has ended its half and does not read: that is no room to write.
+#[test]
+fn a_half_closed_socket_without_room_is_waited_for() {
+    each_engine(|engine| {
+        for (near, far) in [pair(), seqpackets()] {
+            nix::sys::socket::shutdown(far.as_raw_fd(), nix::sys::socket::Shutdown::Write).unwrap();
+            let fill =
+                || nix::sys::socket::send(near.as_raw_fd(), &[0; 1000], nix::sys::socket::MsgFlags::MSG_DONTWAIT);
+            while fill().is_ok() {}
+            engine.submit(Op::Poll { fd: Rc::clone(&near), events: libc::POLLOUT }, 1);
+            let mut message = Box::new(Message::from(vec![Chunk::from_vec(b"with".to_vec())]));
+            message.fds.push(far.try_clone().unwrap());
+            engine.submit(Op::Send { fd: Rc::clone(&near), message }, 2);
+            nothing_comes(engine);
+            let mut room = vec![0; 1 << 20];
+            while scm::receive(far.as_fd(), &mut room).is_ok_and(|record| record.len > 0) {}
+            let mut ended: Vec<u64> = wait_for(2, engine).into_iter().map(|done| done.token).collect();
+            ended.sort_unstable();
+            assert_eq!(ended, [1, 2]);
+        }
+    });
+}
+
 #[test]
 fn a_record_is_measured_before_it_is_read() {
     each_engine(|engine| {

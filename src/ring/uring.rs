@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   submit(op) ──▶ slot, its id = user_data ──▶ SQE ──▶ kernel ──▶ CQE ──▶ slot taken ──▶ Done
-//!      ├── Hangup ──▶ an epoll of our own, which one POLL_ADD watches (`hangup.rs`)
+//!      ├── a hangup, or room to write ──▶ an epoll of our own, which one POLL_ADD watches (`hangup.rs`)
 //!      └── what the ring must not do ──▶ POLL_ADD ──▶ a system call that does not wait (`calls.rs`)
 //! ```
 //!
@@ -18,6 +18,7 @@ use std::time::Duration;
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue, types};
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::epoll::EpollFlags;
 use nix::sys::time::TimeSpec;
 
 use super::calls;
@@ -77,9 +78,10 @@ enum Beside {
     Nothing,
     Envelope(Held),
     Watch(Watch),
-    /// The ring waits for readiness; the system call follows.
+    /// The ring waits for readiness, or the epoll does for room; the system call follows.
     Polled {
         cancelled: bool,
+        watch: Option<Watch>,
     },
 }
 
@@ -187,10 +189,10 @@ impl Uring {
         (id, entry.user_data(id))
     }
 
-    fn watch(&mut self, op: Op, token: u64) -> OpId {
+    fn watch(&mut self, op: Op, also: EpollFlags, token: u64) -> OpId {
         let fd = Rc::clone(op.fd());
         let id = self.slots.insert(Slot { token, op, beside: Beside::Nothing });
-        match self.hangups.watch(&fd, id) {
+        match self.hangups.watch(&fd, also, id) {
             Ok(watch) => self.slots.get_mut(id).expect("just made").beside = Beside::Watch(watch),
             Err(errno) => self.end(id, Err(errno).into()),
         }
@@ -198,15 +200,29 @@ impl Uring {
     }
 
     fn poll_first(&mut self, op: Op, token: u64) -> OpId {
-        let id = self.slots.insert(Slot { token, op, beside: Beside::Polled { cancelled: false } });
-        self.push_poll(id);
+        // A write finds room as a rule.
+        let tried = op.is_write().then(|| calls::attempt(&op, &mut self.own));
+        let id = self.slots.insert(Slot { token, op, beside: Beside::Polled { cancelled: false, watch: None } });
+        match tried {
+            Some(outcome) if outcome.result != Err(Errno::EAGAIN) => self.end(id, outcome),
+            _ => self.push_poll(id),
+        }
         OpId::new(id)
     }
 
     fn push_poll(&mut self, id: u64) {
         let Some(Slot { op, beside, .. }) = self.slots.get_mut(id) else { return };
-        if let Beside::Polled { cancelled: true } = beside {
+        let Beside::Polled { cancelled, watch } = beside else { return };
+        if *cancelled {
             return self.end(id, Err(Errno::ECANCELED).into());
+        }
+        if op.is_write() {
+            match self.hangups.watch(op.fd(), EpollFlags::EPOLLOUT, id) {
+                Ok(made) => return *watch = Some(made),
+                // A file that has no readiness: the ring finds it ready.
+                Err(Errno::EPERM) => {}
+                Err(errno) => return self.end(id, Err(errno).into()),
+            }
         }
         let events = if op.is_write() { libc::POLLOUT } else { libc::POLLIN };
         let entry = poll_add(op.fd(), events).user_data(id);
@@ -225,12 +241,21 @@ impl Uring {
                 HANGUPS => {
                     self.watching = false;
                     for (id, events) in self.hangups.look() {
-                        self.end(id, Ok(events).into());
+                        self.on_watch(id, events);
                     }
                 }
                 id => self.on_completion(id, result),
             }
         }
+    }
+
+    fn on_watch(&mut self, id: u64, events: u32) {
+        let slot = self.slots.get_mut(id).expect("a watch is of an operation in flight");
+        if let Beside::Polled { watch, .. } = &mut slot.beside {
+            self.hangups.forget(watch.take().expect("what the epoll tells of is watched"));
+            return self.on_completion(id, Ok(events));
+        }
+        self.end(id, Ok(events).into());
     }
 
     /// Quiet sends that were submitted and have no completion have succeeded.
@@ -258,7 +283,7 @@ impl Uring {
         let outcome = match &mut slot.beside {
             Beside::Polled { .. } if result.is_ok() => {
                 let outcome = calls::attempt(&slot.op, &mut self.own);
-                if outcome.result == Err(Errno::EAGAIN) {
+                if outcome.result == Err(Errno::EAGAIN) && !slot.op.ends_at_eagain() {
                     return self.again.push(id);
                 }
                 outcome
@@ -279,9 +304,9 @@ impl Uring {
     fn end(&mut self, id: u64, mut outcome: Outcome) {
         let Slot { token, op, beside } = self.slots.remove(id).expect("an operation ends once");
         match beside {
-            Beside::Watch(watch) => self.hangups.forget(watch),
+            Beside::Watch(watch) | Beside::Polled { watch: Some(watch), .. } => self.hangups.forget(watch),
             Beside::Envelope(envelope) => self.envelopes.give(envelope),
-            Beside::Nothing | Beside::Polled { .. } => {}
+            Beside::Nothing | Beside::Polled { watch: None, .. } => {}
         }
         if let (Op::Accept { .. }, Ok(raw)) = (&op, outcome.result) {
             // SAFETY: the kernel has just made this fd for us.
@@ -312,8 +337,10 @@ impl Uring {
 
 impl Engine for Uring {
     fn submit(&mut self, op: Op, token: u64) -> OpId {
-        if let Op::Hangup { .. } = op {
-            return self.watch(op, token);
+        match op {
+            Op::Hangup { .. } => return self.watch(op, EpollFlags::empty(), token),
+            Op::Poll { events: libc::POLLOUT, .. } => return self.watch(op, EpollFlags::EPOLLOUT, token),
+            _ => {}
         }
         let refused = !self.features.control && op.has_control();
         if refused || matches!(&op, Op::Write { terminal: true, .. }) {
@@ -345,8 +372,10 @@ impl Engine for Uring {
         let id = id.0.get();
         match self.slots.get_mut(id).map(|s| &mut s.beside) {
             None => return,
-            Some(Beside::Watch(_)) => return self.end(id, Err(Errno::ECANCELED).into()),
-            Some(Beside::Polled { cancelled }) => *cancelled = true,
+            Some(Beside::Watch(_) | Beside::Polled { watch: Some(_), .. }) => {
+                return self.end(id, Err(Errno::ECANCELED).into());
+            }
+            Some(Beside::Polled { cancelled, .. }) => *cancelled = true,
             Some(Beside::Nothing | Beside::Envelope(_)) => {}
         }
         self.push(&opcode::AsyncCancel::new(id).build().user_data(NOBODY));

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::scm;
+use super::{closer, scm};
 use crate::errno::Errno;
 
 /// Bytes up to the end of the first message with fds.
@@ -22,10 +22,23 @@ pub struct Taken {
 /// there too. The kernel tells the start of that message only by giving the fds, so this reads byte by byte up to it;
 /// a message usually begins at the first one.
 ///
+/// There may be no fds at all, where a program has asked for other control data (SO_PASSCRED), of which a peek without
+/// room for any cannot tell them: what a peek with room finds free of them is read at once.
+///
 /// # Errors
 /// The kernel's; EMSGSIZE when fds were lost.
 pub fn take(fd: &impl AsFd, max: usize) -> Result<Taken, Errno> {
     let mut taken = Taken::default();
+    let mut seen = vec![0; max];
+    if let Ok(ahead) = scm::peek(fd.as_fd(), &mut seen) {
+        if ahead.fds.is_empty() && !ahead.truncated && ahead.len > 0 {
+            let read = scm::receive(fd.as_fd(), &mut seen[..ahead.len])?;
+            seen.truncate(read.len);
+            taken.before = seen;
+            return Ok(taken);
+        }
+        closer::close(ahead.fds);
+    }
     let mut byte = [0];
     while taken.before.len() < max {
         let one = match scm::receive(fd.as_fd(), &mut byte) {
@@ -71,5 +84,20 @@ mod tests {
         assert_eq!((&taken.before[..], &taken.with[..], taken.fds.len()), (&b"first"[..], &b"second"[..], 1));
         let taken = take(&near, 100).unwrap();
         assert_eq!((&taken.before[..], taken.fds.len()), (&b"third"[..], 0));
+    }
+
+    #[test]
+    fn where_credentials_come_with_every_message_fds_are_found_all_the_same() {
+        let (near, far) = UnixStream::pair().unwrap();
+        nix::sys::socket::setsockopt(&near, nix::sys::socket::sockopt::PassCred, &true).unwrap();
+        for _ in 0..100 {
+            scm::send(far.as_fd(), b"without", &[]).unwrap();
+            let taken = take(&near, 100).unwrap();
+            assert_eq!((&taken.before[..], taken.fds.len()), (&b"without"[..], 0));
+        }
+        scm::send(far.as_fd(), b"first", &[]).unwrap();
+        scm::send(far.as_fd(), b"second", &[far.as_fd()]).unwrap();
+        let taken = take(&near, 11).unwrap();
+        assert_eq!((&taken.before[..], &taken.with[..], taken.fds.len()), (&b"first"[..], &b"second"[..], 1));
     }
 }

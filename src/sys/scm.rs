@@ -46,6 +46,14 @@ pub fn receive(fd: BorrowedFd<'_>, into: &mut [u8]) -> Result<Record, Errno> {
     receive_flags(fd, into, libc::MSG_DONTWAIT)
 }
 
+/// As `receive`, and leaves everything where it is; the fds are further ones of the same files.
+///
+/// # Errors
+/// As `receive`.
+pub fn peek(fd: BorrowedFd<'_>, into: &mut [u8]) -> Result<Record, Errno> {
+    receive_flags(fd, into, libc::MSG_DONTWAIT | libc::MSG_PEEK)
+}
+
 /// Receives one record, or some bytes of a stream and the fds that belong to them, as soon as they come.
 ///
 /// # Errors

@@ -68,15 +68,6 @@ pub fn raise_send_buffer(fd: BorrowedFd<'_>, bytes: u32) {
 
 /// asm-generic/socket.h; the libc crate has no name for it. Since Linux 6.5.
 const SO_PASSPIDFD: libc::c_int = 76;
-/// As above. Of unix sockets since Linux 6.17.
-const SO_INQ: libc::c_int = 84;
-
-/// Whether every message that is read brings control data, fds or not: some holder of the socket has asked for it.
-pub fn asks_for_control(fd: BorrowedFd<'_>) -> bool {
-    let all = [libc::SO_PASSCRED, libc::SO_PASSSEC, SO_PASSPIDFD, SO_INQ, libc::SO_TIMESTAMP, libc::SO_TIMESTAMPNS];
-    all.into_iter().any(|name| option(fd, name).unwrap_or(0) != 0)
-}
-
 /// Whether the socket has a name, or will have one as soon as it is connected or sends: who wants to see credentials is
 /// given one by the kernel.
 pub fn is_named(fd: BorrowedFd<'_>) -> Result<bool, Errno> {

@@ -10,6 +10,7 @@ import random
 import select
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -251,6 +252,23 @@ def nobody_is_nobody_there_too():
     same(sock.connect_ex(f"{DIR}/private"), errno.EACCES, "a 0600 socket of root's")
     sock.connect(f"{DIR}/peercred")
     same(read_all(sock), b"65534 65534", "nobody's credentials there")
+
+
+def ticks_of_the_daemon():
+    pid = subprocess.run(["pgrep", "-x", "udsproxyd"], capture_output=True, text=True, check=True).stdout.split()[0]
+    with open(f"/proc/{pid}/stat") as stat:
+        return sum(map(int, stat.read().rpartition(")")[2].split()[11:13]))
+
+
+def urgent_data_keeps_nobody_busy():
+    """poll(2) sees it, and a look for fds does not."""
+    with connect("echo") as sock:
+        sock.send(b"!", socket.MSG_OOB)
+        before = ticks_of_the_daemon()
+        time.sleep(0.5)
+        spent = ticks_of_the_daemon() - before
+        assert spent < 15, f"the daemon was busy for {spent} of 50 hundredths of a second"
+        ask(sock, b"what comes after it")
 
 
 def the_caller_sees_who_listens_there():

@@ -89,12 +89,24 @@ def count(listener):
                 client.send(b"%d" % n)
 
 
+def speak(listener):
+    """To each client some records at once, before it has said anything."""
+    listener.listen(64)
+    while True:
+        client, _ = listener.accept()
+        with client:
+            for record in (b"AAA", b"", b"BBB", b"C" * 40_000, b"CCC"):
+                client.send(record)
+            client.recv(10)
+
+
 threading.stack_size(256 << 10)
 for target, kind, names in ((accept, socket.SOCK_SEQPACKET, ("seq", "\0farside-seq")),
                             (reply, socket.SOCK_DGRAM, ("dgram", "\0farside-dgram")),
                             (log, socket.SOCK_DGRAM, ("log",)),
                             (tell, socket.SOCK_SEQPACKET, ("logged",)),
                             (count, socket.SOCK_SEQPACKET, ("counts",)),
+                            (speak, socket.SOCK_SEQPACKET, ("speaks",)),
                             (accept, socket.SOCK_STREAM, ("stream",))):
     for name in names:
         threading.Thread(target=target, args=(make(kind, name),), daemon=True).start()

@@ -65,6 +65,16 @@ def seqpacket_records_stay_apart():
         same(sock.recv(10), b"", "the end")
 
 
+def records_stay_apart_where_the_server_speaks_first():
+    for _ in range(60):
+        with unix(SEQ) as sock:
+            sock.connect(f"{DIR}/speaks")
+            got = [sock.recv(1 << 20) for _ in range(5)]
+            same([len(record) for record in got], [3, 0, 3, 40_000, 3], "records")
+            same(got[0] + got[2] + got[4], b"AAABBBCCC", "records")
+            sock.send(b"thanks")
+
+
 def datagrams_are_answered():
     own = f"{DIR}/own"
     for bound in (own, "\0farside-own", ""):
