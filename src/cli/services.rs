@@ -22,11 +22,12 @@ use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Maker, Pump, PumpKind};
 use crate::limits::{ARENAS_BESIDE, CARRY_DEADLINE_MS, CONNECT_DEADLINE_MS, RECORD_MAX};
 use crate::link::conn::Conn;
-use crate::link::{Door, FileServer, First, Handler, Incoming, Node, NodeOptions, Peer, Pending, keep_session};
+use crate::link::{Door, FileServer, First, Handler, Incoming, Node, NodeOptions, Peer, Pending, Terms, keep_session};
 use crate::qtfs::far::{Exports, serve};
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
 use crate::ring::Wish;
+use crate::sys::scm::Credentials;
 use crate::sys::unix::{self, SocketKind};
 use crate::sys::{memory, nofile, peer};
 use crate::trust::{Rights, Standing};
@@ -102,7 +103,7 @@ fn connect(uds: &Far, rights: &Rights, incoming: Incoming) {
         }
     };
     let (uid, name) = (request.caller.uid, printable(&request.name));
-    let kind = request.kind;
+    let (kind, speaks_as) = (request.kind, speaks_as(request.caller.uid, request.caller.gid));
     let deadline = Instant::now() + Duration::from_millis(CONNECT_DEADLINE_MS);
     let standing = rights(peer.known.key);
     // By which rule, for the one line that is said of each; none was asked if there is no such socket.
@@ -120,7 +121,7 @@ fn connect(uds: &Far, rights: &Rights, incoming: Incoming) {
             Ok(fd) => {
                 tracing::info!(%peer, uid, "connect {name}: {by}");
                 let said = listener_of(&fd, kind);
-                stream.attach_saying(pump(fd, kind), said);
+                stream.attach_on(pump(fd, kind), Terms { said, speaks_as });
             }
             Err(errno) => {
                 tracing::info!(%peer, uid, "connect {name}: {} {by}", errno.desc());
@@ -128,6 +129,12 @@ fn connect(uds: &Far, rights: &Rights, incoming: Incoming) {
             }
         }
     });
+}
+
+/// Whom a receiver with SO_PASSCRED is shown: a message is of whoever speaks over there. Only root may say another than
+/// itself, and need not say so of root.
+fn speaks_as(uid: u32, gid: u32) -> Option<Credentials> {
+    (nix::unistd::geteuid().is_root() && (uid, gid) != (0, 0)).then_some(Credentials { uid, gid })
 }
 
 /// For the caller's SO_PEERCRED. A datagram socket has no listener.
@@ -176,7 +183,8 @@ struct Connected(Pending);
 
 impl FarStream for Connected {
     fn attach(self: Box<Self>, local: OwnedFd, kind: SocketKind) -> OsResult<End> {
-        let attached = self.0.attach(pump(local, kind));
+        let speaks_as = self.listener().and_then(|there| speaks_as(there.uid, there.gid));
+        let attached = self.0.attach_on(pump(local, kind), Terms { said: Vec::new(), speaks_as });
         Ok(Box::new(move |errno| attached.reset(errno)))
     }
 

@@ -12,6 +12,7 @@ use super::node::Peer;
 use crate::errno::{Errno, OsResult, Step};
 use crate::fdpass::{Described, Pump, Rebuilt};
 use crate::mux::{Key, Options};
+use crate::sys::scm::Credentials;
 use crate::wire::hello::Lane;
 
 /// The answer to `open`: the stream, or the peer's errno.
@@ -37,14 +38,13 @@ pub(super) enum Cmd {
         request: Vec<u8>,
         verdict: Verdict,
     },
-    /// The stream's local end; on an incoming one also the verdict yes, and what is `said` with it. `first` leaves before
-    /// anything is read.
+    /// The stream's local end; on an incoming one also the verdict yes. `first` leaves before anything is read.
     Attach {
         pair: u64,
         key: Key,
         pump: Pump,
         first: Option<First>,
-        said: Vec<u8>,
+        terms: Terms,
     },
     Reset {
         pair: u64,
@@ -100,6 +100,15 @@ pub(super) struct Found {
     /// Its own, if the helper has read them.
     pub(super) bytes: Option<Vec<u8>>,
     pub(super) fds: Vec<Described>,
+}
+
+/// On what terms a stream gets its local end.
+#[derive(Debug, Default)]
+pub struct Terms {
+    /// What the peer hears with the yes, ACCEPT_MAX bytes at most.
+    pub said: Vec<u8>,
+    /// Whom what is written to the local end is of, to its reader; `None`: this daemon.
+    pub speaks_as: Option<Credentials>,
 }
 
 /// A message that opens a stream's traffic: bytes, and fds that cross with them.
@@ -176,22 +185,22 @@ impl Pending {
 
     /// Pumps between the stream and `pump` from now on; says yes to the peer if it waits for that.
     pub fn attach(self, pump: Pump) -> Attached {
-        self.attach_with(pump, None, Vec::new())
+        self.attach_with(pump, None, Terms::default())
     }
 
-    /// As `attach`; the peer hears `said` with the yes, ACCEPT_MAX bytes at most.
-    pub fn attach_saying(self, pump: Pump, said: Vec<u8>) -> Attached {
-        self.attach_with(pump, None, said)
+    /// As `attach`, on these terms.
+    pub fn attach_on(self, pump: Pump, terms: Terms) -> Attached {
+        self.attach_with(pump, None, terms)
     }
 
     /// As `attach`; `first` leaves before anything that is read.
     pub fn attach_sending(self, pump: Pump, first: First) -> Attached {
-        self.attach_with(pump, Some(first), Vec::new())
+        self.attach_with(pump, Some(first), Terms::default())
     }
 
-    fn attach_with(mut self, pump: Pump, first: Option<First>, said: Vec<u8>) -> Attached {
+    fn attach_with(mut self, pump: Pump, first: Option<First>, terms: Terms) -> Attached {
         self.decided = true;
-        self.at.inbox.push(Cmd::Attach { pair: self.at.pair, key: self.key, pump, first, said });
+        self.at.inbox.push(Cmd::Attach { pair: self.at.pair, key: self.key, pump, first, terms });
         Attached { at: self.at.clone(), key: self.key }
     }
 

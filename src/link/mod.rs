@@ -40,5 +40,5 @@ pub use dialer::{LaterDial, dial_client, keep_session};
 pub use door::Door;
 pub use guard::{Access, Authority, Ends, Judged, Known, Shown, Stranger};
 pub use helpers::Helpers;
-pub use inbox::{Attached, First, Notice, Pending};
+pub use inbox::{Attached, First, Notice, Pending, Terms};
 pub use node::{FileServer, Handler, Incoming, Node, NodeOptions, Peer};

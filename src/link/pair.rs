@@ -19,7 +19,7 @@ use slab::Slab;
 use super::budget::Budget;
 use super::guard::Guard;
 use super::helpers::Helpers;
-use super::inbox::{First, Inbox, Notice, PairRef, Pending, Verdict};
+use super::inbox::{First, Inbox, Notice, PairRef, Pending, Terms, Verdict};
 use super::lane::LaneEnd;
 use super::node::{Handler, Incoming, Peer};
 use super::port::{Hands, Port, SourceState};
@@ -416,17 +416,18 @@ impl Pair {
         }
     }
 
-    /// Incoming streams get their verdict with it, and what is said with that; opened ones have theirs already.
+    /// Incoming streams get their verdict with it; opened ones have theirs already.
     pub(super) fn attach(
         &mut self,
         key: Key,
         pump: Pump,
-        (first, said): (Option<First>, Vec<u8>),
+        (first, Terms { said, speaks_as }): (Option<First>, Terms),
         shared: &Shared,
         hands: &mut Hands,
         now_us: u64,
     ) {
         let Some(at) = self.port_of(key) else { return };
+        self.ports[at].speaks_as = speaks_as;
         if self.mux.waits_for_us(key) {
             self.mux.accept(key, INITIAL_WINDOW, said);
         }

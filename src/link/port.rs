@@ -28,6 +28,7 @@ use crate::fdpass::PumpKind;
 use crate::limits::BULK_FRAME_MAX;
 use crate::mux::{Key, Recipes};
 use crate::ring::{Chunk, Done, Engine, Fd, Filling, Op, OpId, Pool, Size};
+use crate::sys::scm::Credentials;
 use crate::sys::{closer, record_end, unix};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +102,8 @@ pub(super) struct Port {
     pub(super) stalled: Option<Box<Op>>,
     /// Charges of what is in flight.
     pub(super) in_flight: u32,
+    /// Whom its program is shown with each message, if not this daemon.
+    pub(super) speaks_as: Option<Credentials>,
     /// Memory that must be filled before the front message may leave.
     pub(super) fills: u32,
     /// This stream fills memory for a message of that one.
@@ -184,6 +187,7 @@ impl Port {
             hangup: None,
             stalled: None,
             in_flight: 0,
+            speaks_as: None,
             fills: 0,
             fills_for: None,
             rebuilding: false,

@@ -210,12 +210,15 @@ impl Port {
                 let mut message = Box::new(Message::from(chunks));
                 message.fds = fds;
                 message.record = self.keeps_records();
+                message.credentials = self.speaks_as;
                 Op::Send { fd, message }
             }
             Item::Bytes { chunk, overhead } => {
                 self.in_flight = overhead;
                 match self.queue.front() {
-                    Some(Item::Bytes { .. }) if socket => Op::Send { fd, message: self.gather(chunk) },
+                    next if socket && (matches!(next, Some(Item::Bytes { .. })) || self.speaks_as.is_some()) => {
+                        Op::Send { fd, message: self.gather(chunk) }
+                    }
                     _ if socket => Op::SendChunk { fd, chunk },
                     _ => Op::Write { fd, chunk, terminal: self.terminal },
                 }
@@ -245,7 +248,9 @@ impl Port {
             self.in_flight += overhead;
             chunks.push(chunk);
         }
-        Box::new(Message::from(chunks))
+        let mut message = Box::new(Message::from(chunks));
+        message.credentials = self.speaks_as;
+        message
     }
 
     /// The fds that the front message waits for have been made.

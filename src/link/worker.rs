@@ -183,8 +183,8 @@ impl Worker {
         match cmd {
             Cmd::Link { lane, fd, guard, .. } => pair.add_link(lane, fd, guard, &mut hands, now_us),
             Cmd::Open { service, request, verdict, .. } => pair.open(service, request, verdict),
-            Cmd::Attach { key, pump, first, said, .. } => {
-                pair.attach(key, pump, (first, said), shared, &mut hands, now_us)
+            Cmd::Attach { key, pump, first, terms, .. } => {
+                pair.attach(key, pump, (first, terms), shared, &mut hands, now_us)
             }
             Cmd::Reset { key, errno, .. } => pair.reset(key, errno, &mut hands),
             Cmd::Described { port, result, .. } => pair.on_described(port, result, shared, &mut hands, now_us),

@@ -4,7 +4,7 @@
 //! `Pages`, or in a box. There is one for every read that waits, so they are as many as the buffers, and go as those do.
 
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
 use super::buf::Filling;
@@ -12,7 +12,7 @@ use super::op::{Message, Op, Outcome};
 use super::pages::Pages;
 use crate::errno::Errno;
 use crate::limits::{ENVELOPES_KEPT, FDS_MAX};
-use crate::sys::scm::{self, CONTROL_BYTES, CONTROL_WORDS};
+use crate::sys::scm::{self, CONTROL_BYTES, CONTROL_WORDS, Credentials};
 
 /// All zero bytes are a value of it: a cell without its pages is an envelope again.
 pub(super) struct Envelope {
@@ -105,7 +105,7 @@ impl Envelope {
             Op::Peek { into, max, .. } => (self.receive_into(into, *max), 0, libc::MSG_PEEK, false),
             Op::Measure { .. } => (0, 0, libc::MSG_PEEK | libc::MSG_TRUNC, false),
             Op::Send { message, .. } => {
-                (self.enclose(message), put_fds(&mut self.control, &message.fds), libc::MSG_NOSIGNAL, true)
+                (self.enclose(message), put_control(&mut self.control, message), libc::MSG_NOSIGNAL, true)
             }
             _ => return None,
         };
@@ -167,23 +167,40 @@ impl Envelope {
     }
 }
 
-/// Writes one SCM_RIGHTS message; returns its length, 0 for no fds.
-fn put_fds(control: &mut [u64; CONTROL_WORDS], fds: &[OwnedFd]) -> usize {
-    if fds.is_empty() {
-        return 0;
+/// Writes what goes with a message: whom it is of, its fds. Returns the length, 0 for neither.
+fn put_control(control: &mut [u64; CONTROL_WORDS], message: &Message) -> usize {
+    let mut used = 0;
+    if let Some(Credentials { uid, gid }) = message.credentials {
+        let pid = std::process::id().cast_signed();
+        used += put(control, used, libc::SCM_CREDENTIALS, &[libc::ucred { pid, uid, gid }]);
     }
-    assert!(fds.len() <= FDS_MAX, "the kernel takes no more, nor did the peer send more");
-    let bytes = u32::try_from(size_of_val(fds)).expect("253 fds");
-    let header = control.as_mut_ptr().cast::<libc::cmsghdr>();
-    // SAFETY: `control` has room for 253 fds behind a header and is aligned for it.
+    if !message.fds.is_empty() {
+        assert!(message.fds.len() <= FDS_MAX, "the kernel takes no more, nor did the peer send more");
+        let fds: Vec<i32> = message.fds.iter().map(AsRawFd::as_raw_fd).collect();
+        used += put(control, used, libc::SCM_RIGHTS, &fds);
+    }
+    used
+}
+
+/// One control message at that byte. Returns how many it takes.
+fn put<T: Copy>(control: &mut [u64; CONTROL_WORDS], at: usize, kind: i32, data: &[T]) -> usize {
+    let bytes = u32::try_from(size_of_val(data)).expect("253 fds");
+    // SAFETY: it only computes.
+    let (space, len) = unsafe { (libc::CMSG_SPACE(bytes) as usize, libc::CMSG_LEN(bytes)) };
+    assert!(
+        at.is_multiple_of(align_of::<u64>()) && at + space <= size_of_val(control),
+        "CONTROL_WORDS has room for all there is"
+    );
+    // SAFETY: there is room for a header and the data behind it, and the place is aligned for a header.
     unsafe {
-        (*header).cmsg_len = libc::CMSG_LEN(bytes) as _;
+        let header = control.as_mut_ptr().cast::<u8>().add(at).cast::<libc::cmsghdr>();
+        (*header).cmsg_len = len as _;
         (*header).cmsg_level = libc::SOL_SOCKET;
-        (*header).cmsg_type = libc::SCM_RIGHTS;
-        let data = libc::CMSG_DATA(header).cast::<i32>();
-        for (i, fd) in fds.iter().enumerate() {
-            data.add(i).write_unaligned(fd.as_raw_fd());
+        (*header).cmsg_type = kind;
+        let to = libc::CMSG_DATA(header).cast::<T>();
+        for (i, one) in data.iter().enumerate() {
+            to.add(i).write_unaligned(*one);
         }
-        libc::CMSG_SPACE(bytes) as usize
     }
+    space
 }

@@ -12,6 +12,7 @@ use super::buf::{Chunk, Filling};
 use crate::errno::{Errno, OsResult};
 use crate::mux::{Batch, Part, Payload};
 use crate::sys::closer;
+use crate::sys::scm::Credentials;
 
 /// An fd that operations share: it is closed when the last of them is done.
 pub type Fd = Rc<OwnedFd>;
@@ -123,7 +124,7 @@ impl Op {
         match self {
             Self::Recv { fds, .. } => *fds,
             Self::Peek { .. } | Self::Measure { .. } => true,
-            Self::Send { message, .. } => !message.fds.is_empty(),
+            Self::Send { message, .. } => !message.fds.is_empty() || message.credentials.is_some(),
             _ => false,
         }
     }
@@ -211,6 +212,8 @@ pub struct Message {
     pub fds: Vec<OwnedFd>,
     /// One record: sent whole or not at all. Where the receiver has no room it ends with EAGAIN.
     pub record: bool,
+    /// Whom every part of it is of; `None`: this process.
+    pub credentials: Option<Credentials>,
     sent: usize,
 }
 
@@ -231,6 +234,7 @@ impl Message {
         self.batch.clear();
         closer::close(self.fds.drain(..));
         self.record = false;
+        self.credentials = None;
         self.sent = 0;
     }
 
@@ -273,6 +277,6 @@ impl From<Vec<Chunk>> for Message {
     fn from(chunks: Vec<Chunk>) -> Self {
         let mut batch = Batch::default();
         chunks.into_iter().filter(|c| !c.is_empty()).for_each(|c| batch.push_body(c));
-        Self { batch, fds: Vec::new(), record: false, sent: 0 }
+        Self { batch, fds: Vec::new(), record: false, credentials: None, sent: 0 }
     }
 }

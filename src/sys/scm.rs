@@ -28,6 +28,13 @@ pub const CONTROL_WORDS: usize = CONTROL_BYTES / 8;
 const _: () = assert!(CONTROL_WORDS * 8 == CONTROL_BYTES && space(FDS_MAX * size_of::<RawFd>()) == 1032);
 const _: () = assert!(align_of::<u64>() >= align_of::<libc::cmsghdr>());
 
+/// Whom a message is of, for a receiver with SO_PASSCRED. Only root may say another than itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credentials {
+    pub uid: u32,
+    pub gid: u32,
+}
+
 /// One record as it came.
 #[derive(Debug)]
 pub struct Record {

@@ -73,6 +73,17 @@ def peercred(client):
     client.sendall(f"{uid} {gid}".encode())
 
 
+def whose(client):
+    """Whom each message is of, by SCM_CREDENTIALS."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    client.sendall(b"go")
+    for _ in range(3):
+        _, ancillary, _, _ = client.recvmsg(100, socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4))
+        for level, kind, data in ancillary:
+            if kind == socket.SCM_CREDENTIALS:
+                client.sendall(b"%d %d;" % struct.unpack("3i", data)[1:])
+
+
 def slow(client):
     """Answers when the client has waited."""
     client.recv(1)
@@ -192,7 +203,7 @@ threading.stack_size(256 << 10)
 others = [listen(name, uid=64055, gid=107) for name in ("others", "\0farside-others")]
 for listener in others:
     threading.Thread(target=serve, args=(listener, echo), daemon=True).start()
-for answer in (echo, after_eof, speaks_and_listens, tells, never_reads, source, slow_sink, peercred, slow, takes_fds,
+for answer in (echo, after_eof, speaks_and_listens, tells, never_reads, source, slow_sink, peercred, whose, slow, takes_fds,
                gives_fds, gives_an_eventfd, takes_sockets, many_fds, places):
     threading.Thread(target=serve, args=(listen(answer.__name__), answer), daemon=True).start()
 threading.Thread(target=serve, args=(listen("private", 0o600), peercred), daemon=True).start()

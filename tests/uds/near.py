@@ -252,6 +252,22 @@ def nobody_is_nobody_there_too():
     same(sock.connect_ex(f"{DIR}/private"), errno.EACCES, "a 0600 socket of root's")
     sock.connect(f"{DIR}/peercred")
     same(read_all(sock), b"65534 65534", "nobody's credentials there")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        sock.connect(f"{DIR}/whose")
+        same(sock.recv(2), b"go", "a word")
+        for _ in range(2):
+            sock.sendall(b"plain")
+            same(sock.recv(100), b"65534 65534;", "whom a message is of")
+        with open("/dev/null", "rb") as file:
+            send_fds(sock, b"with an fd", [file.fileno()])
+        same(sock.recv(100), b"65534 65534;", "whom a message with an fd is of")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        sock.connect(f"{DIR}/others")
+        sock.sendall(b"who")
+        _, ancillary, _, _ = sock.recvmsg(100, socket.CMSG_SPACE(12))
+        same(struct.unpack("3i", ancillary[0][2])[1:], (64055, 107), "whom an answer is of")
 
 
 def ticks_of_the_daemon():
