@@ -169,6 +169,7 @@ promises! {
     signals_of_the_client_reach_the_command
     a_background_process_left_behind_does_not_hold_the_client
     fifty_commands_at_once
+    one_pipe_at_two_numbers_is_one_pipe
     an_inherited_pipe_is_there_at_its_number
     a_listening_socket_is_served_there_with_its_waiting_client
     a_file_open_for_writing_is_refused_by_name_before_anything_runs
@@ -235,6 +236,7 @@ fn a_daemon_with_a_session_carries_the_commands_and_the_promises_are_the_same() 
         "signals_of_the_client_reach_the_command",
         "a_background_process_left_behind_does_not_hold_the_client",
         "fifty_commands_at_once",
+        "one_pipe_at_two_numbers_is_one_pipe",
         "an_inherited_pipe_is_there_at_its_number",
         "a_listening_socket_is_served_there_with_its_waiting_client",
         "the_command_is_who_its_caller_is_and_can_do_no_more",

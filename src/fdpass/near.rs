@@ -39,7 +39,7 @@ impl Maker {
         let kept: Vec<(Received, Mode)> =
             fds.iter().map(|(fd, mode)| Ok((fd.try_clone().step("dup")?.into(), *mode))).collect::<OsResult<_>>()?;
         for (at, (fd, mode)) in fds.into_iter().enumerate() {
-            let twin = (0..at).find(|&i| kept[i].1 == mode && same_file::same_open_file(&kept[i].0, &fd));
+            let twin = (0..at).find(|&i| are_twins(&kept[i], (&fd, mode)));
             done.push(match twin {
                 Some(index) => {
                     let index = u16::try_from(index).expect("at most 253 fds");
@@ -99,6 +99,27 @@ impl Maker {
             SFlag::S_IFREG => Err(refused("a regular file", fd.as_fd())),
             _ => Err(refused("a directory", fd.as_fd())),
         }
+    }
+}
+
+/// Whether two fds of one message must be one there: two pumps that read the same bytes would divide them, and two that
+/// write would lose their order.
+fn are_twins((a, a_is): &(Received, Mode), (b, b_is): (&Received, Mode)) -> bool {
+    let look = |fd: &Received| Some((file::stat_as_known(fd.as_fd()).ok()?, access_of(fd.as_fd()).ok()?));
+    let same_open_file = || same_file::same_open_file(a, b);
+    if *a_is == b_is && same_open_file() {
+        return true;
+    }
+    let (Some((a, a_access)), Some((b, b_access))) = (look(a), look(b)) else { return false };
+    let same_way = (a_access.read, a_access.write) == (b_access.read, b_access.write);
+    match (a.kind(), b.kind()) {
+        // Whoever opened it, and for what: a shell's `< <(command)` is open twice.
+        (libc::S_IFIFO, libc::S_IFIFO) => same_way && (a.dev(), a.ino) == (b.dev(), b.ino),
+        // Both are read from the offset that they share.
+        (libc::S_IFREG, libc::S_IFREG) => {
+            same_way && !a_access.write && *a_is != Mode::Passed && b_is != Mode::Passed && same_open_file()
+        }
+        _ => false,
     }
 }
 

@@ -304,7 +304,8 @@ fn strings(all: &[Vec<u8>]) -> Vec<CString> {
 
 /// As execvp(3): a name with a slash is a path; any other is looked for in the PATH of the command's environment.
 fn candidates(name: &[u8], env: &[Vec<u8>]) -> Vec<CString> {
-    if name.contains(&b'/') {
+    // Nothing is called nothing: execve(2) says so.
+    if name.contains(&b'/') || name.is_empty() {
         return vec![string(name)];
     }
     let path = env.iter().find_map(|v| v.strip_prefix(b"PATH=")).unwrap_or(b"/bin:/usr/bin");

@@ -475,6 +475,19 @@ class At:
 at = At(6, 7, 8, 30)
 
 
+def one_pipe_at_two_numbers_is_one_pipe():
+    """As shells leave it behind: every byte is there, in its order."""
+    wanted = "100000 588895"
+    for line in ('"$REXEC" wc -lc < <(seq 1 100000)', 'seq 1 100000 | "$REXEC" wc -lc 5<&0',
+                 'seq 1 100000 > /tmp/seq; "$REXEC" wc -lc 5<&0 < /tmp/seq; rm /tmp/seq'):
+        for _ in range(3):
+            ran = subprocess.run(["bash", "-c", line], capture_output=True, timeout=60)
+            same(" ".join(ran.stdout.decode().split()), wanted, f"{line}: {ran.stderr!r}")
+    ran = subprocess.run(["bash", "-c", '"$REXEC" sh -c "echo a >&7; echo b; echo c >&7" 7> >(cat) | cat; wait'],
+                         capture_output=True, timeout=60)
+    same(sorted(ran.stdout.split()), [b"a", b"b", b"c"], "two pipes")
+
+
 def an_inherited_pipe_is_there_at_its_number():
     near, far = os.pipe()
     with start("sh", "-c", "echo via seven >&7; echo via one; ls /proc/self/fd | tr '\\n' ' '", stdin=subprocess.DEVNULL,
