@@ -169,6 +169,7 @@ promises! {
     signals_of_the_client_reach_the_command
     a_background_process_left_behind_does_not_hold_the_client
     fifty_commands_at_once
+    a_client_that_was_stopped_for_long_goes_on
     one_pipe_at_two_numbers_is_one_pipe
     an_inherited_pipe_is_there_at_its_number
     a_listening_socket_is_served_there_with_its_waiting_client

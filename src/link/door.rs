@@ -281,7 +281,7 @@ impl Door {
         if known.key.is_none() {
             known.name.clone_from(&hello.name);
         }
-        let peer = Peer { known: known.clone(), addr: guest.ends.there, node: hello.node };
+        let peer = Peer { known: known.clone(), addr: guest.ends.there, node: hello.node, role: hello.role };
         // Before the node counts the link: nobody would ever end one that no worker has.
         let stream = guest.stream.try_clone().map_err(|e| format!("{}: {e}", known.name))?;
         let admitted = match self.node.admit(&hello, peer) {

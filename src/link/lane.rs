@@ -5,7 +5,7 @@
 //!   mux ─▶ batch ── sealed, copied once ─▶ records ─▶ SENDMSG
 //! ```
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::sys::socket::{Shutdown, shutdown};
@@ -18,6 +18,7 @@ use crate::errno::Errno;
 use crate::limits::{BULK_BATCH, LAT_BATCH, POOL_PRESSURE};
 use crate::mux::{Mux, Payload};
 use crate::ring::{Chunk, Done, Fd, Filling, Message, Op, OpId, Pool, Size};
+use crate::sys::tcp;
 use crate::wire::hello::Lane;
 use crate::wire::parser::{Parser, Step};
 
@@ -65,6 +66,11 @@ impl LaneEnd {
     /// Whether more may come.
     pub(super) fn is_receiving(&self) -> bool {
         self.recv.is_some()
+    }
+
+    /// When the other kernel was last heard.
+    pub(super) fn acknowledged_ms_ago(&self) -> Option<u32> {
+        tcp::acknowledged_ms_ago(self.fd.as_fd())
     }
 
     /// Whether the last batch has left.

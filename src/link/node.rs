@@ -37,6 +37,7 @@ pub struct Peer {
     pub known: Known,
     pub addr: SocketAddr,
     pub node: [u8; 16],
+    pub role: Role,
 }
 
 impl fmt::Display for Peer {
@@ -303,7 +304,7 @@ impl Node {
 
     /// A link of a dialled session. Returns whether it may live: the peer may have dialled at the same moment.
     pub(super) fn dialled(&self, conn: Conn, hello: &Hello) -> bool {
-        let peer = Peer { known: conn.known.clone(), addr: conn.peer_addr, node: conn.peer.node };
+        let peer = Peer { known: conn.known.clone(), addr: conn.peer_addr, node: conn.peer.node, role: hello.role };
         // The session is the dialler's; what the peer grants is in its own words.
         let theirs = Hello { initial_window: conn.peer.initial_window, ..hello.clone() };
         let mut state = self.state();

@@ -26,12 +26,14 @@ use super::port::{Hands, Port, SourceState};
 use super::token::{Token, What};
 use crate::errno::Errno;
 use crate::fdpass::{self, Pump, PumpKind};
-use crate::limits::{HALF_CLOSED_MS, HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW, RECORDS_HELD_MAX};
+use crate::limits::{
+    DEAD_AFTER_MS, HALF_CLOSED_MS, HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW, RECORDS_HELD_MAX,
+};
 use crate::mux::{Event, Key, Mux, Options};
 use crate::ring::{Chunk, Done};
 use crate::slack;
 use crate::wire::ProtocolError;
-use crate::wire::hello::Lane;
+use crate::wire::hello::{Lane, Role};
 use crate::wire::service;
 
 /// What all pairs of a worker share.
@@ -65,6 +67,8 @@ pub(super) struct Pair {
     /// When the first of the peer's directions has ended, of a pair that both leave.
     half_closed_us: Option<u64>,
     born_us: u64,
+    /// A program's own session, which may be stopped by a signal (^Z) for as long as somebody likes.
+    may_be_stopped: bool,
 }
 
 /// What the peer may send on a stream of this kind. A record must be whole before it can be written.
@@ -106,6 +110,7 @@ impl From<ProtocolError> for End {
 
 impl Pair {
     pub(super) fn new(id: u64, slot: usize, peer: Arc<Peer>, options: Options) -> Self {
+        let may_be_stopped = peer.role == Role::Client && !options.dialer;
         Self {
             id,
             slot,
@@ -123,6 +128,7 @@ impl Pair {
             closing: false,
             half_closed_us: None,
             born_us: options.now_us,
+            may_be_stopped,
         }
     }
 
@@ -226,6 +232,11 @@ impl Pair {
         self.ended.is_some() && self.ports.is_empty() && self.lanes.iter().flatten().all(LaneEnd::is_over)
     }
 
+    /// This process has been stopped for a while.
+    pub(super) fn was_away(&mut self, now_us: u64) {
+        self.mux.was_away(now_us);
+    }
+
     pub(super) fn on_time(&mut self, hands: &mut Hands, now_us: u64) {
         if self.ended.is_some() {
             return;
@@ -237,6 +248,11 @@ impl Pair {
             return;
         }
         if let Err(e) = self.mux.on_time(now_us) {
+            let answers = |end: &LaneEnd| end.acknowledged_ms_ago().is_some_and(|ms| u64::from(ms) < DEAD_AFTER_MS / 2);
+            if self.may_be_stopped && self.lanes[Lane::Lat.index()].as_ref().is_some_and(answers) {
+                // From here on the kernel's own keepalive tells whether its machine is there.
+                return self.mux.excuse(now_us);
+            }
             self.end(if self.closing { End::Drained } else { End::Gone(e.0) }, hands);
         }
         let quiet_us = |since: u64| now_us.saturating_sub(since.max(self.mux.heard_us()));

@@ -102,10 +102,11 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::hello::Role;
 
     fn peer(addr: &str, key: u8) -> Arc<Peer> {
         let known = Known { name: "x".into(), key: Some(PublicKey([key; 32])), bearer: None };
-        Arc::new(Peer { known, addr: addr.parse().unwrap(), node: [0; 16] })
+        Arc::new(Peer { known, addr: addr.parse().unwrap(), node: [0; 16], role: Role::Peer })
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::pair::{End, Pair, Shared};
 use super::port::Hands;
 use super::token::{Token, What};
 use crate::errno::{Errno, OsResult, Step};
-use crate::limits::{BURST_MIN, BURST_REST_TICKS, COOL_AFTER_MS};
+use crate::limits::{BURST_MIN, BURST_REST_TICKS, COOL_AFTER_MS, PING_AFTER_MS};
 use crate::ring::{Done, Engine, Fd, Op, Opened, Pool, Size, Wish, open};
 use crate::slack;
 use crate::sys::{memory, sched};
@@ -21,6 +21,8 @@ use crate::sys::{memory, sched};
 /// How often pings, cooling and deadlines are looked at: fine enough for limits of seconds. A read that still waits at a
 /// second look has done so for about COOL_AFTER_MS.
 const TICK: Duration = Duration::from_millis(COOL_AFTER_MS / 2);
+/// Later than this a tick is not late: the process was stopped, or the machine.
+const AWAY: Duration = Duration::from_millis(PING_AFTER_MS);
 
 /// What the node hears of a pair.
 pub(super) enum News<'a> {
@@ -107,6 +109,9 @@ impl Worker {
                 self.on_done(one, now_us);
             }
             if self.born.elapsed() >= next_tick {
+                if self.born.elapsed() > next_tick + AWAY {
+                    self.pairs.iter_mut().for_each(|(_, pair)| pair.was_away(now_us));
+                }
                 next_tick = self.born.elapsed() + TICK;
                 self.on_tick(now_us);
                 self.pace.tick().into_iter().for_each(sched::defer);

@@ -56,6 +56,8 @@ pub struct Mux<P> {
     pub(super) leaving: bool,
     pub(super) peer_leaving: bool,
     pub(super) heard_us: u64,
+    /// Its silence up to then is excused.
+    excused_us: Option<u64>,
     pub(super) ping_at_us: Option<u64>,
     pub(super) rtt_us: u64,
 }
@@ -79,6 +81,7 @@ impl<P: Payload> Mux<P> {
             leaving: false,
             peer_leaving: false,
             heard_us: options.now_us,
+            excused_us: None,
             ping_at_us: None,
             rtt_us: 0,
         }
@@ -359,6 +362,9 @@ impl<P: Payload> Mux<P> {
 
     /// Keeps the link awake. An error is a peer that has been silent for too long.
     pub fn on_time(&mut self, now_us: u64) -> WireResult<()> {
+        if self.excused_us.is_some_and(|at| at >= self.heard_us) {
+            return Ok(());
+        }
         let silent_ms = now_us.saturating_sub(self.heard_us) / 1000;
         if silent_ms >= DEAD_AFTER_MS {
             bad!("nothing heard for {} s", silent_ms / 1000);
@@ -368,6 +374,16 @@ impl<P: Payload> Mux<P> {
             self.ping(now_us);
         }
         Ok(())
+    }
+
+    /// The peer is silent and not dead, as the driver knows: it is not asked again before it has said something.
+    pub fn excuse(&mut self, now_us: u64) {
+        self.excused_us = Some(now_us);
+    }
+
+    /// This process has not run for a while: what the peer said meanwhile is still to be read.
+    pub fn was_away(&mut self, now_us: u64) {
+        self.heard_us = now_us;
     }
 
     /// The stream's queues are empty, and what they grew to is not needed for a while.

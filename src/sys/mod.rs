@@ -32,6 +32,7 @@ pub mod signals;
 pub mod spawn;
 pub mod stand_in;
 pub mod tap;
+pub mod tcp;
 pub mod tempdir;
 pub mod terminal;
 pub mod thread_identity;

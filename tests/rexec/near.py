@@ -475,6 +475,19 @@ class At:
 at = At(6, 7, 8, 30)
 
 
+def a_client_that_was_stopped_for_long_goes_on():
+    """As after ^Z and fg: longer than a silent machine is waited for."""
+    with start("sh", "-c", "echo begun; sleep 3; echo later; read line; echo $line; exit 7", stdin=PIPE, stdout=PIPE) as child:
+        same(child.stdout.readline(), b"begun\n", "the first line")
+        child.send_signal(signal.SIGSTOP)
+        time.sleep(16)
+        child.send_signal(signal.SIGCONT)
+        same(child.stdout.readline(), b"later\n", "what was said meanwhile")
+        child.stdin.write(b"and on\n")
+        child.stdin.close()
+        same((child.stdout.read(), child.wait(10)), (b"and on\n", 7), "the rest")
+
+
 def one_pipe_at_two_numbers_is_one_pipe():
     """As shells leave it behind: every byte is there, in its order."""
     wanted = "100000 588895"
