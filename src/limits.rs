@@ -153,6 +153,10 @@ pub const RING_DROP_WAITS: usize = 10;
 pub const EPOLL_EVENTS: usize = RING_SQ_ENTRIES as usize;
 /// Helper threads of a process: as many blocking calls (connect, open, fork) as may be under way at once.
 pub const HELPERS_MAX: usize = 64;
+/// Ticks of a worker between two looks at whether programs still hold the listeners that were made for them: two seconds.
+pub const LISTENER_LOOK_TICKS: u64 = 4;
+/// Before the second look, which alone counts.
+pub const LISTENER_LOOK_AGAIN_MS: u64 = 50;
 /// A helper's stack, as std's threads have it: its jobs are of many kinds.
 pub const HELPERS_STACK_BYTES: usize = 2 << 20;
 /// Helpers that wait for room in the queues of listeners that crossed, a second at most: a quarter of them, so that a

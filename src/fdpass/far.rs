@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sys::socket::{
@@ -16,9 +17,10 @@ use nix::unistd::{Whence, lseek, pipe2};
 
 use super::{Maker, Pump, PumpKind, Rebuilt, memfd, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::limits::{LISTENER_WAITERS_MAX, RECORD_MAX};
+use crate::limits::{LISTENER_LOOK_AGAIN_MS, LISTENER_WAITERS_MAX, RECORD_MAX};
 use crate::sys::nonblock::set_nonblocking;
 use crate::sys::tempdir::PrivateDir;
+use crate::sys::unix_diag::{Diag, SocketId};
 use crate::sys::{tap, terminal, unix};
 use crate::wire::recipe::{Access, Device, FileId, Recipe, SocketKind, Tap, TerminalState};
 
@@ -169,7 +171,8 @@ fn listener(stream: u32, kind: SocketKind, backlog: u32, nonblock: bool) -> OsRe
     // Not the socket itself: when the program closes it, a connect must be refused.
     let ours = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir.path());
     let ours = OwnedFd::from(ours.step_on("open", dir.path().display())?);
-    let home = Home { dir, kind };
+    let socket = SocketId::of(fd.as_fd()).step("SO_COOKIE")?;
+    let home = Home { dir, kind, socket };
     Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Listening(Box::new(home)) })) })
 }
 
@@ -195,12 +198,41 @@ const LISTENER_NAME: &str = "s";
 pub struct Home {
     dir: PrivateDir,
     kind: SocketKind,
+    /// The program's.
+    socket: SocketId,
 }
 
 impl Home {
     pub fn address(&self) -> Address {
         Address { dir: self.dir.path().to_owned(), kind: self.kind }
     }
+
+    pub fn socket(&self) -> SocketId {
+        self.socket
+    }
+}
+
+/// Which of these listeners no program holds any more. Nothing else tells: nobody has to try to connect. Waits a moment.
+///
+/// # Errors
+/// The kernel does not tell (a module without unix_diag).
+pub fn abandoned<T>(mut listeners: Vec<(T, SocketId)>) -> OsResult<Vec<T>> {
+    let mut diag = Diag::open().step("sock_diag")?;
+    // Only a second "gone" is one.
+    for pause in [Duration::ZERO, Duration::from_millis(LISTENER_LOOK_AGAIN_MS)] {
+        if listeners.is_empty() {
+            break;
+        }
+        std::thread::sleep(pause);
+        let mut gone = Vec::with_capacity(listeners.len());
+        for (which, socket) in listeners {
+            if diag.find(socket).step("sock_diag")?.is_none() {
+                gone.push((which, socket));
+            }
+        }
+        listeners = gone;
+    }
+    Ok(listeners.into_iter().map(|(which, _)| which).collect())
 }
 
 /// A listener's address, for a thread that connects to it.

@@ -21,7 +21,7 @@ use crate::errno::OsResult;
 use crate::sys::terminal::Raw;
 use crate::wire::recipe::{Access, FileId, Recipe, SocketKind};
 
-pub use far::{Address, Home};
+pub use far::{Address, Home, abandoned};
 pub use memfd::Fill;
 pub use near::Mode;
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::inbox::{Cmd, First, Found, Pending};
 use super::pair::{Pair, Shared, window_of};
-use super::port::{Hands, Plant, SourceState};
+use super::port::{Hands, Plant, Port, SourceState};
 use crate::errno::{Errno, OsResult};
-use crate::fdpass::{Described, PumpKind, Rebuilt};
+use crate::fdpass::{self, Described, PumpKind, Rebuilt};
 use crate::limits::INITIAL_WINDOW;
 use crate::mux::{Key, Payload, Recipes};
 use crate::ring::Chunk;
@@ -151,6 +151,29 @@ impl Pair {
         self.note_children(key, children);
         self.ports[at].on_fds(fds);
         self.write(at, shared, hands);
+    }
+
+    /// Has a helper see which listeners that were made here are held by nobody any more: a connect to the far one must be
+    /// refused then, and nothing be left of it.
+    pub(super) fn look_at_homes(&self, shared: &Shared) {
+        let home = |port: &Port| match &port.kind {
+            Some(PumpKind::Listening(home)) => Some((port.key, home.socket())),
+            _ => None,
+        };
+        let homes: Vec<_> = self.ports.iter().filter_map(|(_, port)| home(port)).collect();
+        if homes.is_empty() {
+            return;
+        }
+        let (inbox, pair) = (Arc::clone(&shared.inbox), self.id);
+        shared.helpers.run(move || match fdpass::abandoned(homes) {
+            Ok(gone) => {
+                for key in gone {
+                    inbox.push(Cmd::Reset { pair, key, errno: Errno::ECONNREFUSED });
+                }
+            }
+            // Then the next client finds out.
+            Err(e) => tracing::debug!("listeners that were made here: {e}"),
+        });
     }
 
     /// The command behind `key` has ended.

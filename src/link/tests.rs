@@ -338,6 +338,23 @@ fn a_listener_crosses_with_a_client_already_in_its_queue() {
     assert_eq!(refused.read(&mut bytes).unwrap(), 0, "nobody is there any more");
 }
 
+/// Also where nobody tries to connect any more.
+#[test]
+fn a_listener_that_its_program_has_closed_is_refused_soon() {
+    let world = World::new(1);
+    let dir = crate::sys::tempdir::PrivateDir::new("test").unwrap();
+    let path = dir.path().join("monitor.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let (_attached, _control, _far, mut got) = pass(&world, vec![(listener.into(), Mode::Passed)]);
+    let far_listener = UnixListener::from(got.pop().unwrap());
+    let _client = UnixStream::connect(&path).unwrap();
+    far_listener.accept().unwrap();
+    drop(far_listener);
+    // A connect would find out by itself.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(UnixStream::connect(&path).unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
+}
+
 #[test]
 fn what_a_finished_command_has_written_comes_out_before_the_end() {
     let world = World::new(1);

@@ -13,7 +13,7 @@ use super::pair::{End, Pair, Shared};
 use super::port::Hands;
 use super::token::{Token, What};
 use crate::errno::{Errno, OsResult, Step};
-use crate::limits::{BURST_MIN, BURST_REST_TICKS, COOL_AFTER_MS, PING_AFTER_MS};
+use crate::limits::{BURST_MIN, BURST_REST_TICKS, COOL_AFTER_MS, LISTENER_LOOK_TICKS, PING_AFTER_MS};
 use crate::ring::{Done, Engine, Fd, Op, Opened, Pool, Size, Wish, open};
 use crate::slack;
 use crate::sys::{memory, sched};
@@ -46,6 +46,7 @@ pub(super) struct Worker {
     wake: Fd,
     born: Instant,
     stopping: bool,
+    ticks: u64,
     /// Of streams, and of buffers that were in use at once.
     bursts: [Burst; 2],
     pace: Pace,
@@ -88,6 +89,7 @@ impl Worker {
             wake: Rc::new(wake),
             born: Instant::now(),
             stopping: false,
+            ticks: 0,
             bursts: Default::default(),
             pace: Pace::default(),
             on_news,
@@ -226,6 +228,10 @@ impl Worker {
         for (_, pair) in pairs.iter_mut() {
             pair.on_time(&mut hands, now_us);
             pair.rest();
+        }
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(LISTENER_LOOK_TICKS) {
+            pairs.iter().for_each(|(_, pair)| pair.look_at_homes(&self.shared));
         }
         pool.rest();
         engine.rest();
