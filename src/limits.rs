@@ -94,7 +94,7 @@ pub const SEEN_AGAIN: Duration = Duration::from_secs(10);
 /// Commands whose first answer a daemon waits for at once, a thread each; more wait, up to a bound, and above that go their
 /// own way.
 pub const CARRIERS_MAX: usize = 32;
-pub const CARRIERS_QUEUE_MAX: usize = 1024;
+pub const CARRIERS_QUEUE_MAX: usize = 64;
 /// How long a daemon waits for the other machine before the program goes its own way.
 pub const CARRY_DEADLINE_MS: u64 = 2_000;
 /// Programs that wait for a voucher: each is answered within a millisecond or two.
@@ -108,6 +108,9 @@ pub const VOUCH_WAIT_MS: u64 = 3_000;
 pub const PING_AFTER_MS: u64 = 2_000;
 /// Silence after which it is dead: three pings unanswered.
 pub const DEAD_AFTER_MS: u64 = 7_000;
+/// For so long the kernel of a machine whose program is stopped may be silent: its answers to a window that stays full are
+/// asked for every two minutes (TCP_RTO_MAX).
+pub const EXCUSED_KERNEL_MS: u64 = 130_000;
 /// Sent bytes unacknowledged for so long end the connection: TCP_USER_TIMEOUT, tcp(7).
 pub const TCP_USER_TIMEOUT_MS: u32 = 10_000;
 /// How much may wait unsent in the LAT socket, so that a small frame overtakes what is queued: tcp(7).

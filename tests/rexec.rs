@@ -257,14 +257,17 @@ fn who_may_not_ask_and_what_is_no_pipe_go_their_own_way() {
     let sh = |script: &str| pair.lab.run_with(pair.near, &pair.env(), &["sh", "-c", script]).ok();
     assert_eq!(sh("$REXEC echo carried | cat"), "carried\n");
     assert_eq!(carried(&daemon), 1);
+    // What a command does not get stays its caller's.
+    assert_eq!(sh("(sleep 1; echo rest) | { $REXEC /nonexistent 2>/dev/null; cat; }"), "rest\n");
+    assert_eq!(carried(&daemon), 2);
     // Files are this process's own to read and write.
     assert_eq!(
         sh("echo from a file > /tmp/in; $REXEC cat < /tmp/in > /tmp/out; cat /tmp/out; rm /tmp/in /tmp/out"),
         "from a file\n"
     );
-    assert_eq!(carried(&daemon), 1);
+    assert_eq!(carried(&daemon), 2);
     assert_eq!(sh("FARSIDE_CARRY=no $REXEC echo alone | cat"), "alone\n");
-    assert_eq!(carried(&daemon), 1);
+    assert_eq!(carried(&daemon), 2);
     let other = ["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups", bin("rexec"), "true"];
     let said = pair.lab.run_with(pair.near, &pair.env(), &other).refused();
     assert!(said.contains("user 1234 may not"), "{said}");
@@ -273,7 +276,7 @@ fn who_may_not_ask_and_what_is_no_pipe_go_their_own_way() {
     let second = pair.lab.spawn_with(pair.far, &[("CMD_NET_ADDR", "tcp://0.0.0.0:7778")], &[bin("rexec_server")]);
     second.wait_for("serving on");
     assert_eq!(pair.lab.run_with(pair.near, &elsewhere, &[bin("rexec"), "echo", "there"]).ok(), "there\n");
-    assert_eq!(carried(&daemon), 1);
+    assert_eq!(carried(&daemon), 2);
 }
 
 #[test]

@@ -204,7 +204,7 @@ struct Carrier {
 }
 
 impl Commands for Carrier {
-    fn carry(&self, command: Command) -> Result<Carriage, String> {
+    fn carry(&self, command: Command, give: &mut dyn FnMut(Carriage) -> bool) -> Result<(), String> {
         let Command { to, bearer, first, fds } = command;
         let there = self.dials.to_socket_addrs().is_ok_and(|mut all| all.any(|addr| addr == to));
         if !there {
@@ -214,9 +214,13 @@ impl Commands for Carrier {
         let stream = self.node.open(service::EXEC, bearer.encode(), deadline).map_err(|e| e.desc().to_owned())?;
         let fds = Maker::default().describe(fds).map_err(|e| e.to_string())?;
         let (control, theirs) = UnixStream::pair().map_err(|e| format!("socketpair: {e}"))?;
+        let (ended, tell) = std::io::pipe().map_err(|e| format!("pipe: {e}"))?;
+        if !give(Carriage { control, ended: ended.into() }) {
+            return Err("it has not waited".into());
+        }
         let attached = stream.attach_sending(pump(theirs.into(), SocketKind::Stream), First { bytes: first, fds });
-        let ended = attached.children_done().map_err(|e| e.to_string())?;
-        Ok(Carriage { control, ended })
+        attached.tell_children_done(tell);
+        Ok(())
     }
 }
 

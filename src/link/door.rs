@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::SockRef;
 
 use super::conn::{self, Conn};
 use super::guard::{Access, Ends, Guard, Known, Shown, Stranger};
@@ -299,6 +300,10 @@ impl Door {
         // A HELLO's few bytes always fit an empty socket buffer.
         let said = say(guest, &mut guard, &answer);
         let tuned = stream.set_nonblocking(false).and_then(|()| conn::tune(&stream, hello.role, hello.lane));
+        if hello.role == Role::Client {
+            // One that is stopped reads nothing for as long as somebody likes: the pair tells that from a machine that is gone.
+            let _ = SockRef::from(&stream).set_tcp_user_timeout(None);
+        }
         match (admitted, said.and(tuned)) {
             (Admission::Files, Ok(())) => {
                 self.serve_files(Conn::new(stream, guard, known, hello, guest.ends.there));

@@ -242,13 +242,11 @@ impl Attached {
         self.at.inbox.push(Cmd::Reset { pair: self.at.pair, key: self.key, errno });
     }
 
-    /// A pipe that gives a byte when all that the fds sent with this stream were to receive has been written, and its end
-    /// if that never will be.
-    pub fn children_done(&self) -> OsResult<OwnedFd> {
-        let (told, tell) = std::io::pipe().step("pipe")?;
+    /// Writes a byte into a pipe of ours when all that the fds sent with this stream were to receive has been written, and
+    /// only closes it if that never will be.
+    pub fn tell_children_done(&self, tell: std::io::PipeWriter) {
         // Nobody waits any more: nothing to tell.
         self.when_children_done(Box::new(move || drop((&tell).write_all(&[1]))));
-        Ok(told.into())
     }
 
     pub(super) fn when_children_done(&self, then: Notice) {

@@ -27,7 +27,8 @@ use super::token::{Token, What};
 use crate::errno::Errno;
 use crate::fdpass::{self, Pump, PumpKind};
 use crate::limits::{
-    DEAD_AFTER_MS, HALF_CLOSED_MS, HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW, RECORDS_HELD_MAX,
+    DEAD_AFTER_MS, EXCUSED_KERNEL_MS, HALF_CLOSED_MS, HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW,
+    RECORDS_HELD_MAX,
 };
 use crate::mux::{Event, Key, Mux, Options};
 use crate::ring::{Chunk, Done};
@@ -247,10 +248,15 @@ impl Pair {
             }
             return;
         }
+        let kernel_within = |lat: &Option<LaneEnd>, limit: u64| {
+            lat.as_ref().and_then(LaneEnd::acknowledged_ms_ago).is_some_and(|ms| u64::from(ms) < limit)
+        };
+        let lat = &self.lanes[Lane::Lat.index()];
+        if self.mux.is_excused() && !kernel_within(lat, EXCUSED_KERNEL_MS) {
+            return self.end(End::Gone("its machine does not answer".into()), hands);
+        }
         if let Err(e) = self.mux.on_time(now_us) {
-            let answers = |end: &LaneEnd| end.acknowledged_ms_ago().is_some_and(|ms| u64::from(ms) < DEAD_AFTER_MS / 2);
-            if self.may_be_stopped && self.lanes[Lane::Lat.index()].as_ref().is_some_and(answers) {
-                // From here on the kernel's own keepalive tells whether its machine is there.
+            if self.may_be_stopped && kernel_within(lat, DEAD_AFTER_MS / 2) {
                 return self.mux.excuse(now_us);
             }
             self.end(if self.closing { End::Drained } else { End::Gone(e.0) }, hands);
@@ -378,8 +384,9 @@ impl Pair {
             }
             Event::Reset { key, errno } => {
                 let Some(at) = self.port_of(key) else { return };
-                // A child that was cut off has not written all: its parent's notice is dropped unsent.
-                if let (Some(parent), false) = (&self.ports[at].parent, self.ports[at].sink_closed) {
+                // An output that was cut off has not written all: its parent's notice is dropped unsent.
+                let output = matches!(self.ports[at].kind, Some(PumpKind::Sink)) && !self.ports[at].sink_closed;
+                if let (Some(parent), true) = (&self.ports[at].parent, output) {
                     self.watches.retain(|(key, _)| *key != **parent);
                 }
                 self.cut_off(at, errno, hands);

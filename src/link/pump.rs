@@ -7,7 +7,7 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use super::inbox::{Cmd, Found};
 use super::pair::{Pair, Shared, window_of};
-use super::port::{Hands, Plant, Read, SourceState};
+use super::port::{Hands, Plant, Port, Read, SourceState};
 use super::sink::Wrote;
 use super::token::What;
 use crate::errno::{Errno, OsError, OsResult, Step};
@@ -397,7 +397,16 @@ impl Pair {
             }
             return;
         }
+        let (key, children) = (port.key, port.children.clone());
         self.remove_port(at);
         self.look_at_watches();
+        // What a command was to read ends with its stream, also where nobody reads it: stdin is its caller's again. What it
+        // wrote may still be on its way.
+        let feeds = |port: &Port| matches!(port.kind, Some(PumpKind::Source)) && port.parent.as_deref() == Some(&key);
+        for child in children {
+            if self.mux.is_ours(child.id()) && self.port_of(child).is_some_and(|at| feeds(&self.ports[at])) {
+                self.reset(child, Errno::ECONNRESET, hands);
+            }
+        }
     }
 }

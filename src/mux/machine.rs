@@ -362,7 +362,7 @@ impl<P: Payload> Mux<P> {
 
     /// Keeps the link awake. An error is a peer that has been silent for too long.
     pub fn on_time(&mut self, now_us: u64) -> WireResult<()> {
-        if self.excused_us.is_some_and(|at| at >= self.heard_us) {
+        if self.is_excused() {
             return Ok(());
         }
         let silent_ms = now_us.saturating_sub(self.heard_us) / 1000;
@@ -379,6 +379,10 @@ impl<P: Payload> Mux<P> {
     /// The peer is silent and not dead, as the driver knows: it is not asked again before it has said something.
     pub fn excuse(&mut self, now_us: u64) {
         self.excused_us = Some(now_us);
+    }
+
+    pub fn is_excused(&self) -> bool {
+        self.excused_us.is_some_and(|at| at >= self.heard_us)
     }
 
     /// This process has not run for a while: what the peer said meanwhile is still to be read.
@@ -519,7 +523,7 @@ impl<P: Payload> Mux<P> {
         Key { slot: u32::try_from(slot).expect("far fewer streams"), id, birth }
     }
 
-    pub(super) fn is_ours(&self, id: u32) -> bool {
+    pub fn is_ours(&self, id: u32) -> bool {
         id % 2 == u32::from(self.options.dialer)
     }
 

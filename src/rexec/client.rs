@@ -282,7 +282,11 @@ impl Way {
     /// Gives a byte when all that the command wrote has been written here, and its end if that never will be.
     fn end(&self) -> OsResult<OwnedFd> {
         match self {
-            Self::Own { attached, .. } => attached.children_done(),
+            Self::Own { attached, .. } => {
+                let (told, tell) = std::io::pipe().step("pipe")?;
+                attached.tell_children_done(tell);
+                Ok(told.into())
+            }
             Self::Carried { ended } => ended.try_clone().step("dup"),
         }
     }

@@ -444,8 +444,14 @@ fn message(op: &Op, envelope: &mut Envelope, besides: Besides) -> squeue::Entry 
         // MSG_WAITALL: since 5.19 the ring goes on by itself after a short send; before that it ends early.
         // A record is never tried again by the ring: unix(7) sockets take its bytes before they find the receiver's queue
         // full, and what the ring sends then is an empty one.
-        let flags =
-            besides.send_flags | call.flags | if op.is_record() { libc::MSG_DONTWAIT } else { libc::MSG_WAITALL };
+        // What goes on by itself goes on without its control data: a rest must have its credentials too.
+        let speaks = matches!(op, Op::Send { message, .. } if message.credentials.is_some());
+        let waits = match (op.is_record(), speaks) {
+            (true, _) => libc::MSG_DONTWAIT,
+            (false, true) => 0,
+            (false, false) => libc::MSG_WAITALL,
+        };
+        let flags = besides.send_flags | call.flags | waits;
         opcode::SendMsg::new(raw, call.header).flags(flags.cast_unsigned()).build()
     } else {
         let flags = call.flags.cast_unsigned();

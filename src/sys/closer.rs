@@ -4,7 +4,7 @@
 //! such a file is closed by a few threads which may hang, and nobody else waits for them.
 //!
 //! ```text
-//!   a socket, a pipe, an eventfd, a memfd, /dev/null ──▶ closed at once
+//!   a socket (without SO_LINGER), a pipe, an eventfd, a memfd, /dev/null ──▶ closed at once
 //!   what the kernel names by a path ──▶ queue ──▶ one of CLOSERS_MAX threads
 //! ```
 //!
@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
+use socket2::SockRef;
 
 use super::file;
 use super::pool::{Bounds, Pool};
@@ -41,8 +42,16 @@ pub fn close(fds: impl IntoIterator<Item = OwnedFd>) {
     for fd in fds {
         if may_wait(fd.as_fd()) {
             queue(fd);
+        } else if is_socket(fd.as_fd()) {
+            // Whoever sent it may have asked the close to wait for its peer, socket(7).
+            let _ = SockRef::from(&fd).set_linger(None);
         }
     }
+}
+
+/// Closes a socket in which messages may be that nobody has read: what they hold is closed with it.
+pub fn close_unread(socket: OwnedFd) {
+    queue(socket);
 }
 
 /// So many fds wait for a close that does not end that no more should be received.
@@ -57,6 +66,10 @@ fn may_wait(fd: BorrowedFd<'_>) -> bool {
     // memfds are called by a path too. Only memory has seals. /dev/null and its like are the kernel's, wherever they lie:
     // an open device has its driver's operations, and no file system's.
     by_path && fcntl(fd, FcntlArg::F_GET_SEALS).is_err() && !is_memory_device(fd)
+}
+
+fn is_socket(fd: BorrowedFd<'_>) -> bool {
+    file::stat_as_known(fd).is_ok_and(|stat| stat.kind() == libc::S_IFSOCK)
 }
 
 /// Major 1 of Documentation/admin-guide/devices.txt: null, zero, full, random, urandom.

@@ -1,10 +1,11 @@
 //! The program's end: a key of its own for each run, and the daemons asked for their word.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::socket::{Shutdown, shutdown};
 use socket2::SockRef;
 
 use super::carriage::Carriage;
@@ -84,6 +85,11 @@ fn ask_one(daemon: &Path, ask: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Answer, 
     let mut answer = vec![0; ANSWER_MAX];
     let record = match scm::receive_waiting(socket.as_fd(), &mut answer) {
         Err(Errno::ECONNRESET) => scm::receive_waiting(socket.as_fd(), &mut answer)?,
+        Err(Errno::EAGAIN) => {
+            // From here on no answer gets through, and the daemon knows; one may have come just now.
+            shutdown(socket.as_raw_fd(), Shutdown::Read)?;
+            scm::receive(socket.as_fd(), &mut answer)?
+        }
         received => received?,
     };
     if record.len == 0 {

@@ -5,7 +5,7 @@
 //!     ◀── control (the command's stream), ended (a byte when all that it wrote has been written here) ──┘
 //! ```
 //!
-//! Only pipes, sockets and /dev/null go this way. A file may be of a file system that does not answer, and a terminal
+//! Only pipes, unix sockets and /dev/null go this way. A file may be of a file system that does not answer, and a terminal
 //! belongs to whoever is in its foreground: those the program pumps itself, on a connection of its own.
 
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use super::wire::CommandAsk;
 use crate::auth::Bearer;
 use crate::fdpass::Mode;
-use crate::sys::{closer, file};
+use crate::sys::{closer, file, same_file};
 
 /// What a program hands over.
 #[derive(Debug)]
@@ -39,11 +39,12 @@ pub struct Carriage {
 
 /// A node that has sessions.
 pub trait Commands: Send + Sync {
-    /// Called on a thread that may wait.
+    /// Called on a thread that may wait. `give` hands the program what it gets, before anything of its is touched; it may
+    /// say no, because the program waits no longer.
     ///
     /// # Errors
     /// Why not, in a line; then nothing has begun, and the program goes its own way.
-    fn carry(&self, command: Command) -> Result<Carriage, String>;
+    fn carry(&self, command: Command, give: &mut dyn FnMut(Carriage) -> bool) -> Result<(), String>;
 }
 
 impl Command {
@@ -62,7 +63,9 @@ impl Command {
 /// Whether an fd may go this way. Asks the kernel alone, and not the file's file system.
 pub fn goes(fd: BorrowedFd<'_>) -> bool {
     file::stat_as_known(fd).is_ok_and(|stat| match stat.kind() {
-        libc::S_IFIFO | libc::S_IFSOCK => true,
+        libc::S_IFIFO => true,
+        // The close of another kind may wait (SO_LINGER).
+        libc::S_IFSOCK => same_file::is_unix(fd),
         // Major 1 of Documentation/admin-guide/devices.txt: null, zero, full, random.
         libc::S_IFCHR => stat.rdev_major == 1,
         _ => false,
@@ -82,6 +85,8 @@ mod tests {
         for fd in [reader.as_fd(), writer.as_fd(), socket.as_fd(), open("/dev/null").as_fd()] {
             assert!(goes(fd), "{fd:?}");
         }
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!goes(tcp.as_fd()));
         for fd in [open("/etc/passwd").as_fd(), open("/").as_fd(), terminal.slave.as_fd(), terminal.master.as_fd()] {
             assert!(!goes(fd), "{fd:?}");
         }

@@ -116,6 +116,11 @@ fn serve(listener: &OwnedFd, daemon: &Daemon) {
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// An ask and its fds, or why it is none.
+type Heard = Result<(Ask, Vec<OwnedFd>), String>;
+
+const UNKNOWN: &str = "an ask that this release does not know";
+
 /// What serving an asker takes.
 struct Daemon {
     host: Arc<dyn Host>,
@@ -137,27 +142,44 @@ impl Daemon {
         Self { host, commands, carriers }
     }
 
-    /// One that has asked nothing which is to be answered gets none.
     fn serve(&self, asker: OwnedFd) {
-        let Ok(who) = Who::of(asker.as_fd()) else { return };
-        if !self.host.may_ask(who.peer.uid, who.peer.gid, &who.groups) {
-            let uid = who.peer.uid;
-            tracing::warn!(uid, pid = who.peer.pid, "no voucher: this user may not reach other machines");
-            let why = "may not use this machine's key; an administrator may put it into the group `farside`, or into \
-                       [local] users of node.toml";
-            return say(&asker, &Err(format!("user {uid} {why}")), &[]);
-        }
-        let mut bytes = [0; ASK_MAX];
-        let Ok(record) = scm::receive_waiting(asker.as_fd(), &mut bytes) else { return };
-        let (truncated, fds) = (record.truncated, record.fds);
-        match decode_ask(&bytes[..record.len]) {
-            Ok(Ask::Word(shown)) if !truncated && fds.is_empty() => {
+        match self.hear(&asker) {
+            Some((who, Ok((Ask::Word(shown), fds)))) if fds.is_empty() => {
                 say(&asker, &vouch(asker.as_fd(), who, &shown, self.host.as_ref()), &[]);
             }
-            Ok(Ask::Carriage(ask)) if !truncated => self.carry(asker, who, ask, fds),
-            _ => {
+            Some((who, Ok((Ask::Carriage(ask), fds)))) => return self.carry(asker, who, ask, fds),
+            Some((_, Ok((Ask::Word(_), fds)))) => {
                 closer::close(fds);
-                say(&asker, &Err("an ask that this release does not know".into()), &[]);
+                say(&asker, &Err(UNKNOWN.into()), &[]);
+            }
+            Some((_, Err(why))) => _ = say(&asker, &Err(why), &[]),
+            // It has asked nothing that is to be answered.
+            None => {}
+        }
+        // It may have sent more than was read.
+        closer::close_unread(asker);
+    }
+
+    /// Who asks what.
+    fn hear(&self, asker: &OwnedFd) -> Option<(Who, Heard)> {
+        let who = Who::of(asker.as_fd()).ok()?;
+        let (uid, pid) = (who.peer.uid, who.peer.pid);
+        if !self.host.may_ask(uid, who.peer.gid, &who.groups) {
+            tracing::warn!(uid, pid, "no voucher: this user may not reach other machines");
+            let why = "may not use this machine's key; an administrator may put it into the group `farside`, or into \
+                       [local] users of node.toml";
+            return Some((who, Err(format!("user {uid} {why}"))));
+        }
+        if closer::is_choked() {
+            return Some((who, Err("too many files that programs have sent can't be closed".into())));
+        }
+        let mut bytes = [0; ASK_MAX];
+        let record = scm::receive_waiting(asker.as_fd(), &mut bytes).ok()?;
+        match decode_ask(&bytes[..record.len]) {
+            Ok(ask) if !record.truncated => Some((who, Ok((ask, record.fds)))),
+            _ => {
+                closer::close(record.fds);
+                Some((who, Err(UNKNOWN.into())))
             }
         }
     }
@@ -165,30 +187,31 @@ impl Daemon {
     fn carry(&self, asker: OwnedFd, who: Who, ask: CommandAsk, fds: Vec<OwnedFd>) {
         let Some(commands) = self.commands.clone().filter(|_| self.carriers.waiting() < CARRIERS_QUEUE_MAX) else {
             closer::close(fds);
-            return say(&asker, &Err("this daemon carries no commands".into()), &[]);
+            say(&asker, &Err("this daemon carries no commands".into()), &[]);
+            return closer::close_unread(asker);
         };
         self.carriers.submit(Box::new(move || {
             let (uid, pid, to) = (who.peer.uid, who.peer.pid, ask.to);
             let fds: Vec<Received> = fds.into_iter().map(Received::from).collect();
             let bearer = who.bearer(asker.as_fd());
             let taken = || fds.into_iter().map(Received::into_inner).collect();
-            let carriage = bearer
+            let mut give = |Carriage { control, ended }: Carriage| {
+                say(&asker, &Ok(Judged::known_as("")), &[control.as_fd(), ended.as_fd()])
+            };
+            let carried = bearer
                 .and_then(|bearer| Command::new(ask, taken(), bearer))
-                .and_then(|command| commands.carry(command));
-            match carriage {
-                Ok(Carriage { control, ended }) => {
-                    tracing::info!(uid, pid, %to, "carries a command");
-                    say(&asker, &Ok(Judged::known_as("")), &[control.as_fd(), ended.as_fd()]);
-                }
-                Err(why) => say(&asker, &Err(why), &[]),
+                .and_then(|command| commands.carry(command, &mut give));
+            match carried {
+                Ok(()) => tracing::info!(uid, pid, %to, "carries a command"),
+                Err(why) => _ = say(&asker, &Err(why), &[]),
             }
         }));
     }
 }
 
-/// An asker that has gone needs no answer.
-fn say(asker: &OwnedFd, answer: &Result<Judged, String>, fds: &[BorrowedFd<'_>]) {
-    let _ = scm::send(asker.as_fd(), &encode_answer(answer), fds);
+/// Returns whether the asker was still there.
+fn say(asker: &OwnedFd, answer: &Result<Judged, String>, fds: &[BorrowedFd<'_>]) -> bool {
+    scm::send(asker.as_fd(), &encode_answer(answer), fds).is_ok()
 }
 
 /// Who asks, by the kernel.

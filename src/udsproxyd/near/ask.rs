@@ -16,8 +16,9 @@ use super::view::{Proc, Target};
 use super::{End, FarSide, FarStream};
 use crate::errno::Errno;
 use crate::limits::{ASK_DEADLINE_MS, CALLER_GROUPS_MAX, CONNECT_DEADLINE_MS};
-use crate::sys::closer::Received;
+use crate::sys::closer::{self, Received};
 use crate::sys::peer::{self, Peer};
+use crate::sys::readable;
 use crate::sys::scm::{self, Record};
 use crate::sys::thread_identity::Identity;
 use crate::sys::unix::{self, SocketKind};
@@ -76,6 +77,9 @@ impl Desk {
         let brings: Vec<BorrowedFd<'_>> = brings.iter().map(AsFd::as_fd).collect();
         // An asker that has gone needs no verdict.
         let _ = scm::send(control.as_fd(), &verdict.encode(), &brings);
+        if readable::bytes(&control) > 0 {
+            closer::close_unread(control);
+        }
     }
 
     /// A yes, and the fd that goes with it.
