@@ -29,8 +29,8 @@ Options (only before COMMAND):
   -V, --version             Print the version
 
 Where a daemon of this machine has a session with that address, and the fds are
-pipes, sockets and /dev/null, the daemon carries the command, which then ends
-with that session. FARSIDE_CARRY=no gives it a connection of its own.
+pipes, unix sockets and /dev/null, the daemon carries the command, which then
+ends with that session. FARSIDE_CARRY=no gives it a connection of its own.
 
 FARSIDE_ENGINE says how rexec itself reaches the kernel: auto, io_uring,
 io_uring-basic (only what Linux 5.10 has) or epoll.
