@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits::{HELPERS_IDLE_MS, HELPERS_MAX, HELPERS_STACK_BYTES};
-use crate::sys::pool::{Bounds, Pool};
-
-type Job = Box<dyn FnOnce() + Send>;
+use crate::sys::pool::{Bounds, Job, Pool};
 
 /// At most one job for each stream waits here, and streams are bounded.
 #[derive(Debug, Clone)]
@@ -16,12 +14,7 @@ impl Default for Helpers {
     fn default() -> Self {
         let idle = Duration::from_millis(HELPERS_IDLE_MS);
         let bounds = Bounds { name: "helper", kept: 1, most: HELPERS_MAX, idle, stack_bytes: HELPERS_STACK_BYTES };
-        Self(Arc::new(Pool::new(bounds, || {
-            Some(Box::new(|job: Job| {
-                job();
-                true
-            }))
-        })))
+        Self(Arc::new(Pool::of_jobs(bounds)))
     }
 }
 

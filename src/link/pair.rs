@@ -520,9 +520,10 @@ impl Pair {
         self.by_key.get(&key).copied()
     }
 
-    pub(super) fn remove_port(&mut self, at: usize) {
+    pub(super) fn remove_port(&mut self, at: usize) -> Port {
         let port = self.ports.remove(at);
         self.by_key.remove(&port.key);
+        port
     }
 
     /// A stream that was announced and will not be sent after all.

@@ -397,8 +397,7 @@ impl Pair {
             }
             return;
         }
-        let (key, children) = (port.key, port.children.clone());
-        self.remove_port(at);
+        let Port { key, children, .. } = self.remove_port(at);
         self.look_at_watches();
         // What a command was to read ends with its stream, also where nobody reads it: stdin is its caller's again. What it
         // wrote may still be on its way.

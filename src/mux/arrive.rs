@@ -5,7 +5,7 @@ use super::recv::{self, Early};
 use super::send::{SendHalf, cost};
 use super::{Event, Mux, Payload, Recipes};
 use crate::errno::Errno;
-use crate::limits::{ACCEPT_MAX, CONTROL_QUEUE_MAX, OPEN_MAX, RECIPES_PENDING_MAX, STREAMS_MAX};
+use crate::limits::{ACCEPT_MAX, CONTROL_QUEUE_MAX, OPEN_MAX, RECIPES_PENDING_MAX};
 use crate::wire::frame::{FrameType, HEADER_LEN, Header, flags};
 use crate::wire::hello::Lane;
 use crate::wire::{WireResult, bad};
@@ -78,7 +78,7 @@ impl<P: Payload> Mux<P> {
             bad!("OPEN with {} bytes", body.len());
         }
         self.saw(id);
-        if self.leaving || self.streams.len() >= STREAMS_MAX {
+        if self.leaving || self.is_full() {
             let errno = if self.leaving { Errno::ECONNABORTED } else { Errno::EMFILE };
             self.queue_control(reset_frame(id, errno), None);
             return Ok(());

@@ -134,7 +134,7 @@ impl<P: Payload> Mux<P> {
         if self.leaving || self.peer_leaving {
             return Err(Errno::ECONNABORTED);
         }
-        if self.streams.len() >= STREAMS_MAX {
+        if self.is_full() {
             return Err(Errno::EMFILE);
         }
         while self.by_id.contains_key(&self.next_id) {

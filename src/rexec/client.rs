@@ -170,7 +170,7 @@ impl StandIn {
     /// Until the command has ended. Returns this process's exit status.
     fn attend(&mut self, taken: &SignalFd, name: &str) -> OsResult<i32> {
         loop {
-            let (peer_ready, signal_ready) = self.wait(taken)?;
+            let (peer_ready, signal_ready) = wait(self.control.as_fd(), taken)?;
             if signal_ready {
                 self.forward(taken)?;
             }
@@ -207,17 +207,6 @@ impl StandIn {
         }
     }
 
-    fn wait(&self, taken: &SignalFd) -> OsResult<(bool, bool)> {
-        let mut fds =
-            [PollFd::new(self.control.as_fd(), PollFlags::POLLIN), PollFd::new(taken.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(OsError::new("poll", e)),
-        }
-        let ready = |at: usize| fds[at].revents().is_some_and(|r| !r.is_empty());
-        Ok((ready(0), ready(1)))
-    }
-
     fn forward(&self, taken: &SignalFd) -> OsResult<()> {
         let Some(info) = taken.read_signal().step("read a signal")? else { return Ok(()) };
         let signal = Signal(info.ssi_signo.cast_signed());
@@ -234,18 +223,13 @@ impl StandIn {
     fn drain(&self, taken: &SignalFd) -> OsResult<Option<i32>> {
         let ended = self.way.end()?;
         loop {
-            let mut fds =
-                [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(taken.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(e) => return Err(OsError::new("poll", e)),
-            }
-            if fds[0].any().unwrap_or_default() {
+            let (told, signal_ready) = wait(ended.as_fd(), taken)?;
+            if told {
                 // Without its byte: the session ended before the last one came.
                 let came = nix::unistd::read(&ended, &mut [0]).step("read")?;
                 return if came == 1 { Ok(None) } else { Err(lost()) };
             }
-            if fds[1].any().unwrap_or_default()
+            if signal_ready
                 && let Some(info) = taken.read_signal().step("read a signal")?
                 && let signal = info.ssi_signo.cast_signed()
                 && matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT)
@@ -290,6 +274,17 @@ impl Way {
             Self::Carried { ended } => ended.try_clone().step("dup"),
         }
     }
+}
+
+/// Which of them has something to read, or its end.
+fn wait(other: BorrowedFd<'_>, taken: &SignalFd) -> OsResult<(bool, bool)> {
+    let mut fds = [PollFd::new(other, PollFlags::POLLIN), PollFd::new(taken.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(e) => return Err(OsError::new("poll", e)),
+    }
+    let ready = |at: usize| fds[at].revents().is_some_and(|r| !r.is_empty());
+    Ok((ready(0), ready(1)))
 }
 
 fn lost() -> OsError {

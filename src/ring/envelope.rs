@@ -172,35 +172,11 @@ fn put_control(control: &mut [u64; CONTROL_WORDS], message: &Message) -> usize {
     let mut used = 0;
     if let Some(Credentials { uid, gid }) = message.credentials {
         let pid = std::process::id().cast_signed();
-        used += put(control, used, libc::SCM_CREDENTIALS, &[libc::ucred { pid, uid, gid }]);
+        used += scm::put(control, used, libc::SCM_CREDENTIALS, [libc::ucred { pid, uid, gid }].into_iter());
     }
     if !message.fds.is_empty() {
         assert!(message.fds.len() <= FDS_MAX, "the kernel takes no more, nor did the peer send more");
-        let fds: Vec<i32> = message.fds.iter().map(AsRawFd::as_raw_fd).collect();
-        used += put(control, used, libc::SCM_RIGHTS, &fds);
+        used += scm::put(control, used, libc::SCM_RIGHTS, message.fds.iter().map(AsRawFd::as_raw_fd));
     }
     used
-}
-
-/// One control message at that byte. Returns how many it takes.
-fn put<T: Copy>(control: &mut [u64; CONTROL_WORDS], at: usize, kind: i32, data: &[T]) -> usize {
-    let bytes = u32::try_from(size_of_val(data)).expect("253 fds");
-    // SAFETY: it only computes.
-    let (space, len) = unsafe { (libc::CMSG_SPACE(bytes) as usize, libc::CMSG_LEN(bytes)) };
-    assert!(
-        at.is_multiple_of(align_of::<u64>()) && at + space <= size_of_val(control),
-        "CONTROL_WORDS has room for all there is"
-    );
-    // SAFETY: there is room for a header and the data behind it, and the place is aligned for a header.
-    unsafe {
-        let header = control.as_mut_ptr().cast::<u8>().add(at).cast::<libc::cmsghdr>();
-        (*header).cmsg_len = len as _;
-        (*header).cmsg_level = libc::SOL_SOCKET;
-        (*header).cmsg_type = kind;
-        let to = libc::CMSG_DATA(header).cast::<T>();
-        for (i, one) in data.iter().enumerate() {
-            to.add(i).write_unaligned(*one);
-        }
-    }
-    space
 }

@@ -72,9 +72,8 @@ fn is_socket(fd: BorrowedFd<'_>) -> bool {
     file::stat_as_known(fd).is_ok_and(|stat| stat.kind() == libc::S_IFSOCK)
 }
 
-/// Major 1 of Documentation/admin-guide/devices.txt: null, zero, full, random, urandom.
 fn is_memory_device(fd: BorrowedFd<'_>) -> bool {
-    file::stat_as_known(fd).is_ok_and(|stat| stat.kind() == libc::S_IFCHR && stat.rdev_major == 1)
+    file::stat_as_known(fd).is_ok_and(|stat| stat.is_memory_device())
 }
 
 fn queue(fd: OwnedFd) {

@@ -57,6 +57,11 @@ impl Stat {
         self.mode & libc::S_IFMT
     }
 
+    /// Major 1 of Documentation/admin-guide/devices.txt: null, zero, full, random, urandom.
+    pub fn is_memory_device(&self) -> bool {
+        self.kind() == libc::S_IFCHR && self.rdev_major == 1
+    }
+
     pub fn dev(&self) -> (u32, u32) {
         (self.dev_major, self.dev_minor)
     }

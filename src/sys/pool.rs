@@ -29,6 +29,9 @@ pub type Work<J> = Box<dyn FnMut(J) -> bool>;
 /// What a new thread works with. `None`: it can't.
 type Begin<J> = Box<dyn Fn() -> Option<Work<J>> + Send + Sync>;
 
+/// One that needs nothing but a thread.
+pub type Job = Box<dyn FnOnce() + Send>;
+
 /// Dropped, it does what is in the queue and ends.
 pub struct Pool<J: Send + 'static>(Arc<Shared<J>>);
 
@@ -86,6 +89,18 @@ impl<J: Send + 'static> Pool<J> {
 
     pub fn waiting(&self) -> usize {
         self.0.state().jobs.len()
+    }
+}
+
+impl Pool<Job> {
+    /// Of threads that have nothing of their own.
+    pub fn of_jobs(bounds: Bounds) -> Self {
+        Self::new(bounds, || {
+            Some(Box::new(|job: Job| {
+                job();
+                true
+            }))
+        })
     }
 }
 

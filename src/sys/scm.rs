@@ -126,25 +126,40 @@ pub fn send(fd: BorrowedFd<'_>, record: &[u8], fds: &[BorrowedFd<'_>]) -> Result
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     if !fds.is_empty() {
-        let bytes = u32::try_from(size_of_val(fds)).expect("253 fds at most");
+        message.msg_controllen = put(&mut control, 0, libc::SCM_RIGHTS, fds.iter().map(AsRawFd::as_raw_fd)) as _;
         message.msg_control = control.as_mut_ptr().cast();
-        // SAFETY: both only compute.
-        let (space, len) = unsafe { (libc::CMSG_SPACE(bytes), libc::CMSG_LEN(bytes)) };
-        message.msg_controllen = space as _;
-        // SAFETY: the control buffer has room for one header and FDS_MAX fds.
-        unsafe {
-            let head = libc::CMSG_FIRSTHDR(&message);
-            (*head).cmsg_level = libc::SOL_SOCKET;
-            (*head).cmsg_type = libc::SCM_RIGHTS;
-            (*head).cmsg_len = len as _;
-            let data = libc::CMSG_DATA(head).cast::<RawFd>();
-            for (at, fd) in fds.iter().enumerate() {
-                data.add(at).write_unaligned(fd.as_raw_fd());
-            }
-        }
     }
     // SAFETY: the message points to `record`, `part` and `control`, which outlive the call.
     Errno::result(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) }).map(drop)
+}
+
+/// Writes one control message of a socket at that byte, a multiple of 8. Returns how many bytes it takes.
+///
+/// # Panics
+/// Without room for it: CONTROL_BYTES is enough for all that one message carries.
+pub fn put<T>(
+    control: &mut [u64; CONTROL_WORDS],
+    at: usize,
+    kind: i32,
+    data: impl ExactSizeIterator<Item = T>,
+) -> usize {
+    let bytes = u32::try_from(data.len() * size_of::<T>()).expect("253 fds at most");
+    // SAFETY: both only compute.
+    let (space, len) = unsafe { (libc::CMSG_SPACE(bytes) as usize, libc::CMSG_LEN(bytes)) };
+    assert!(at.is_multiple_of(align_of::<u64>()) && at + space <= CONTROL_BYTES, "no room for control data");
+    // SAFETY: there is room for a header and the data behind it, and the place is aligned for a header.
+    unsafe {
+        let head = control.as_mut_ptr().cast::<u8>().add(at).cast::<libc::cmsghdr>();
+        (*head).cmsg_len = len as _;
+        (*head).cmsg_level = libc::SOL_SOCKET;
+        (*head).cmsg_type = kind;
+        let to = libc::CMSG_DATA(head).cast::<T>();
+        // No more than there is room for, whatever the iterator says of itself.
+        for (i, one) in data.take(bytes as usize / size_of::<T>()).enumerate() {
+            to.add(i).write_unaligned(one);
+        }
+    }
+    space
 }
 
 #[cfg(test)]

@@ -66,9 +66,7 @@ pub fn goes(fd: BorrowedFd<'_>) -> bool {
         libc::S_IFIFO => true,
         // The close of another kind may wait (SO_LINGER).
         libc::S_IFSOCK => same_file::is_unix(fd),
-        // Major 1 of Documentation/admin-guide/devices.txt: null, zero, full, random.
-        libc::S_IFCHR => stat.rdev_major == 1,
-        _ => false,
+        _ => stat.is_memory_device(),
     })
 }
 

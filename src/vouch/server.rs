@@ -20,7 +20,7 @@ use crate::limits::{
 };
 use crate::link::{Authority, Judged, Shown};
 use crate::sys::closer::{self, Received};
-use crate::sys::pool::{Bounds, Pool};
+use crate::sys::pool::{Bounds, Job, Pool};
 use crate::sys::unix::{self, SocketKind};
 use crate::sys::{caps, peer, scm};
 
@@ -114,8 +114,6 @@ fn serve(listener: &OwnedFd, daemon: &Daemon) {
     }
 }
 
-type Job = Box<dyn FnOnce() + Send>;
-
 /// An ask and its fds, or why it is none.
 type Heard = Result<(Ask, Vec<OwnedFd>), String>;
 
@@ -133,13 +131,7 @@ impl Daemon {
     fn new(host: Arc<dyn Host>, commands: Option<Arc<dyn Commands>>) -> Self {
         let idle = Duration::from_millis(ASK_IDLE_MS);
         let bounds = Bounds { name: "carrier", kept: 0, most: CARRIERS_MAX, idle, stack_bytes: ASK_STACK_BYTES };
-        let carriers = Pool::new(bounds, || {
-            Some(Box::new(|job: Job| {
-                job();
-                true
-            }))
-        });
-        Self { host, commands, carriers }
+        Self { host, commands, carriers: Pool::of_jobs(bounds) }
     }
 
     fn serve(&self, asker: OwnedFd) {
