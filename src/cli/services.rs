@@ -8,7 +8,7 @@
 use std::net::ToSocketAddrs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -134,7 +134,8 @@ fn connect(uds: &Far, rights: &Rights, incoming: Incoming) {
 /// Whom a receiver with SO_PASSCRED is shown: a message is of whoever speaks over there. Only root may say another than
 /// itself, and need not say so of root.
 fn speaks_as(uid: u32, gid: u32) -> Option<Credentials> {
-    (nix::unistd::geteuid().is_root() && (uid, gid) != (0, 0)).then_some(Credentials { uid, gid })
+    static ROOT: LazyLock<bool> = LazyLock::new(|| nix::unistd::geteuid().is_root());
+    (*ROOT && (uid, gid) != (0, 0)).then_some(Credentials { uid, gid })
 }
 
 /// For the caller's SO_PEERCRED. A datagram socket has no listener.

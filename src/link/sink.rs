@@ -312,7 +312,9 @@ impl Port {
             return false;
         }
         // When both directions have ended over there, it was a close: other holders of a shared socket must not feel it.
-        let closes = self.plant == Plant::Done || (self.shared && self.source == SourceState::Ended);
+        // One that nobody else holds is shut down by its close.
+        let ours = self.fd.as_ref().is_some_and(|fd| Rc::strong_count(fd) == 1);
+        let closes = self.plant == Plant::Done || (self.source == SourceState::Ended && (self.shared || ours));
         if let (true, false, Some(fd)) = (self.is_socket(), closes, &self.fd) {
             // ENOTCONN: its peer has gone already.
             let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);

@@ -40,11 +40,12 @@ static CHOKED: AtomicBool = AtomicBool::new(false);
 /// Closes fds that came from elsewhere. Never waits.
 pub fn close(fds: impl IntoIterator<Item = OwnedFd>) {
     for fd in fds {
-        if may_wait(fd.as_fd()) {
-            queue(fd);
-        } else if is_socket(fd.as_fd()) {
+        // First of all, since most are. A socket's inode that is open by its path (O_PATH) has nothing to wait for.
+        if is_socket(fd.as_fd()) {
             // Whoever sent it may have asked the close to wait for its peer, socket(7).
             let _ = SockRef::from(&fd).set_linger(None);
+        } else if may_wait(fd.as_fd()) {
+            queue(fd);
         }
     }
 }
@@ -59,7 +60,7 @@ pub fn is_choked() -> bool {
     CHOKED.load(Ordering::Relaxed)
 }
 
-/// Asks the kernel alone, and not the file's file system.
+/// Asks the kernel alone, and not the file's file system. Of what is no socket.
 fn may_wait(fd: BorrowedFd<'_>) -> bool {
     // Of a file with a path the name begins with a slash, wherever it is mounted; what has none has a colon in it.
     let by_path = file::name_of(fd).is_none_or(|name| name.as_os_str().as_encoded_bytes().starts_with(b"/"));

@@ -37,7 +37,12 @@ impl Users {
     }
 
     pub fn may(&self, uid: u32, gid: u32, groups: &[u32]) -> bool {
-        uid == 0 || self.uids.contains(&uid) || self.group.is_some_and(|g| gid == g || groups.contains(&g))
+        self.may_with(uid, gid, || groups.to_vec())
+    }
+
+    /// As `may`; the other groups are asked for only if they matter.
+    pub fn may_with(&self, uid: u32, gid: u32, groups: impl FnOnce() -> Vec<u32>) -> bool {
+        uid == 0 || self.uids.contains(&uid) || self.group.is_some_and(|g| gid == g || groups().contains(&g))
     }
 
     /// Whether anybody may but root.
