@@ -166,6 +166,7 @@ promises! {
     arguments_arrive_exactly
     the_environment_arrives_exactly_but_for_what_is_the_links
     the_working_directory_and_the_umask_are_carried
+    what_a_process_leaves_to_its_programs_is_carried
     signals_of_the_client_reach_the_command
     a_background_process_left_behind_does_not_hold_the_client
     fifty_commands_at_once
@@ -450,6 +451,36 @@ fn the_command_is_who_its_caller_is_and_can_do_no_more() {
     let pair = Pair::on_the_host();
     let _daemon = vouching(&pair, "['nobody', '64055']");
     pair.keeps("the_command_is_who_its_caller_is_and_can_do_no_more", &[]);
+}
+
+#[test]
+fn a_user_may_not_raise_its_priority_there() {
+    let pair = Pair::on_the_host();
+    let _daemon = vouching(&pair, "['nobody']");
+    pair.keeps("a_user_may_not_raise_its_priority_there", &[]);
+    assert!(pair.log().contains("without its caller's priority: not permitted"), "{}", pair.log());
+}
+
+/// What this server has to give is the most that a command may have there.
+#[test]
+fn no_limit_is_above_the_servers_own() {
+    let mut pair = Pair::on_the_host();
+    drop(pair.server.take());
+    let env = [("CMD_NET_ADDR", &*format!("tcp://0.0.0.0:{PORT}"))];
+    let limited =
+        ["prlimit", "--core=1000:2000", "--stack=4194304:5242880", "--", bin("rexec_server"), "--log", "debug"];
+    let server = pair.lab.spawn_with(pair.far, &env, &limited);
+    server.wait_for("serving on");
+    pair.server = Some(server);
+    let ask = |limits: &[&str]| {
+        let ask = "ulimit -c; ulimit -Hc; ulimit -s; ulimit -Hs";
+        let words = [&["prlimit"], limits, &["--", bin("rexec"), "bash", "-c", ask]].concat();
+        pair.lab.run_with(pair.near, &pair.env(), &words).ok()
+    };
+    assert_eq!(ask(&["--core=unlimited:unlimited", "--stack=8388608:unlimited"]), "1\n1\n5120\n5120\n");
+    assert_eq!(ask(&["--core=0:0", "--stack=4194304:4194304"]), "0\n0\n4096\n4096\n");
+    let log = pair.log();
+    assert!(log.contains("RLIMIT_STACK: 8388608 asked for, 5242880 is the most"), "{log}");
 }
 
 const NOBODY: [&str; 6] = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];

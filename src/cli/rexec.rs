@@ -21,7 +21,9 @@ Usage: CMD_NET_ADDR=tcp://HOST:PORT rexec COMMAND [ARG ...]
 The command gets this process's stdin, stdout, stderr and other inherited fds
 (pipes, sockets, listening unix sockets, files that are only read), its
 arguments, environment, working directory, umask, user, groups and
-capabilities. SIGHUP, INT, QUIT, TERM, USR1, USR2, ALRM, WINCH and CONT are
+capabilities, and what nohup, nice, chrt, taskset and ulimit say: ignored and
+blocked signals, priority, processors and resource limits, those at most as the
+server there has them. SIGHUP, INT, QUIT, TERM, USR1, USR2, ALRM, WINCH and CONT are
 passed on; SIGKILL of rexec kills the command and all of its children.
 
 Options (only before COMMAND):

@@ -25,6 +25,7 @@ use crate::fdpass::{Maker, Mode, Pump, PumpKind};
 use crate::limits::{FDS_MAX, OPEN_DEADLINE_MS};
 use crate::link::{Access, Attached, First, Handler, Incoming, LaterDial, Node, NodeOptions, dial_client};
 use crate::ring::Wish;
+use crate::sys::inheritance::Inheritance;
 use crate::sys::{caps, frames, inherited, signals};
 use crate::wire::service;
 
@@ -57,13 +58,18 @@ fn complain(what: &dyn std::fmt::Display) -> i32 {
 }
 
 fn attempt(addr: &str, argv: Vec<Vec<u8>>, background: Background, engine: Wish, ways: &dyn Ways) -> i32 {
+    // Before this process changes any of it.
+    let inheritance = match Inheritance::of_self() {
+        Ok(inheritance) => inheritance,
+        Err(e) => return complain(&e),
+    };
     // Before any thread is there: they all inherit the mask, so that only the signalfd sees these.
     let taken = match signals::take_forwarded() {
         Ok(taken) => taken,
         Err(e) => return complain(&e),
     };
     let name = String::from_utf8_lossy(&argv[0]).into_owned();
-    let mut stand_in = match StandIn::start(addr, argv, background, engine, ways) {
+    let mut stand_in = match StandIn::start(addr, (argv, inheritance), background, engine, ways) {
         Ok(stand_in) => stand_in,
         Err(e) => return complain(&e),
     };
@@ -132,7 +138,7 @@ impl From<OsError> for Trouble {
 impl StandIn {
     fn start(
         addr: &str,
-        argv: Vec<Vec<u8>>,
+        (argv, inheritance): (Vec<Vec<u8>>, Inheritance),
         background: Background,
         engine: Wish,
         ways: &dyn Ways,
@@ -143,6 +149,7 @@ impl StandIn {
             env: environment(),
             cwd: std::env::current_dir().map_or_else(|_| b"/".to_vec(), |d| d.into_os_string().into_vec()),
             umask: signals::umask(),
+            inheritance,
             identity: identity()?,
             fds: carried.iter().map(|(number, ..)| *number).collect(),
             daemonizes: background.is_wanted(),

@@ -185,7 +185,10 @@ impl Command {
             let (peer_ready, keeper_ready) = self.wait(keeper)?;
             if keeper_ready {
                 match keeper.report() {
-                    Some(Report::Started { pid, in_root }) => {
+                    Some(Report::Started { pid, in_root, no_priority }) => {
+                        if no_priority {
+                            tracing::info!(peer = %self.peer, pid, "it runs without its caller's priority: not permitted");
+                        }
                         let note = if in_root { cwd_note(request) } else { String::new() };
                         self.say(&Message::Started { pid: pid.cast_unsigned(), note })?;
                     }
@@ -283,6 +286,7 @@ fn plan(request: &Request, fds: Vec<OwnedFd>, candidates: Vec<CString>, judged: 
         env: strings(&request.env),
         cwd: string(&request.cwd),
         umask: request.umask,
+        inheritance: request.inheritance.clone(),
         identity,
         no_new_privs: who.no_new_privs,
         fds: fds.into_iter().zip(numbers).collect(),

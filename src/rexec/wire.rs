@@ -9,6 +9,7 @@
 
 use crate::auth::Bearer;
 use crate::errno::Errno;
+use crate::sys::inheritance::{Inheritance, LIMITS, Limit};
 use crate::wire::codec::{Decoder, Encoder};
 use crate::wire::{WireResult, bad};
 
@@ -19,6 +20,8 @@ pub(super) const MESSAGE_MAX: usize = 8 << 10;
 const STRINGS_MAX: usize = 1 << 20;
 const STRING_MAX: usize = 4 << 20;
 const GROUPS_MAX: usize = 65_536;
+/// As many as a `cpu_set_t` holds.
+const PROCESSORS_MAX: usize = 1024;
 
 /// The five capability sets of a process, capabilities(7), as bit masks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,6 +58,7 @@ pub(super) struct Request {
     pub env: Vec<Vec<u8>>,
     pub cwd: Vec<u8>,
     pub umask: u32,
+    pub inheritance: Inheritance,
     pub identity: Identity,
     /// The fd numbers of the fds that came along, in their order.
     pub fds: Vec<u32>,
@@ -68,6 +72,7 @@ impl Request {
         strings(&mut e, &self.argv);
         strings(&mut e, &self.env);
         e.bytes(&self.cwd).u32(self.umask);
+        inheritance(&mut e, &self.inheritance);
         let who = &self.identity;
         e.u32(who.uid).u32(who.gid);
         numbers(&mut e, &who.groups);
@@ -88,6 +93,7 @@ impl Request {
             env: read_strings(&mut d)?,
             cwd: no_nul(d.bytes(STRING_MAX)?)?,
             umask: d.u32()?,
+            inheritance: read_inheritance(&mut d)?,
             identity: Identity {
                 uid: d.u32()?,
                 gid: d.u32()?,
@@ -132,6 +138,28 @@ fn numbers(e: &mut Encoder, all: &[u32]) {
     for one in all {
         e.u32(*one);
     }
+}
+
+fn inheritance(e: &mut Encoder, all: &Inheritance) {
+    let Inheritance { limits, nice, policy, priority, processors, ignored, blocked } = all;
+    e.u8(u8::try_from(limits.len()).expect("a few"));
+    for Limit { soft, hard } in limits {
+        e.u64(*soft).u64(*hard);
+    }
+    e.u32(nice.cast_unsigned()).u32(policy.cast_unsigned()).u32(priority.cast_unsigned());
+    numbers(e, processors);
+    e.u64(*ignored).u64(*blocked);
+}
+
+fn read_inheritance(d: &mut Decoder) -> WireResult<Inheritance> {
+    let limits = usize::from(d.u8()?);
+    if limits > LIMITS {
+        bad!("{limits} resource limits where {LIMITS} are the most");
+    }
+    let limits = (0..limits).map(|_| Ok(Limit { soft: d.u64()?, hard: d.u64()? })).collect::<WireResult<_>>()?;
+    let (nice, policy, priority) = (d.u32()?.cast_signed(), d.u32()?.cast_signed(), d.u32()?.cast_signed());
+    let processors = read_numbers(d, PROCESSORS_MAX)?;
+    Ok(Inheritance { limits, nice, policy, priority, processors, ignored: d.u64()?, blocked: d.u64()? })
 }
 
 fn read_strings(d: &mut Decoder) -> WireResult<Vec<Vec<u8>>> {
@@ -306,6 +334,15 @@ mod tests {
             env: vec![b"A=1".to_vec(), b"\xff=\xfe".to_vec()],
             cwd: b"/".to_vec(),
             umask: 0o22,
+            inheritance: Inheritance {
+                limits: vec![Limit { soft: 1, hard: u64::MAX }; LIMITS],
+                nice: -20,
+                policy: libc::SCHED_FIFO,
+                priority: 99,
+                processors: vec![0, 63],
+                ignored: 1,
+                blocked: 1 << 63,
+            },
             identity: Identity {
                 uid: 64055,
                 gid: 64055,
@@ -329,11 +366,14 @@ mod tests {
 
     #[test]
     fn requests_that_cannot_be_are_refused() {
+        let (none, no_limit) = (Inheritance::default, Limit { soft: u64::MAX, hard: u64::MAX });
         for wrong in [
             Request { argv: Vec::new(), ..request() },
             Request { fds: vec![1, 1], ..request() },
             Request { fds: vec![u32::MAX], ..request() },
             Request { cwd: b"/a\0b".to_vec(), ..request() },
+            Request { inheritance: Inheritance { limits: vec![no_limit; LIMITS + 1], ..none() }, ..request() },
+            Request { inheritance: Inheritance { processors: vec![0; PROCESSORS_MAX + 1], ..none() }, ..request() },
         ] {
             assert!(Request::decode(&wrong.encode()).is_err(), "{wrong:?}");
         }

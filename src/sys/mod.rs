@@ -9,6 +9,7 @@ pub mod file;
 pub mod filemeta;
 pub mod frames;
 pub mod handle;
+pub mod inheritance;
 pub mod inherited;
 pub mod kick;
 pub mod memory;

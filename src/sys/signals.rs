@@ -25,16 +25,65 @@ const SERVER: [Signal; 3] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
 /// Blocks the forwarded signals for this thread and those it will start, and returns where they can be read.
 pub fn take_forwarded() -> OsResult<SignalFd> {
     // What whoever started us told us to ignore (nohup) is ignored, not passed on.
-    let wanted: Vec<Signal> = FORWARDED.into_iter().filter(|s| !is_ignored(*s)).collect();
+    let wanted: Vec<Signal> = FORWARDED.into_iter().filter(|s| !is_ignored(*s as i32)).collect();
     take(&wanted)
 }
 
-fn is_ignored(signal: Signal) -> bool {
-    // SAFETY: sigaction with a null action only reads the current one into `old`, which is plain data.
-    unsafe {
-        let mut old: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal as i32, std::ptr::null(), &raw mut old) == 0 && old.sa_sigaction == libc::SIG_IGN
+/// As the kernel has it: libc hides two signals of its own, which are inherited all the same.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Action {
+    handler: usize,
+    flags: libc::c_ulong,
+    restorer: usize,
+    mask: u64,
+}
+
+impl Action {
+    const fn of(handler: usize) -> Self {
+        Self { handler, flags: 0, restorer: 0, mask: 0 }
     }
+}
+
+const ALL: std::ops::RangeInclusive<i32> = 1..=64;
+
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+fn is_ignored(signal: i32) -> bool {
+    let mut old = Action::of(libc::SIG_DFL);
+    let none = std::ptr::null::<Action>();
+    // SAFETY: with a null action the kernel only writes the current one, whose mask has 8 bytes.
+    let done = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, none, &raw mut old, size_of::<u64>()) };
+    done == 0 && old.handler == libc::SIG_IGN
+}
+
+/// What this process was told to ignore: signal N is bit N-1. Of SIGPIPE that can't be told: Rust's runtime has changed it.
+pub fn ignored() -> u64 {
+    ALL.filter(|n| *n != libc::SIGPIPE && is_ignored(*n)).map(bit).sum()
+}
+
+/// What the calling thread does not take, likewise.
+pub fn blocked() -> u64 {
+    let mut old = 0_u64;
+    let none = std::ptr::null::<u64>();
+    // SAFETY: with a null set the kernel only writes the mask, of 8 bytes. Then there is no error.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, none, &raw mut old, size_of::<u64>()) };
+    old
+}
+
+/// In a child before its exec: these are ignored and these are blocked, and the others are as a process begins with them.
+/// System calls only.
+pub(super) fn inherit(ignored: u64, blocked: u64) {
+    let none = std::ptr::null_mut::<u64>();
+    for signal in ALL {
+        let action = Action::of(if ignored & bit(signal) != 0 { libc::SIG_IGN } else { libc::SIG_DFL });
+        // SAFETY: the kernel reads one action, which names no function. SIGKILL and SIGSTOP are EINVAL.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, none, size_of::<u64>()) };
+    }
+    // SAFETY: the kernel reads a mask of 8 bytes.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const blocked, none, size_of::<u64>()) };
 }
 
 /// As `take_forwarded`, for a server's own signals.

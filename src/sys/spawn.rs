@@ -15,8 +15,9 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::errno::{Errno, OsError, OsResult};
+use crate::sys::caps;
+use crate::sys::inheritance::{Inheritance, Lowered};
 use crate::sys::passing::{self, Passing};
-use crate::sys::{caps, nofile};
 
 /// What is to run, ready to be handed to the kernel.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub struct Plan {
     pub env: Vec<CString>,
     pub cwd: CString,
     pub umask: u32,
+    pub inheritance: Inheritance,
     /// Change user, groups and capabilities; `None` where the server may not and the command runs as the server.
     pub identity: Option<Identity>,
     pub no_new_privs: bool,
@@ -80,10 +82,11 @@ impl Step {
 /// What a keeper says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
-    /// `in_root`: the working directory is not there; it runs in `/`.
+    /// `in_root`: the working directory is not there; it runs in `/`. `no_priority`: it may not have its caller's.
     Started {
         pid: i32,
         in_root: bool,
+        no_priority: bool,
     },
     Failed {
         step: Step,
@@ -138,7 +141,7 @@ impl Keeper {
     /// EAGAIN, ENOMEM: no process to be had.
     pub fn start(plan: Plan) -> OsResult<Self> {
         let (ours, theirs) = socket_pair()?;
-        let mut prepared = Prepared::new(&plan, theirs.as_raw_fd());
+        let mut prepared = Prepared::new(&plan, theirs.as_raw_fd())?;
         // SAFETY: the child makes system calls only, on memory that was prepared before, and never returns.
         let pid = unsafe { libc::fork() };
         match pid {
@@ -165,7 +168,10 @@ impl Keeper {
             }
         }
         Some(match unpack(&record) {
-            (1, pid, in_root) => Report::Started { pid, in_root: in_root != 0 },
+            (1, pid, notes) => {
+                let noted = |what: i32| notes & what != 0;
+                Report::Started { pid, in_root: noted(NOTE_IN_ROOT), no_priority: noted(NOTE_NO_PRIORITY) }
+            }
             (2, step, errno) => Report::Failed { step: Step::from_number(step), errno: Errno::from_raw(errno) },
             (3, wait_status, left) => Report::Ended { wait_status, left: left != 0 },
             _ => Report::Empty,
@@ -227,12 +233,16 @@ struct Prepared<'a> {
     above: RawFd,
     /// The fds that the command and its keeper need, in order; all others are the server's and none of their business.
     keep: Vec<RawFd>,
-    /// The server's own limit of fds before it was raised.
-    limit: Option<&'static libc::rlimit>,
+    /// By their numbers.
+    limits: Vec<libc::rlimit>,
 }
 
 impl<'a> Prepared<'a> {
-    fn new(plan: &'a Plan, socket: RawFd) -> Self {
+    fn new(plan: &'a Plan, socket: RawFd) -> OsResult<Self> {
+        let (limits, lowered) = plan.inheritance.limits_here()?;
+        for Lowered { name, asked, got } in lowered {
+            tracing::debug!("RLIMIT_{name}: {asked} asked for, {got} is the most that this server has to give");
+        }
         let mut keep: Vec<RawFd> = plan.fds.iter().map(|(fd, _)| fd.as_raw_fd()).chain([socket]).collect();
         keep.sort_unstable();
         let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
@@ -241,16 +251,7 @@ impl<'a> Prepared<'a> {
         let arguments = plan.argv.iter().skip(1).map(|s| s.as_ptr());
         let script =
             [SHELL.as_ptr(), std::ptr::null()].into_iter().chain(arguments).chain([std::ptr::null()]).collect();
-        Self {
-            plan,
-            script,
-            argv: pointers(&plan.argv),
-            env: pointers(&plan.env),
-            moved,
-            above,
-            keep,
-            limit: nofile::given(),
-        }
+        Ok(Self { plan, script, argv: pointers(&plan.argv), env: pointers(&plan.env), moved, above, keep, limits })
     }
 }
 
@@ -307,7 +308,7 @@ unsafe fn fail(socket: RawFd, step: Step) -> ! {
 
 /// Waits until the command's exec has closed the pipe, or has told why it failed.
 unsafe fn await_exec(pipe: RawFd, child: i32, socket: RawFd) -> bool {
-    let mut in_root = 0;
+    let mut notes = 0;
     loop {
         let mut record = [0; RECORD];
         // SAFETY: `record` is writable and of that length.
@@ -315,22 +316,23 @@ unsafe fn await_exec(pipe: RawFd, child: i32, socket: RawFd) -> bool {
         match n {
             -1 if Errno::last_raw() == libc::EINTR => {}
             n if usize::try_from(n) == Ok(RECORD) => match unpack(&record) {
-                (NOTE_IN_ROOT, ..) => in_root = 1,
+                (note @ (NOTE_IN_ROOT | NOTE_NO_PRIORITY), ..) => notes |= note,
                 (step, errno, _) => {
                     send(socket, &pack(2, step, errno));
                     return false;
                 }
             },
             _ => {
-                send(socket, &pack(1, child, in_root));
+                send(socket, &pack(1, child, notes));
                 return true;
             }
         }
     }
 }
 
-/// The command's note that its working directory is not there.
-const NOTE_IN_ROOT: i32 = 100;
+/// What the command does without, bits of what `Started` carries; no step has such a number.
+const NOTE_IN_ROOT: i32 = 1 << 8;
+const NOTE_NO_PRIORITY: i32 = 1 << 9;
 
 /// `keep` in order.
 unsafe fn close_all_but(keep: &[RawFd]) {
@@ -451,11 +453,8 @@ unsafe fn command_main(prepared: &mut Prepared<'_>, pipe: RawFd) -> ! {
         if moved == -1 || !place_fds(prepared) {
             stop(Step::Fds);
         }
-        reset_signals();
         libc::umask(plan.umask & 0o777);
-        if let Some(limit) = prepared.limit {
-            libc::setrlimit(libc::RLIMIT_NOFILE, limit);
-        }
+        plan.inheritance.apply(&prepared.limits);
         if let Some(identity) = &plan.identity {
             if !caps::prepare(&identity.capabilities) {
                 stop(Step::Capabilities);
@@ -474,11 +473,17 @@ unsafe fn command_main(prepared: &mut Prepared<'_>, pipe: RawFd) -> ! {
         if plan.no_new_privs {
             libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
         }
-        // As the caller: a directory that it may not enter stays closed.
+        let note = |what: i32| {
+            let record = pack(what, 0, 0);
+            libc::write(pipe, record.as_ptr().cast(), RECORD);
+        };
+        // As the caller: what it may not do it does without, and a directory that it may not enter stays closed.
+        if !plan.inheritance.take_priority() {
+            note(NOTE_NO_PRIORITY);
+        }
         if libc::chdir(plan.cwd.as_ptr()) == -1 {
             libc::chdir(c"/".as_ptr());
-            let record = pack(NOTE_IN_ROOT, 0, 0);
-            libc::write(pipe, record.as_ptr().cast(), RECORD);
+            note(NOTE_IN_ROOT);
         }
         exec(prepared);
         stop(Step::Exec)
@@ -499,19 +504,6 @@ unsafe fn place_fds(prepared: &mut Prepared<'_>) -> bool {
             prepared.moved.push((away, *to));
         }
         prepared.moved.iter().all(|(from, to)| libc::dup2(*from, *to) != -1)
-    }
-}
-
-unsafe fn reset_signals() {
-    // SAFETY: dispositions and mask of this process, which runs nothing but this function.
-    unsafe {
-        for signal in 1..=64 {
-            // SIGKILL, SIGSTOP and libc's own two answer EINVAL.
-            libc::signal(signal, libc::SIG_DFL);
-        }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
     }
 }
 

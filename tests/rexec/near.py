@@ -8,6 +8,7 @@ import hashlib
 import os
 import random
 import re
+import resource
 import signal
 import socket
 import struct
@@ -331,6 +332,53 @@ def the_working_directory_and_the_umask_are_carried():
         assert only_here.encode() in err, err
     for mask in (0o000, 0o022, 0o077, 0o777):
         same(rexec("sh", "-c", "umask", umask=mask)[1], b"%04o\n" % mask, "umask")
+
+
+# Limits, niceness and policy, processors, and what becomes of signals: a line each, as the kernel shows them.
+INHERITED = ("cat /proc/self/limits; cut -d' ' -f19,40,41 /proc/self/stat; "
+             "exec grep -E '^(SigBlk|SigIgn|Cpus_allowed_list):' /proc/self/status")
+
+
+def what_a_process_leaves_to_its_programs_is_carried():
+    def signals(ignored=(), blocked=()):
+        for one in ignored:
+            signal.signal(one, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+
+    def limits():
+        for which, soft, hard in ((resource.RLIMIT_NOFILE, 300, 400), (resource.RLIMIT_CORE, 0, 1 << 20),
+                                  (resource.RLIMIT_STACK, 4 * MIB, 5 * MIB), (resource.RLIMIT_FSIZE, 1 << 30, 1 << 40)):
+            resource.setrlimit(which, (soft, hard))
+
+    processors = sorted(os.sched_getaffinity(0))
+    for what, before in {
+        "nothing": lambda: None,
+        "limits": limits,
+        "low priority": lambda: (os.nice(7), os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))),
+        "idle": lambda: os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0)),
+        "high priority": lambda: os.nice(-5),
+        "one processor": lambda: os.sched_setaffinity(0, processors[-1:]),
+        "all processors, named": lambda: os.sched_setaffinity(0, processors),
+        "nohup": lambda: signals(ignored=[signal.SIGHUP]),
+        "a shell's background job": lambda: signals(ignored=[signal.SIGINT, signal.SIGQUIT]),
+        "signals of all kinds": lambda: signals([signal.SIGUSR1, signal.SIGCHLD, 40], [signal.SIGUSR2, signal.SIGALRM, 64]),
+    }.items():
+        local = subprocess.run(["sh", "-c", INHERITED], stdout=PIPE, preexec_fn=before, check=True).stdout
+        same(rexec("sh", "-c", INHERITED, preexec_fn=before), (0, local, b""), what)
+    # A hangup does no harm to a command under nohup, and is no secret to one that asks for it.
+    child = start("sh", "-c", "echo READY; read x; echo $x", stdin=PIPE, stdout=PIPE,
+                  preexec_fn=lambda: signals(ignored=[signal.SIGHUP]))
+    same(child.stdout.readline(), b"READY\n", "nohup")
+    child.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    same(child.communicate(b"alive\n", timeout=20)[0], b"alive\n", "nohup")
+
+
+def a_user_may_not_raise_its_priority_there():
+    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    status, out, err = rexec("nice", prefix=nobody, preexec_fn=lambda: os.nice(-5))
+    same((status, out, err), (0, b"0\n", b""), "a high priority of nobody's")
+    same(rexec("nice", prefix=nobody, preexec_fn=lambda: os.nice(5)), (0, b"5\n", b""), "a low one")
 
 
 IDENTITY = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")

@@ -1,0 +1,246 @@
+//! What a process leaves to the programs that it starts, besides its fds, its user and its environment: limits, priority,
+//! processors, and what becomes of signals. execve(2) keeps all of it.
+
+use crate::errno::{Errno, OsResult, Step};
+use crate::sys::{nofile, signals};
+
+/// RLIMIT_CPU (0) to RLIMIT_RTTIME (15) of getrlimit(2), which have these numbers on x86-64 and aarch64.
+pub const LIMITS: usize = 16;
+const LIMIT_NAMES: [&str; LIMITS] = [
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
+];
+
+/// The soft limit and the hard one; u64::MAX is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    pub soft: u64,
+    pub hard: u64,
+}
+
+/// As a process has it. Nothing of it is more than its kernel has let it have, but for what an unfair peer says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inheritance {
+    /// By their numbers; none at all: as whoever runs the program has them.
+    pub limits: Vec<Limit>,
+    /// -20 to 19; 0 says nothing.
+    pub nice: i32,
+    /// SCHED_BATCH, SCHED_IDLE, SCHED_FIFO, SCHED_RR of sched(7); SCHED_OTHER says nothing.
+    pub policy: i32,
+    /// 1 to 99 with SCHED_FIFO and SCHED_RR.
+    pub priority: i32,
+    /// The processors that it may run on; none: nobody has said.
+    pub processors: Vec<u32>,
+    /// Signal N is bit N-1, as in /proc/PID/status.
+    pub ignored: u64,
+    pub blocked: u64,
+}
+
+/// A limit that is lower here than there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lowered {
+    pub name: &'static str,
+    pub asked: u64,
+    pub got: u64,
+}
+
+impl Inheritance {
+    /// This process's own. To be asked while it has one thread, and has not blocked any signal for itself.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn of_self() -> OsResult<Self> {
+        let limits = (0..LIMITS).map(limit).collect::<OsResult<_>>()?;
+        // SAFETY: two numbers; 0 is the calling process. nice may be -1: errno tells.
+        let nice = unsafe {
+            *libc::__errno_location() = 0;
+            libc::getpriority(libc::PRIO_PROCESS, 0)
+        };
+        if nice == -1 && Errno::last_raw() != 0 {
+            return Err(crate::errno::OsError::last("getpriority"));
+        }
+        // SAFETY: one number; 0 is the calling thread.
+        let policy = Errno::result(unsafe { libc::sched_getscheduler(0) }).step("sched_getscheduler")?;
+        // SAFETY: all zero is a value of it.
+        let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes one sched_param.
+        Errno::result(unsafe { libc::sched_getparam(0, &raw mut param) }).step("sched_getparam")?;
+        Ok(Self {
+            limits,
+            nice,
+            policy: policy & !libc::SCHED_RESET_ON_FORK,
+            priority: param.sched_priority,
+            processors: restricted_to().unwrap_or_default(),
+            ignored: signals::ignored(),
+            blocked: signals::blocked(),
+        })
+    }
+
+    /// The limits for a child of this process: no hard limit is above its own. Also what is lower for it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn limits_here(&self) -> OsResult<(Vec<libc::rlimit>, Vec<Lowered>)> {
+        let (mut limits, mut lowered) = (Vec::new(), Vec::new());
+        for (resource, name) in LIMIT_NAMES.into_iter().enumerate() {
+            let own = limit(resource)?;
+            let asked = self.limits.get(resource).copied().unwrap_or(own);
+            let hard = asked.hard.min(own.hard);
+            let soft = asked.soft.min(hard);
+            // A hard limit that nobody has reached is no news.
+            if soft < asked.soft {
+                lowered.push(Lowered { name, asked: asked.soft, got: soft });
+            }
+            limits.push(libc::rlimit { rlim_cur: soft, rlim_max: hard });
+        }
+        Ok((limits, lowered))
+    }
+
+    /// In a child before its exec, what needs nobody's leave. System calls only.
+    pub(super) fn apply(&self, limits: &[libc::rlimit]) {
+        for (resource, limit) in limits.iter().enumerate() {
+            // SAFETY: the kernel reads one rlimit. It is not above what the process has: no error.
+            unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::from_ref(limit), 0) };
+        }
+        if let Some(set) = set_of(&self.processors) {
+            // SAFETY: the kernel reads one set. EINVAL: this machine has none of them, and it runs on any.
+            unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
+        }
+        signals::inherit(self.ignored, self.blocked);
+    }
+
+    /// As whoever the child has become: it may lower its priority, and raise it if its user may. `false`: it may not.
+    /// System calls only.
+    pub(super) fn take_priority(&self) -> bool {
+        let mut taken = true;
+        if self.policy != libc::SCHED_OTHER {
+            // SAFETY: all zero is a value of it.
+            let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
+            param.sched_priority = self.priority;
+            // SAFETY: the kernel reads one sched_param.
+            taken &= unsafe { libc::sched_setscheduler(0, self.policy, &raw const param) } == 0;
+        }
+        if self.nice != 0 {
+            // SAFETY: three numbers.
+            taken &= unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) } == 0;
+        }
+        taken
+    }
+}
+
+/// As this process was given it: a soft limit of fds that it has raised for itself is not what it leaves.
+fn limit(resource: usize) -> OsResult<Limit> {
+    let mut own = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let none = std::ptr::null::<libc::rlimit>();
+    // SAFETY: the kernel writes one rlimit.
+    Errno::result(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, none, &raw mut own) }).step("getrlimit")?;
+    if libc::c_long::try_from(resource) == Ok(libc::c_long::from(libc::RLIMIT_NOFILE))
+        && let Some(given) = nofile::given()
+    {
+        own = *given;
+    }
+    Ok(Limit { soft: own.rlim_cur, hard: own.rlim_max })
+}
+
+/// The processors that this process was told to run on. `None`: nobody has told it, or nobody but those who confine
+/// everything here, whose numbers mean nothing on another machine.
+fn restricted_to() -> Option<Vec<u32>> {
+    let own = affinity(0)?;
+    // What the first process may use, none of its descendants was kept from.
+    let least = affinity(1);
+    if least.is_some_and(|first| first.iter().all(|n| own.contains(n))) {
+        return None;
+    }
+    // A cpuset(7) confines it: to ask for more changes nothing. If it does, it is taken back.
+    let most = set_of(&(0..libc::CPU_SETSIZE.cast_unsigned()).collect::<Vec<_>>())?;
+    // SAFETY: the kernel reads one set.
+    let widened = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const most) } == 0;
+    let widest = affinity(0)?;
+    if widened && widest != own {
+        let back = set_of(&own)?;
+        // SAFETY: as above.
+        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const back) };
+    }
+    (widest != own).then_some(own)
+}
+
+/// `None`: it can't be told, as on a machine with more processors than a set holds.
+fn affinity(pid: i32) -> Option<Vec<u32>> {
+    // SAFETY: all zero is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one set.
+    Errno::result(unsafe { libc::sched_getaffinity(pid, size_of::<libc::cpu_set_t>(), &raw mut set) }).ok()?;
+    // SAFETY: the number is within the set.
+    let holds = |n: &u32| unsafe { libc::CPU_ISSET(*n as usize, &set) };
+    Some((0..libc::CPU_SETSIZE.cast_unsigned()).filter(holds).collect())
+}
+
+/// `None`: none of them.
+fn set_of(processors: &[u32]) -> Option<libc::cpu_set_t> {
+    // SAFETY: all zero is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let mut some = false;
+    for n in processors.iter().filter(|n| **n < libc::CPU_SETSIZE.cast_unsigned()) {
+        // SAFETY: the number is within the set.
+        unsafe { libc::CPU_SET(*n as usize, &mut set) };
+        some = true;
+    }
+    some.then_some(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_go_down_to_what_this_process_may_have_and_never_up() {
+        let mut asked = Inheritance::of_self().unwrap();
+        let (same, lowered) = asked.limits_here().unwrap();
+        assert_eq!(lowered, []);
+        assert!(same.iter().zip(&asked.limits).all(|(got, asked)| got.rlim_cur == asked.soft));
+        let nofile = libc::RLIMIT_NOFILE as usize;
+        let own = asked.limits[nofile].hard;
+        asked.limits[nofile] = Limit { soft: own + 1, hard: u64::MAX };
+        let (limits, lowered) = asked.limits_here().unwrap();
+        assert_eq!((limits[nofile].rlim_cur, limits[nofile].rlim_max), (own, own));
+        assert_eq!(lowered, [Lowered { name: "NOFILE", asked: own + 1, got: own }]);
+        asked.limits[nofile] = Limit { soft: 7, hard: 9 };
+        let (limits, lowered) = asked.limits_here().unwrap();
+        assert_eq!((limits[nofile].rlim_cur, limits[nofile].rlim_max, lowered), (7, 9, vec![]));
+    }
+
+    #[test]
+    fn who_was_told_nothing_is_restricted_to_nothing() {
+        std::thread::spawn(|| {
+            let own = affinity(0).unwrap();
+            if let Some(told) = restricted_to() {
+                assert_eq!(told, own, "this test was told where to run");
+                return;
+            }
+            let Some((first, rest)) = own.split_first().filter(|(_, rest)| !rest.is_empty()) else {
+                eprintln!("SKIPPED: one processor can't be divided");
+                return;
+            };
+            let set = set_of(&[*first]).unwrap();
+            // SAFETY: the kernel reads one set; this thread ends soon.
+            assert_eq!(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) }, 0);
+            assert_eq!((restricted_to(), affinity(0)), (Some(vec![*first]), Some(vec![*first])), "and not to {rest:?}");
+        })
+        .join()
+        .unwrap();
+    }
+}
