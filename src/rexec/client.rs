@@ -18,6 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 
 use super::daemon::Background;
+use super::server::LISTEN_PID;
 use super::wire::{Capabilities, Identity, MESSAGE_MAX, Message, Request, Signal};
 use crate::config::PLAINTEXT_ENV;
 use crate::errno::{Errno, OsError, OsResult, Step};
@@ -147,6 +148,7 @@ impl StandIn {
         let request = Request {
             argv,
             env: environment(),
+            listens: std::env::var(LISTEN_PID).is_ok_and(|pid| pid == std::process::id().to_string()),
             cwd: std::env::current_dir().map_or_else(|_| b"/".to_vec(), |d| d.into_os_string().into_vec()),
             umask: signals::umask(),
             inheritance,

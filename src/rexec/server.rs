@@ -278,12 +278,16 @@ fn plan(request: &Request, fds: Vec<OwnedFd>, candidates: Vec<CString>, judged: 
     } else {
         return Err(OsError::on("run as", format!("uid {} (the server is uid {own})", who.uid), Errno::EPERM));
     };
+    let (listen_pid, env): (Vec<&Vec<u8>>, Vec<_>) = request.env.iter().partition(|variable| {
+        request.listens && variable.strip_prefix(LISTEN_PID.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
+    });
     let numbers = request.fds.iter().map(|n| i32::try_from(*n).expect("checked when it was decoded"));
     Ok(Plan {
         programs: judged.map_or(candidates, |judged| vec![judged.path.clone()]),
         only: judged.and_then(|judged| judged.only),
         argv: strings(&request.argv),
-        env: strings(&request.env),
+        env: env.into_iter().map(|variable| string(variable)).collect(),
+        own_pid: (!listen_pid.is_empty()).then_some(LISTEN_PID),
         cwd: string(&request.cwd),
         umask: request.umask,
         inheritance: request.inheritance.clone(),
@@ -292,6 +296,9 @@ fn plan(request: &Request, fds: Vec<OwnedFd>, candidates: Vec<CString>, judged: 
         fds: fds.into_iter().zip(numbers).collect(),
     })
 }
+
+/// Whom passed sockets are for, sd_listen_fds(3).
+pub(super) const LISTEN_PID: &str = "LISTEN_PID";
 
 /// What the peer hears of a no: that it is one, and not which rules there are.
 fn told(e: &OsError) -> String {

@@ -56,6 +56,8 @@ pub(super) struct Request {
     pub argv: Vec<Vec<u8>>,
     /// `NAME=value`.
     pub env: Vec<Vec<u8>>,
+    /// LISTEN_PID among them names the caller: passed sockets are for it, sd_listen_fds(3), and so for the command.
+    pub listens: bool,
     pub cwd: Vec<u8>,
     pub umask: u32,
     pub inheritance: Inheritance,
@@ -71,6 +73,7 @@ impl Request {
         let mut e = Encoder::new();
         strings(&mut e, &self.argv);
         strings(&mut e, &self.env);
+        e.u8(u8::from(self.listens));
         e.bytes(&self.cwd).u32(self.umask);
         inheritance(&mut e, &self.inheritance);
         let who = &self.identity;
@@ -91,6 +94,7 @@ impl Request {
         let request = Self {
             argv: read_strings(&mut d)?,
             env: read_strings(&mut d)?,
+            listens: d.u8()? != 0,
             cwd: no_nul(d.bytes(STRING_MAX)?)?,
             umask: d.u32()?,
             inheritance: read_inheritance(&mut d)?,
@@ -332,6 +336,7 @@ mod tests {
         Request {
             argv: vec![b"/bin/echo".to_vec(), b"".to_vec(), b"a b'\"\\$\n".to_vec()],
             env: vec![b"A=1".to_vec(), b"\xff=\xfe".to_vec()],
+            listens: true,
             cwd: b"/".to_vec(),
             umask: 0o22,
             inheritance: Inheritance {

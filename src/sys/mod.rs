@@ -19,6 +19,7 @@ pub mod mountinfo;
 pub mod mountns;
 pub mod nofile;
 pub mod nonblock;
+mod own_pid;
 mod passing;
 pub mod peer;
 pub mod pidfd;

@@ -17,6 +17,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use crate::errno::{Errno, OsError, OsResult};
 use crate::sys::caps;
 use crate::sys::inheritance::{Inheritance, Lowered};
+use crate::sys::own_pid::OwnPid;
 use crate::sys::passing::{self, Passing};
 
 /// What is to run, ready to be handed to the kernel.
@@ -28,6 +29,8 @@ pub struct Plan {
     pub only: Option<(u64, u64)>,
     pub argv: Vec<CString>,
     pub env: Vec<CString>,
+    /// One more variable, whose value is the command's own pid.
+    pub own_pid: Option<&'static str>,
     pub cwd: CString,
     pub umask: u32,
     pub inheritance: Inheritance,
@@ -227,6 +230,7 @@ struct Prepared<'a> {
     env: Vec<*const libc::c_char>,
     /// What runs a script that does not say so itself: the shell, the script, its arguments.
     script: Vec<*const libc::c_char>,
+    own_pid: Option<OwnPid>,
     /// Room for the fds' temporary numbers.
     moved: Vec<(RawFd, RawFd)>,
     /// Above every number that the command gets.
@@ -245,13 +249,26 @@ impl<'a> Prepared<'a> {
         }
         let mut keep: Vec<RawFd> = plan.fds.iter().map(|(fd, _)| fd.as_raw_fd()).chain([socket]).collect();
         keep.sort_unstable();
-        let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        let own_pid = plan.own_pid.map(OwnPid::new);
+        let pointers = |all: &[CString], more: Option<*const libc::c_char>| {
+            all.iter().map(|s| s.as_ptr()).chain(more).chain([std::ptr::null()]).collect()
+        };
         let above = plan.fds.iter().map(|(_, to)| *to).max().unwrap_or(2).max(2) + 1;
         let moved = Vec::with_capacity(plan.fds.len());
         let arguments = plan.argv.iter().skip(1).map(|s| s.as_ptr());
         let script =
             [SHELL.as_ptr(), std::ptr::null()].into_iter().chain(arguments).chain([std::ptr::null()]).collect();
-        Ok(Self { plan, script, argv: pointers(&plan.argv), env: pointers(&plan.env), moved, above, keep, limits })
+        Ok(Self {
+            plan,
+            script,
+            argv: pointers(&plan.argv, None),
+            env: pointers(&plan.env, own_pid.as_ref().map(OwnPid::variable)),
+            own_pid,
+            moved,
+            above,
+            keep,
+            limits,
+        })
     }
 }
 
@@ -452,6 +469,9 @@ unsafe fn command_main(prepared: &mut Prepared<'_>, pipe: RawFd) -> ! {
         };
         if moved == -1 || !place_fds(prepared) {
             stop(Step::Fds);
+        }
+        if let Some(own_pid) = &prepared.own_pid {
+            own_pid.write(libc::getpid().cast_unsigned());
         }
         libc::umask(plan.umask & 0o777);
         plan.inheritance.apply(&prepared.limits);

@@ -322,6 +322,15 @@ def the_environment_arrives_exactly_but_for_what_is_the_links():
     assert b"LD_PRELOAD" not in out, "the shim is this side's"
 
 
+def sockets_of_socket_activation_are_for_the_command():
+    show = 'test "$LISTEN_PID" = $$ && echo "mine: $LISTEN_FDS" || echo "not mine: $LISTEN_PID"'
+    for what, pid, wanted in (("the stand-in's", "$$", b"mine: 1\n"), ("another's", "1", b"not mine: 1\n")):
+        # As a manager does it: the process that will be the stand-in says its own number, and then is it.
+        words = f'LISTEN_FDS=1 LISTEN_PID={pid} exec "$0" sh -c \'{show}\''
+        done = subprocess.run(["sh", "-c", words, REXEC], stdin=subprocess.DEVNULL, stdout=PIPE, stderr=PIPE, timeout=60)
+        same((done.returncode, done.stdout, done.stderr), (0, wanted, b""), what)
+
+
 def the_working_directory_and_the_umask_are_carried():
     both = "/var/tmp"
     same(rexec("/bin/pwd", cwd=both), (0, both.encode() + b"\n", b""), "a directory that is there")
