@@ -129,10 +129,14 @@ impl Inbox {
     }
 
     pub(super) fn push(&self, cmd: Cmd) {
-        let mut queue = self.queue.lock().expect("no holder panics: panic is abort");
-        queue.push(cmd);
-        if queue.len() == 1 {
-            self.event.write(1).expect("an eventfd takes a 1");
+        let first = {
+            let mut queue = self.queue.lock().expect("no holder panics: panic is abort");
+            queue.push(cmd);
+            queue.len() == 1
+        };
+        // Behind the lock: the worker may run at once, on this very processor, and would wait for it.
+        if first {
+            self.poke();
         }
     }
 
