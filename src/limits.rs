@@ -145,8 +145,8 @@ pub const RING_CQ_ENTRIES: u32 = 4096;
 pub const REGION_BYTES: usize = 1 << 20;
 /// Message headers kept for the next message, 2 KiB each: as many as are usually in flight at once on one worker.
 pub const ENVELOPES_KEPT: usize = 64;
-/// Hangups told in one look, an array on the stack; the next look tells the rest.
-pub const HANGUP_EVENTS: usize = 64;
+/// Watches told in one look, an array on the stack; the next look tells the rest.
+pub const WATCH_EVENTS: usize = 64;
 /// How long one message of the probe for an engine may take: it never leaves its thread.
 pub const ENGINE_PROBE: Duration = Duration::from_secs(1);
 /// A ring that goes waits so long, and so often, for its cancelled operations: a second in all, for a slow disk.

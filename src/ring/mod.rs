@@ -1,7 +1,7 @@
 //! A worker's way to the kernel: operations in, completions out. The only room that names io_uring.
 //!
 //! ```text
-//!                    ┌── uring: a ring; `Features` says what of Linux 6.1 is missing ── hangup: the ring's own epoll
+//!                    ┌── uring: a ring; `Features` says what of Linux 6.1 is missing ── watches: the ring's own epoll
 //!   probe: Wish ──▶ Engine                                                        └──┐
 //!                    └── epoll: readiness ───────────────────────────────────── calls: one that never waits
 //! ```
@@ -10,7 +10,6 @@ mod buf;
 mod calls;
 mod envelope;
 mod epoll;
-mod hangup;
 mod op;
 mod pages;
 mod probe;
@@ -20,6 +19,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 mod uring;
+mod watches;
 
 pub use buf::{Chunk, Filling, Pool, Size};
 pub use op::{Done, Engine, Fd, Message, Op, OpId};

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   submit(op) ──▶ slot, its id = user_data ──▶ SQE ──▶ kernel ──▶ CQE ──▶ slot taken ──▶ Done
-//!      ├── a hangup, or room to write ──▶ an epoll of our own, which one POLL_ADD watches (`hangup.rs`)
+//!      ├── a hangup, or room to write ──▶ an epoll of our own, which one POLL_ADD watches (`watches.rs`)
 //!      └── what the ring must not do ──▶ POLL_ADD ──▶ a system call that does not wait (`calls.rs`)
 //! ```
 //!
@@ -23,17 +23,17 @@ use nix::sys::time::TimeSpec;
 
 use super::calls;
 use super::envelope::{Envelope, Envelopes, Held, SLICES_MAX};
-use super::hangup::{Hangups, Watch};
 use super::op::{Done, Engine, Op, OpId, Outcome};
 use super::slots::Slots;
+use super::watches::{Watch, Watches};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::{RING_CQ_ENTRIES, RING_DROP_WAIT, RING_DROP_WAITS, RING_SQ_ENTRIES};
 use crate::slack;
 
 /// The completion of a cancel request itself.
 const NOBODY: u64 = u64::MAX;
-/// The completion of the poll on the hangups' epoll.
-const HANGUPS: u64 = u64::MAX - 1;
+/// The completion of the poll on the watches' epoll.
+const WATCHES: u64 = u64::MAX - 1;
 
 /// IORING_RECVSEND_POLL_FIRST of linux/io_uring.h, Linux 5.19: wait for readiness without a try before.
 const RECVSEND_POLL_FIRST: u16 = 1;
@@ -89,8 +89,8 @@ pub(super) struct Uring {
     ring: IoUring,
     features: Features,
     slots: Slots<Slot>,
-    hangups: Hangups,
-    /// A POLL_ADD on the hangups' epoll is in flight.
+    watches: Watches,
+    /// A POLL_ADD on the watches' epoll is in flight.
     watching: bool,
     /// Polled operations whose call would have waited after all.
     again: Vec<u64>,
@@ -130,7 +130,7 @@ impl Uring {
             ring,
             features,
             slots: Slots::default(),
-            hangups: Hangups::new()?,
+            watches: Watches::new()?,
             watching: false,
             again: Vec::new(),
             ended: Vec::new(),
@@ -192,7 +192,7 @@ impl Uring {
     fn watch(&mut self, op: Op, also: EpollFlags, token: u64) -> OpId {
         let fd = Rc::clone(op.fd());
         let id = self.slots.insert(Slot { token, op, beside: Beside::Nothing });
-        match self.hangups.watch(&fd, also, id) {
+        match self.watches.watch(&fd, also, id) {
             Ok(watch) => self.slots.get_mut(id).expect("just made").beside = Beside::Watch(watch),
             Err(errno) => self.end(id, Err(errno).into()),
         }
@@ -217,7 +217,7 @@ impl Uring {
             return self.end(id, Err(Errno::ECANCELED).into());
         }
         if op.is_write() {
-            match self.hangups.watch(op.fd(), EpollFlags::EPOLLOUT, id) {
+            match self.watches.watch(op.fd(), EpollFlags::EPOLLOUT, id) {
                 Ok(made) => return *watch = Some(made),
                 // A file that has no readiness: the ring finds it ready.
                 Err(Errno::EPERM) => {}
@@ -238,9 +238,9 @@ impl Uring {
             let result = u32::try_from(entry.result()).map_err(|_| Errno::from_raw(-entry.result()));
             match entry.user_data() {
                 NOBODY => {}
-                HANGUPS => {
+                WATCHES => {
                     self.watching = false;
-                    for (id, events) in self.hangups.look() {
+                    for (id, events) in self.watches.look() {
                         self.on_watch(id, events);
                     }
                 }
@@ -252,7 +252,7 @@ impl Uring {
     fn on_watch(&mut self, id: u64, events: u32) {
         let slot = self.slots.get_mut(id).expect("a watch is of an operation in flight");
         if let Beside::Polled { watch, .. } = &mut slot.beside {
-            self.hangups.forget(watch.take().expect("what the epoll tells of is watched"));
+            self.watches.forget(watch.take().expect("what the epoll tells of is watched"));
             return self.on_completion(id, Ok(events));
         }
         self.end(id, Ok(events).into());
@@ -304,7 +304,7 @@ impl Uring {
     fn end(&mut self, id: u64, mut outcome: Outcome) {
         let Slot { token, op, beside } = self.slots.remove(id).expect("an operation ends once");
         match beside {
-            Beside::Watch(watch) | Beside::Polled { watch: Some(watch), .. } => self.hangups.forget(watch),
+            Beside::Watch(watch) | Beside::Polled { watch: Some(watch), .. } => self.watches.forget(watch),
             Beside::Envelope(envelope) => self.envelopes.give(envelope),
             Beside::Nothing | Beside::Polled { watch: None, .. } => {}
         }
@@ -385,9 +385,9 @@ impl Engine for Uring {
         for id in std::mem::take(&mut self.again) {
             self.push_poll(id);
         }
-        if self.hangups.watched > 0 && !self.watching {
+        if self.watches.watched > 0 && !self.watching {
             self.watching = true;
-            let entry = poll_add(self.hangups.fd(), libc::POLLIN).user_data(HANGUPS);
+            let entry = poll_add(self.watches.fd(), libc::POLLIN).user_data(WATCHES);
             self.push(&entry);
         }
         let hurried = std::mem::take(&mut self.hurried) && !self.quiet.is_empty();

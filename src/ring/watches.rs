@@ -19,9 +19,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::op::Fd;
 use crate::errno::{Errno, OsResult, Step};
-use crate::limits::HANGUP_EVENTS;
+use crate::limits::WATCH_EVENTS;
 
-pub(super) struct Hangups {
+pub(super) struct Watches {
     epoll: Epoll,
     pub(super) watched: usize,
 }
@@ -33,7 +33,7 @@ pub(super) enum Watch {
     Twin(OwnedFd),
 }
 
-impl Hangups {
+impl Watches {
     pub(super) fn new() -> OsResult<Self> {
         Ok(Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).step("epoll_create1")?, watched: 0 })
     }
@@ -73,7 +73,7 @@ impl Hangups {
 
     /// The watches that are over, and what poll(2) says of their sockets.
     pub(super) fn look(&mut self) -> Vec<(u64, u32)> {
-        let mut events = [EpollEvent::empty(); HANGUP_EVENTS];
+        let mut events = [EpollEvent::empty(); WATCH_EVENTS];
         let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
             Ok(count) => count,
             // The epoll is still ready: the next look finds the same.
