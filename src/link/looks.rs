@@ -35,6 +35,10 @@ impl Looks {
         self.left = None;
     }
 
+    pub(super) fn has_seen_fds(&self) -> bool {
+        self.left.is_none()
+    }
+
     pub(super) fn tick(&mut self) {
         self.left = self.left.map(|_| LOOKS_A_TICK);
     }

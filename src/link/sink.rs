@@ -312,8 +312,8 @@ impl Port {
             return false;
         }
         // When both directions have ended over there, it was a close: other holders of a shared socket must not feel it.
-        // One that nobody else holds is shut down by its close.
-        let ours = self.fd.as_ref().is_some_and(|fd| Rc::strong_count(fd) == 1);
+        // One that nobody else holds is shut down by its close; a helper that takes fds out of it holds another number of it.
+        let ours = self.fd.as_ref().is_some_and(|fd| Rc::strong_count(fd) == 1) && !self.looks.has_seen_fds();
         let closes = self.plant == Plant::Done || (self.source == SourceState::Ended && (self.shared || ours));
         if let (true, false, Some(fd)) = (self.is_socket(), closes, &self.fd) {
             // ENOTCONN: its peer has gone already.

@@ -21,7 +21,7 @@ use nix::sys::stat::Mode;
 
 use super::wire::Request;
 use crate::errno::{Errno, OsError, OsResult};
-use crate::policy::{ExecGrant, ExecQuery};
+use crate::policy::{Environment, ExecGrant, ExecQuery};
 use crate::trust::{Standing, SystemAccounts};
 
 /// What may run, and with what.
@@ -70,6 +70,9 @@ impl Leave {
     pub(super) fn narrow(&self, request: &mut Request) {
         let Some(grant) = &self.grant else { return };
         request.env.retain(|variable| grant.environment.hands_on(variable));
+        if !grant.any_file && grant.environment != Environment::All {
+            request.inheritance.narrow();
+        }
         let sets = &mut request.identity.capabilities;
         for set in [&mut sets.inheritable, &mut sets.permitted, &mut sets.ambient] {
             *set &= grant.capabilities.0;

@@ -147,8 +147,8 @@ fn numbers(e: &mut Encoder, all: &[u32]) {
 fn inheritance(e: &mut Encoder, all: &Inheritance) {
     let Inheritance { limits, nice, policy, priority, processors, ignored, blocked } = all;
     e.u8(u8::try_from(limits.len()).expect("a few"));
-    for Limit { soft, hard } in limits {
-        e.u64(*soft).u64(*hard);
+    for (number, Limit { soft, hard }) in limits {
+        e.u8(*number).u64(*soft).u64(*hard);
     }
     e.u32(nice.cast_unsigned()).u32(policy.cast_unsigned()).u32(priority.cast_unsigned());
     numbers(e, processors);
@@ -156,11 +156,15 @@ fn inheritance(e: &mut Encoder, all: &Inheritance) {
 }
 
 fn read_inheritance(d: &mut Decoder) -> WireResult<Inheritance> {
-    let limits = usize::from(d.u8()?);
-    if limits > LIMITS {
-        bad!("{limits} resource limits where {LIMITS} are the most");
+    let count = d.u8()?;
+    let mut limits = Vec::new();
+    for _ in 0..count {
+        let number = d.u8()?;
+        if number >= LIMITS || limits.len() >= usize::from(LIMITS) {
+            bad!("resource limit {number}, or more than {LIMITS}");
+        }
+        limits.push((number, Limit { soft: d.u64()?, hard: d.u64()? }));
     }
-    let limits = (0..limits).map(|_| Ok(Limit { soft: d.u64()?, hard: d.u64()? })).collect::<WireResult<_>>()?;
     let (nice, policy, priority) = (d.u32()?.cast_signed(), d.u32()?.cast_signed(), d.u32()?.cast_signed());
     let processors = read_numbers(d, PROCESSORS_MAX)?;
     Ok(Inheritance { limits, nice, policy, priority, processors, ignored: d.u64()?, blocked: d.u64()? })
@@ -340,7 +344,7 @@ mod tests {
             cwd: b"/".to_vec(),
             umask: 0o22,
             inheritance: Inheritance {
-                limits: vec![Limit { soft: 1, hard: u64::MAX }; LIMITS],
+                limits: (0..LIMITS).map(|number| (number, Limit { soft: 1, hard: u64::MAX })).collect(),
                 nice: -20,
                 policy: libc::SCHED_FIFO,
                 priority: 99,
@@ -377,7 +381,8 @@ mod tests {
             Request { fds: vec![1, 1], ..request() },
             Request { fds: vec![u32::MAX], ..request() },
             Request { cwd: b"/a\0b".to_vec(), ..request() },
-            Request { inheritance: Inheritance { limits: vec![no_limit; LIMITS + 1], ..none() }, ..request() },
+            Request { inheritance: Inheritance { limits: vec![(0, no_limit); 17], ..none() }, ..request() },
+            Request { inheritance: Inheritance { limits: vec![(LIMITS, no_limit)], ..none() }, ..request() },
             Request { inheritance: Inheritance { processors: vec![0; PROCESSORS_MAX + 1], ..none() }, ..request() },
         ] {
             assert!(Request::decode(&wrong.encode()).is_err(), "{wrong:?}");

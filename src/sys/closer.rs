@@ -40,11 +40,10 @@ static CHOKED: AtomicBool = AtomicBool::new(false);
 /// Closes fds that came from elsewhere. Never waits.
 pub fn close(fds: impl IntoIterator<Item = OwnedFd>) {
     for fd in fds {
-        // First of all, since most are. A socket's inode that is open by its path (O_PATH) has nothing to wait for.
-        if is_socket(fd.as_fd()) {
-            // Whoever sent it may have asked the close to wait for its peer, socket(7).
-            let _ = SockRef::from(&fd).set_linger(None);
-        } else if may_wait(fd.as_fd()) {
+        // Most are sockets, and only a socket has this. Whoever sent it may have asked the close to wait for its peer,
+        // socket(7). An inode that is open by its path alone (O_PATH) is none: its close may be what unmounts a file system.
+        let is_socket = SockRef::from(&fd).set_linger(None).is_ok();
+        if !is_socket && may_wait(fd.as_fd()) {
             queue(fd);
         }
     }
@@ -67,10 +66,6 @@ fn may_wait(fd: BorrowedFd<'_>) -> bool {
     // memfds are called by a path too. Only memory has seals. /dev/null and its like are the kernel's, wherever they lie:
     // an open device has its driver's operations, and no file system's.
     by_path && fcntl(fd, FcntlArg::F_GET_SEALS).is_err() && !is_memory_device(fd)
-}
-
-fn is_socket(fd: BorrowedFd<'_>) -> bool {
-    file::stat_as_known(fd).is_ok_and(|stat| stat.kind() == libc::S_IFSOCK)
 }
 
 fn is_memory_device(fd: BorrowedFd<'_>) -> bool {
@@ -137,7 +132,15 @@ mod tests {
         let memory = nix::sys::memfd::memfd_create(c"x", nix::sys::memfd::MFdFlags::MFD_ALLOW_SEALING).unwrap();
         let (pipe, _writer) = nix::unistd::pipe().unwrap();
         let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert!(!may_wait(memory.as_fd()) && !may_wait(pipe.as_fd()) && !may_wait(socket.as_fd()));
+        assert!(
+            !may_wait(memory.as_fd()) && !may_wait(pipe.as_fd()) && SockRef::from(&socket).set_linger(None).is_ok()
+        );
+        let dir = crate::sys::tempdir::PrivateDir::new("closer").unwrap();
+        let bound = dir.path().join("bound");
+        let _listener = std::os::unix::net::UnixListener::bind(&bound).unwrap();
+        let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC;
+        let inode = nix::fcntl::open(&bound, flags, nix::sys::stat::Mode::empty()).unwrap();
+        assert!(SockRef::from(&inode).set_linger(None).is_err() && may_wait(inode.as_fd()), "a socket's inode");
         for path in ["/dev/ptmx", "/", "/proc/self/exe"] {
             assert!(may_wait(std::fs::File::open(path).unwrap().as_fd()), "{path}");
         }

@@ -5,8 +5,8 @@ use crate::errno::{Errno, OsResult, Step};
 use crate::sys::{nofile, signals};
 
 /// RLIMIT_CPU (0) to RLIMIT_RTTIME (15) of getrlimit(2), which have these numbers on x86-64 and aarch64.
-pub const LIMITS: usize = 16;
-const LIMIT_NAMES: [&str; LIMITS] = [
+pub const LIMITS: u8 = 16;
+const LIMIT_NAMES: [&str; LIMITS as usize] = [
     "CPU",
     "FSIZE",
     "DATA",
@@ -25,6 +25,9 @@ const LIMIT_NAMES: [&str; LIMITS] = [
     "RTTIME",
 ];
 
+/// As many fds as every program expects to get, select(2).
+const FD_SETSIZE: u64 = 1024;
+
 /// The soft limit and the hard one; u64::MAX is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
@@ -35,11 +38,11 @@ pub struct Limit {
 /// As a process has it. Nothing of it is more than its kernel has let it have, but for what an unfair peer says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inheritance {
-    /// By their numbers; none at all: as whoever runs the program has them.
-    pub limits: Vec<Limit>,
-    /// -20 to 19; 0 says nothing.
+    /// By number; the others are as whoever runs the program has them.
+    pub limits: Vec<(u8, Limit)>,
+    /// -20 to 19; 0 leaves it to whoever runs the program.
     pub nice: i32,
-    /// SCHED_BATCH, SCHED_IDLE, SCHED_FIFO, SCHED_RR of sched(7); SCHED_OTHER says nothing.
+    /// Of sched(7), SCHED_RESET_ON_FORK included; SCHED_OTHER leaves it to whoever runs the program.
     pub policy: i32,
     /// 1 to 99 with SCHED_FIFO and SCHED_RR.
     pub priority: i32,
@@ -64,7 +67,7 @@ impl Inheritance {
     /// # Errors
     /// The kernel's.
     pub fn of_self() -> OsResult<Self> {
-        let limits = (0..LIMITS).map(limit).collect::<OsResult<_>>()?;
+        let limits = (0..LIMITS).map(|n| Ok((n, limit(n)?))).collect::<OsResult<_>>()?;
         // SAFETY: two numbers; 0 is the calling process. nice may be -1: errno tells.
         let nice = unsafe {
             *libc::__errno_location() = 0;
@@ -82,7 +85,7 @@ impl Inheritance {
         Ok(Self {
             limits,
             nice,
-            policy: policy & !libc::SCHED_RESET_ON_FORK,
+            policy,
             priority: param.sched_priority,
             processors: restricted_to().unwrap_or_default(),
             ignored: signals::ignored(),
@@ -90,17 +93,32 @@ impl Inheritance {
         })
     }
 
-    /// The limits for a child of this process: no hard limit is above its own. Also what is lower for it.
+    /// Leaves what can't lead a program astray that was meant for its caller's purpose alone. A file cut off at a size, or a
+    /// child's end that is not told, can.
+    pub fn narrow(&mut self) {
+        self.limits.retain(|(number, limit)| match u32::from(*number) {
+            libc::RLIMIT_CORE | libc::RLIMIT_NPROC | libc::RLIMIT_MEMLOCK => true,
+            libc::RLIMIT_NOFILE => limit.soft >= FD_SETSIZE,
+            _ => false,
+        });
+        self.ignored &= signals::bits(&[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT]);
+        self.blocked = 0;
+    }
+
+    /// The limits for a child of this process, by their numbers: no hard limit is above its own. Also what is lower for it.
     ///
     /// # Errors
     /// The kernel's.
     pub fn limits_here(&self) -> OsResult<(Vec<libc::rlimit>, Vec<Lowered>)> {
         let (mut limits, mut lowered) = (Vec::new(), Vec::new());
-        for (resource, name) in LIMIT_NAMES.into_iter().enumerate() {
-            let own = limit(resource)?;
-            let asked = self.limits.get(resource).copied().unwrap_or(own);
-            let hard = asked.hard.min(own.hard);
-            let soft = asked.soft.min(hard);
+        for (number, name) in (0..LIMITS).zip(LIMIT_NAMES) {
+            let own = limit(number)?;
+            let asked = self.limits.iter().find(|(n, _)| *n == number).map_or(own, |(_, limit)| *limit);
+            // Whoever raises it for a running program (libvirt, for a VM that gets a device) does so by the stand-in's pid:
+            // it must be high enough from the start.
+            let least = if u32::from(number) == libc::RLIMIT_MEMLOCK { own.soft } else { 0 };
+            let hard = asked.hard.min(own.hard).max(least);
+            let soft = asked.soft.min(hard).max(least);
             // A hard limit that nobody has reached is no news.
             if soft < asked.soft {
                 lowered.push(Lowered { name, asked: asked.soft, got: soft });
@@ -110,12 +128,18 @@ impl Inheritance {
         Ok((limits, lowered))
     }
 
-    /// In a child before its exec, what needs nobody's leave. System calls only.
-    pub(super) fn apply(&self, limits: &[libc::rlimit]) {
-        for (resource, limit) in limits.iter().enumerate() {
+    /// In a child before its exec. Behind the last setuid(2): execve(2) refuses a user that has become one while its
+    /// processes were too many already. System calls only.
+    pub(super) fn apply_limits(limits: &[libc::rlimit]) {
+        let none = std::ptr::null_mut::<libc::rlimit>();
+        for (number, limit) in limits.iter().enumerate() {
             // SAFETY: the kernel reads one rlimit. It is not above what the process has: no error.
-            unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::from_ref(limit), 0) };
+            unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, std::ptr::from_ref(limit), none) };
         }
+    }
+
+    /// In a child before its exec, what else needs nobody's leave. System calls only.
+    pub(super) fn apply(&self) {
         if let Some(set) = set_of(&self.processors) {
             // SAFETY: the kernel reads one set. EINVAL: this machine has none of them, and it runs on any.
             unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
@@ -127,6 +151,10 @@ impl Inheritance {
     /// System calls only.
     pub(super) fn take_priority(&self) -> bool {
         let mut taken = true;
+        if self.nice != 0 {
+            // SAFETY: three numbers.
+            taken &= unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) } == 0;
+        }
         if self.policy != libc::SCHED_OTHER {
             // SAFETY: all zero is a value of it.
             let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
@@ -134,21 +162,18 @@ impl Inheritance {
             // SAFETY: the kernel reads one sched_param.
             taken &= unsafe { libc::sched_setscheduler(0, self.policy, &raw const param) } == 0;
         }
-        if self.nice != 0 {
-            // SAFETY: three numbers.
-            taken &= unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) } == 0;
-        }
         taken
     }
 }
 
 /// As this process was given it: a soft limit of fds that it has raised for itself is not what it leaves.
-fn limit(resource: usize) -> OsResult<Limit> {
+fn limit(number: u8) -> OsResult<Limit> {
     let mut own = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let none = std::ptr::null::<libc::rlimit>();
     // SAFETY: the kernel writes one rlimit.
-    Errno::result(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, none, &raw mut own) }).step("getrlimit")?;
-    if libc::c_long::try_from(resource) == Ok(libc::c_long::from(libc::RLIMIT_NOFILE))
+    Errno::result(unsafe { libc::syscall(libc::SYS_prlimit64, 0, usize::from(number), none, &raw mut own) })
+        .step("getrlimit")?;
+    if u32::from(number) == libc::RLIMIT_NOFILE
         && let Some(given) = nofile::given()
     {
         own = *given;
@@ -211,16 +236,45 @@ mod tests {
         let mut asked = Inheritance::of_self().unwrap();
         let (same, lowered) = asked.limits_here().unwrap();
         assert_eq!(lowered, []);
-        assert!(same.iter().zip(&asked.limits).all(|(got, asked)| got.rlim_cur == asked.soft));
+        assert!(same.iter().zip(&asked.limits).all(|(got, (_, asked))| got.rlim_cur == asked.soft));
         let nofile = libc::RLIMIT_NOFILE as usize;
-        let own = asked.limits[nofile].hard;
-        asked.limits[nofile] = Limit { soft: own + 1, hard: u64::MAX };
+        let own = asked.limits[nofile].1.hard;
+        asked.limits[nofile].1 = Limit { soft: own + 1, hard: u64::MAX };
         let (limits, lowered) = asked.limits_here().unwrap();
         assert_eq!((limits[nofile].rlim_cur, limits[nofile].rlim_max), (own, own));
         assert_eq!(lowered, [Lowered { name: "NOFILE", asked: own + 1, got: own }]);
-        asked.limits[nofile] = Limit { soft: 7, hard: 9 };
+        asked.limits[nofile].1 = Limit { soft: 7, hard: 9 };
         let (limits, lowered) = asked.limits_here().unwrap();
         assert_eq!((limits[nofile].rlim_cur, limits[nofile].rlim_max, lowered), (7, 9, vec![]));
+        // What nobody said is as it is here, and so is locked memory at least.
+        let memlock = libc::RLIMIT_MEMLOCK as usize;
+        let none = Limit { soft: 0, hard: 0 };
+        asked.limits = [libc::RLIMIT_MEMLOCK, libc::RLIMIT_CORE].map(|n| (u8::try_from(n).unwrap(), none)).to_vec();
+        let (limits, _) = asked.limits_here().unwrap();
+        let core = limits[libc::RLIMIT_CORE as usize];
+        assert_eq!((core.rlim_cur, core.rlim_max, limits[nofile].rlim_max), (0, 0, own));
+        assert_eq!(limits[memlock].rlim_cur, same[memlock].rlim_cur);
+    }
+
+    #[test]
+    fn what_could_lead_a_program_astray_is_left_out() {
+        let limit = |number: u32, soft| (u8::try_from(number).unwrap(), Limit { soft, hard: soft });
+        let signals = [libc::SIGHUP, libc::SIGINT, libc::SIGCHLD, libc::SIGALRM];
+        let mut asked = Inheritance {
+            limits: vec![
+                limit(libc::RLIMIT_FSIZE, 1),
+                limit(libc::RLIMIT_CORE, 0),
+                limit(libc::RLIMIT_NOFILE, 3),
+                limit(libc::RLIMIT_MEMLOCK, 5),
+            ],
+            nice: 5,
+            ignored: signals::bits(&signals),
+            blocked: signals::bits(&signals),
+            ..Inheritance::default()
+        };
+        asked.narrow();
+        assert_eq!(asked.limits, [limit(libc::RLIMIT_CORE, 0), limit(libc::RLIMIT_MEMLOCK, 5)]);
+        assert_eq!((asked.nice, asked.ignored, asked.blocked), (5, signals::bits(&signals[..2]), 0));
     }
 
     #[test]

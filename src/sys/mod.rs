@@ -32,6 +32,8 @@ pub mod sched;
 pub mod scm;
 pub mod signals;
 pub mod spawn;
+#[cfg(test)]
+mod spawn_tests;
 pub mod stand_in;
 pub mod tap;
 pub mod tcp;

@@ -59,7 +59,12 @@ fn is_ignored(signal: i32) -> bool {
     done == 0 && old.handler == libc::SIG_IGN
 }
 
-/// What this process was told to ignore: signal N is bit N-1. Of SIGPIPE that can't be told: Rust's runtime has changed it.
+/// Signal N is bit N-1, as in /proc/PID/status.
+pub fn bits(signals: &[i32]) -> u64 {
+    signals.iter().copied().map(bit).sum()
+}
+
+/// What this process was told to ignore, as `bits`. Of SIGPIPE that can't be told: Rust's runtime has changed it.
 pub fn ignored() -> u64 {
     ALL.filter(|n| *n != libc::SIGPIPE && is_ignored(*n)).map(bit).sum()
 }

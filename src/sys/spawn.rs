@@ -245,7 +245,7 @@ impl<'a> Prepared<'a> {
     fn new(plan: &'a Plan, socket: RawFd) -> OsResult<Self> {
         let (limits, lowered) = plan.inheritance.limits_here()?;
         for Lowered { name, asked, got } in lowered {
-            tracing::debug!("RLIMIT_{name}: {asked} asked for, {got} is the most that this server has to give");
+            tracing::info!("RLIMIT_{name}: {asked} asked for, {got} is the most that this server has to give");
         }
         let mut keep: Vec<RawFd> = plan.fds.iter().map(|(fd, _)| fd.as_raw_fd()).chain([socket]).collect();
         keep.sort_unstable();
@@ -474,7 +474,7 @@ unsafe fn command_main(prepared: &mut Prepared<'_>, pipe: RawFd) -> ! {
             own_pid.write(libc::getpid().cast_unsigned());
         }
         libc::umask(plan.umask & 0o777);
-        plan.inheritance.apply(&prepared.limits);
+        plan.inheritance.apply();
         if let Some(identity) = &plan.identity {
             if !caps::prepare(&identity.capabilities) {
                 stop(Step::Capabilities);
@@ -497,6 +497,9 @@ unsafe fn command_main(prepared: &mut Prepared<'_>, pipe: RawFd) -> ! {
             let record = pack(what, 0, 0);
             libc::write(pipe, record.as_ptr().cast(), RECORD);
         };
+        // Before there is a limit of fds that may leave none for it.
+        let only = plan.only.map(|only| open_only(prepared, only));
+        Inheritance::apply_limits(&prepared.limits);
         // As the caller: what it may not do it does without, and a directory that it may not enter stays closed.
         if !plan.inheritance.take_priority() {
             note(NOTE_NO_PRIORITY);
@@ -505,7 +508,14 @@ unsafe fn command_main(prepared: &mut Prepared<'_>, pipe: RawFd) -> ! {
             libc::chdir(c"/".as_ptr());
             note(NOTE_IN_ROOT);
         }
-        exec(prepared);
+        match only {
+            Some(Ok(fd)) => {
+                let (argv, env) = (prepared.argv.as_ptr(), prepared.env.as_ptr());
+                libc::syscall(libc::SYS_execveat, fd, c"".as_ptr(), argv, env, libc::AT_EMPTY_PATH);
+            }
+            Some(Err(errno)) => Errno::set_raw(errno),
+            None => exec(prepared),
+        }
         stop(Step::Exec)
     }
 }
@@ -528,30 +538,22 @@ unsafe fn place_fds(prepared: &mut Prepared<'_>) -> bool {
 }
 
 /// Opened as the command's own user: what that may not reach it may not run. EACCES: another file is there by now.
-unsafe fn exec_only(prepared: &Prepared<'_>, (dev, ino): (u64, u64)) {
-    let Some(program) = prepared.plan.programs.first() else { return Errno::set_raw(libc::ENOENT) };
-    // SAFETY: system calls on strings and arrays prepared before the fork, and on a stat buffer of this function.
+unsafe fn open_only(prepared: &Prepared<'_>, (dev, ino): (u64, u64)) -> Result<RawFd, i32> {
+    let Some(program) = prepared.plan.programs.first() else { return Err(libc::ENOENT) };
+    // SAFETY: system calls on a string prepared before the fork, and on a stat buffer of this function.
     unsafe {
         let fd = libc::open(program.as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
         let mut found: libc::stat = std::mem::zeroed();
         if fd == -1 || libc::fstat(fd, &raw mut found) == -1 {
-            return;
+            return Err(Errno::last_raw());
         }
-        if (found.st_dev, found.st_ino) != (dev, ino) {
-            return Errno::set_raw(libc::EACCES);
-        }
-        let (argv, env) = (prepared.argv.as_ptr(), prepared.env.as_ptr());
-        libc::syscall(libc::SYS_execveat, fd, c"".as_ptr(), argv, env, libc::AT_EMPTY_PATH);
+        if (found.st_dev, found.st_ino) == (dev, ino) { Ok(fd) } else { Err(libc::EACCES) }
     }
 }
 
 /// As execvp(3): the first candidate that can be run; EACCES is remembered while others are only missing, and a script
 /// without a `#!` line is the shell's.
 unsafe fn exec(prepared: &mut Prepared<'_>) {
-    if let Some(only) = prepared.plan.only {
-        // SAFETY: as below.
-        return unsafe { exec_only(prepared, only) };
-    }
     let mut denied = false;
     for program in &prepared.plan.programs {
         // SAFETY: NUL-terminated strings and null-terminated arrays, prepared before the fork.

@@ -344,7 +344,7 @@ def the_working_directory_and_the_umask_are_carried():
 
 
 # Limits, niceness and policy, processors, and what becomes of signals: a line each, as the kernel shows them.
-INHERITED = ("cat /proc/self/limits; cut -d' ' -f19,40,41 /proc/self/stat; "
+INHERITED = ("cut -d' ' -f19,40,41 /proc/$$/stat; chrt -p $$ | sed s/[0-9]*.s.//; cat /proc/self/limits; nice; "
              "exec grep -E '^(SigBlk|SigIgn|Cpus_allowed_list):' /proc/self/status")
 
 
@@ -359,6 +359,9 @@ def what_a_process_leaves_to_its_programs_is_carried():
                                   (resource.RLIMIT_STACK, 4 * MIB, 5 * MIB), (resource.RLIMIT_FSIZE, 1 << 30, 1 << 40)):
             resource.setrlimit(which, (soft, hard))
 
+    def policy(which, priority):
+        os.sched_setscheduler(0, which | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
+
     processors = sorted(os.sched_getaffinity(0))
     for what, before in {
         "nothing": lambda: None,
@@ -366,6 +369,8 @@ def what_a_process_leaves_to_its_programs_is_carried():
         "low priority": lambda: (os.nice(7), os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))),
         "idle": lambda: os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0)),
         "high priority": lambda: os.nice(-5),
+        "high priority, and its children's a usual one": lambda: (os.nice(-5), policy(os.SCHED_OTHER, 0)),
+        "real time": lambda: policy(os.SCHED_RR, 3),
         "one processor": lambda: os.sched_setaffinity(0, processors[-1:]),
         "all processors, named": lambda: os.sched_setaffinity(0, processors),
         "nohup": lambda: signals(ignored=[signal.SIGHUP]),
