@@ -96,7 +96,7 @@ impl Offload {
 
     /// What the DPU holds that `up` could leave: mounts, processes, and files of its own layer and volatile directories.
     fn traces(&self) -> Vec<String> {
-        let all = "cut -d' ' -f2,3 /proc/mounts; ps -eo ppid=,args= | grep -vE '^ *0 |^ *1 sleep 1000000|ps -eo|grep'; \
+        let all = "cut -d' ' -f2,3 /proc/mounts; ps -eo ppid=,args= | grep -vE \"^ *(0|$$) |^ *1 sleep 1000000\"; \
                    find /run /dev /tmp /etc/farside /etc/libvirt/*.conf /var/lib/farside /home /another_rootfs/home \
                    /another_rootfs/usr/bin /another_rootfs/usr/libexec -xdev 2>/dev/null; \
                    cat /etc/libvirt/qemu.conf | md5sum";

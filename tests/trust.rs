@@ -132,6 +132,7 @@ fn policy_is_about_what_runs_and_not_about_what_was_written() {
             "keys = [\"{}\"]\n[[exec]]\nallow = '/usr/bin/echo'\nusers = ['nobody', 'root']\nenv = ['PATH', 'LC_*']\n\
          [[exec]]\nallow = '/usr/bin/cat'\nargs = ['/etc/hostname']\nusers = ['root']\ncapabilities = 'none'\n\
          [[exec]]\nallow = '/usr/bin/env'\nenv = ['PATH', 'LC_*']\n\
+         [[exec]]\nallow = '/usr/bin/prlimit'\nargs = ['**']\nusers = ['root']\n\
          [[exec]]\nallow = '/var/tmp/mine/*'\nusers = ['root']\n",
             key(&lab, Dpu)
         ),
@@ -165,6 +166,13 @@ fn policy_is_about_what_runs_and_not_about_what_was_written() {
     assert_eq!(rexec(&lab, &["/var/tmp/mine/script"]).status.code(), Some(126));
     let said = lab.run_with(Dpu, &[addr()[0], ("SECRET", "x"), ("LC_ALL", "C")], &[bin("rexec"), "env"]).ok();
     assert!(said.contains("LC_ALL=C") && !said.contains("SECRET"), "{said}");
+    // Of what the caller inherits nothing crosses that could lead the one program astray.
+    let limited = ["prlimit", "--core=7:7", "--fsize=9:9", "--nofile=100:100", "--", bin("rexec"), "prlimit", "--raw"];
+    let limits = [&limited[..], &["--noheadings", "-o", "RESOURCE,SOFT", "--core", "--fsize", "--nofile"]].concat();
+    let said = lab.run_with(Dpu, &addr(), &limits).ok();
+    let soft = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).map(String::from);
+    assert_eq!((soft("CORE"), soft("FSIZE")), (Some("7".into()), Some("unlimited".into())), "{said}");
+    assert!(soft("NOFILE").is_some_and(|limit| limit != "100"), "{said}");
     let log = server.said();
     assert!(log.contains("exec echo \"by PATH\": allowed by /etc/farside/peers.d/dpu.toml:3 (exec rule 1)"), "{log}");
     assert!(log.contains("exec cat /etc/shadow: refused: denied"), "{log}");

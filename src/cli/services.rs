@@ -176,24 +176,28 @@ struct OnNode(Node);
 impl FarSide for OnNode {
     fn connect(&self, request: &ConnectRequest, deadline: Instant) -> Result<Box<dyn FarStream>, Errno> {
         let stream = self.0.open(service::UDS, request.encode(), deadline)?;
-        Ok(Box::new(Connected(stream)))
+        let listener = Listener::decode(stream.said()).unwrap_or_else(|e| {
+            tracing::warn!("the peer says with its yes to a connect: {e}");
+            None
+        });
+        Ok(Box::new(Connected { stream, listener }))
     }
 }
 
-struct Connected(Pending);
+struct Connected {
+    stream: Pending,
+    listener: Option<Listener>,
+}
 
 impl FarStream for Connected {
     fn attach(self: Box<Self>, local: OwnedFd, kind: SocketKind) -> OsResult<End> {
-        let speaks_as = self.listener().and_then(|there| speaks_as(there.uid, there.gid));
-        let attached = self.0.attach_on(pump(local, kind), Terms { said: Vec::new(), speaks_as });
+        let speaks_as = self.listener.and_then(|there| speaks_as(there.uid, there.gid));
+        let attached = self.stream.attach_on(pump(local, kind), Terms { said: Vec::new(), speaks_as });
         Ok(Box::new(move |errno| attached.reset(errno)))
     }
 
     fn listener(&self) -> Option<Listener> {
-        Listener::decode(self.0.said()).unwrap_or_else(|e| {
-            tracing::warn!("the peer says with its yes to a connect: {e}");
-            None
-        })
+        self.listener
     }
 }
 

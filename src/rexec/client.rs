@@ -64,6 +64,7 @@ fn attempt(addr: &str, argv: Vec<Vec<u8>>, background: Background, engine: Wish,
         Ok(inheritance) => inheritance,
         Err(e) => return complain(&e),
     };
+    signals::outlive_file_sizes();
     // Before any thread is there: they all inherit the mask, so that only the signalfd sees these.
     let taken = match signals::take_forwarded() {
         Ok(taken) => taken,

@@ -78,6 +78,15 @@ pub fn blocked() -> u64 {
     old
 }
 
+/// A file of this process's own that would pass RLIMIT_FSIZE is EFBIG from now on, and not its end: the limit is for the
+/// program that it stands in for.
+pub fn outlive_file_sizes() {
+    let action = Action::of(libc::SIG_IGN);
+    let none = std::ptr::null_mut::<Action>();
+    // SAFETY: the kernel reads one action, which names no function.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, libc::SIGXFSZ, &raw const action, none, size_of::<u64>()) };
+}
+
 /// In a child before its exec: these are ignored and these are blocked, and the others are as a process begins with them.
 /// System calls only.
 pub(super) fn inherit(ignored: u64, blocked: u64) {
