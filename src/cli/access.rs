@@ -198,7 +198,7 @@ impl Authority for Keys {
 
 impl Host for Keys {
     fn may_ask(&self, uid: u32, gid: u32, groups: &[u32]) -> bool {
-        self.state().users.may(uid, gid, groups)
+        self.state().users.may(uid, gid, || groups)
     }
 
     fn vouch(&self, binding: &Binding, bearer: &Bearer) -> Result<Vec<u8>, String> {

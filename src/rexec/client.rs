@@ -18,8 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 
 use super::daemon::Background;
-use super::server::LISTEN_PID;
-use super::wire::{Capabilities, Identity, MESSAGE_MAX, Message, Request, Signal};
+use super::wire::{Capabilities, Identity, LISTEN_PID, MESSAGE_MAX, Message, Request, Signal};
 use crate::config::PLAINTEXT_ENV;
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Maker, Mode, Pump, PumpKind};

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::judge::{Judged, judge};
-use super::wire::{Message, REQUEST_MAX, Request, Signal, Status};
+use super::wire::{LISTEN_PID, Message, REQUEST_MAX, Request, Signal, Status};
 use crate::auth::Bearer;
 use crate::errno::{Errno, OsError, OsResult, Step as _};
 use crate::fdpass::{Pump, PumpKind};
@@ -296,9 +296,6 @@ fn plan(request: &Request, fds: Vec<OwnedFd>, candidates: Vec<CString>, judged: 
         fds: fds.into_iter().zip(numbers).collect(),
     })
 }
-
-/// Whom passed sockets are for, sd_listen_fds(3).
-pub(super) const LISTEN_PID: &str = "LISTEN_PID";
 
 /// What the peer hears of a no: that it is one, and not which rules there are.
 fn told(e: &OsError) -> String {

@@ -17,6 +17,8 @@ use crate::wire::{WireResult, bad};
 pub(super) const REQUEST_MAX: usize = 8 << 20;
 /// Any later message.
 pub(super) const MESSAGE_MAX: usize = 8 << 10;
+/// The variable that says whom passed sockets are for, sd_listen_fds(3).
+pub(super) const LISTEN_PID: &str = "LISTEN_PID";
 const STRINGS_MAX: usize = 1 << 20;
 const STRING_MAX: usize = 4 << 20;
 const GROUPS_MAX: usize = 65_536;

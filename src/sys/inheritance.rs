@@ -1,6 +1,11 @@
 //! What a process leaves to the programs that it starts, besides its fds, its user and its environment: limits, priority,
 //! processors, and what becomes of signals. execve(2) keeps all of it.
 
+use std::ops::Range;
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
 use crate::errno::{Errno, OsResult, Step};
 use crate::sys::{nofile, signals};
 
@@ -68,14 +73,10 @@ impl Inheritance {
     /// The kernel's.
     pub fn of_self() -> OsResult<Self> {
         let limits = (0..LIMITS).map(|n| Ok((n, limit(n)?))).collect::<OsResult<_>>()?;
-        // SAFETY: two numbers; 0 is the calling process. nice may be -1: errno tells.
-        let nice = unsafe {
-            *libc::__errno_location() = 0;
-            libc::getpriority(libc::PRIO_PROCESS, 0)
-        };
-        if nice == -1 && Errno::last_raw() != 0 {
-            return Err(crate::errno::OsError::last("getpriority"));
-        }
+        // SAFETY: two numbers; 0 is the calling process.
+        let above = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) };
+        // The call itself, unlike libc's function, gives 20 less the niceness: 1 to 40, and never what an error is.
+        let nice = 20 - i32::try_from(Errno::result(above).step("getpriority")?).expect("40 at most");
         // SAFETY: one number; 0 is the calling thread.
         let policy = Errno::result(unsafe { libc::sched_getscheduler(0) }).step("sched_getscheduler")?;
         // SAFETY: all zero is a value of it.
@@ -140,9 +141,9 @@ impl Inheritance {
 
     /// In a child before its exec, what else needs nobody's leave. System calls only.
     pub(super) fn apply(&self) {
-        if let Some(set) = set_of(&self.processors) {
-            // SAFETY: the kernel reads one set. EINVAL: this machine has none of them, and it runs on any.
-            unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
+        if !self.processors.is_empty() {
+            // EINVAL: this machine has none of them, and it runs on any.
+            let _ = sched_setaffinity(SELF, &set_of(&self.processors));
         }
         signals::inherit(self.ignored, self.blocked);
     }
@@ -181,50 +182,44 @@ fn limit(number: u8) -> OsResult<Limit> {
     Ok(Limit { soft: own.rlim_cur, hard: own.rlim_max })
 }
 
+/// The calling thread.
+const SELF: Pid = Pid::from_raw(0);
+
 /// The processors that this process was told to run on. `None`: nobody has told it, or nobody but those who confine
-/// everything here, whose numbers mean nothing on another machine.
+/// everything here, whose numbers mean nothing on another machine; or there are more than a set holds.
 fn restricted_to() -> Option<Vec<u32>> {
-    let own = affinity(0)?;
+    let own = sched_getaffinity(SELF).ok()?;
     // What the first process may use, none of its descendants was kept from.
-    let least = affinity(1);
-    if least.is_some_and(|first| first.iter().all(|n| own.contains(n))) {
+    if sched_getaffinity(Pid::from_raw(1)).is_ok_and(|first| numbers(&first).all(|n| holds(&own, n))) {
         return None;
     }
     // A cpuset(7) confines it: to ask for more changes nothing. If it does, it is taken back.
-    let most = set_of(&(0..libc::CPU_SETSIZE.cast_unsigned()).collect::<Vec<_>>())?;
-    // SAFETY: the kernel reads one set.
-    let widened = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const most) } == 0;
-    let widest = affinity(0)?;
-    if widened && widest != own {
-        let back = set_of(&own)?;
-        // SAFETY: as above.
-        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const back) };
+    let widened = sched_setaffinity(SELF, &set_of(&ALL.collect::<Vec<_>>()));
+    let widest = sched_getaffinity(SELF).ok()?;
+    if widened.is_ok() && widest != own {
+        sched_setaffinity(SELF, &own).ok()?;
     }
-    (widest != own).then_some(own)
+    (widest != own).then(|| numbers(&own).collect())
 }
 
-/// `None`: it can't be told, as on a machine with more processors than a set holds.
-fn affinity(pid: i32) -> Option<Vec<u32>> {
-    // SAFETY: all zero is the empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes one set.
-    Errno::result(unsafe { libc::sched_getaffinity(pid, size_of::<libc::cpu_set_t>(), &raw mut set) }).ok()?;
-    // SAFETY: the number is within the set.
-    let holds = |n: &u32| unsafe { libc::CPU_ISSET(*n as usize, &set) };
-    Some((0..libc::CPU_SETSIZE.cast_unsigned()).filter(holds).collect())
+/// Every number that a set holds.
+const ALL: Range<u32> = 0..libc::CPU_SETSIZE.cast_unsigned();
+
+fn numbers(set: &CpuSet) -> impl Iterator<Item = u32> {
+    ALL.filter(|n| holds(set, *n))
 }
 
-/// `None`: none of them.
-fn set_of(processors: &[u32]) -> Option<libc::cpu_set_t> {
-    // SAFETY: all zero is the empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    let mut some = false;
-    for n in processors.iter().filter(|n| **n < libc::CPU_SETSIZE.cast_unsigned()) {
-        // SAFETY: the number is within the set.
-        unsafe { libc::CPU_SET(*n as usize, &mut set) };
-        some = true;
+fn holds(set: &CpuSet, number: u32) -> bool {
+    set.is_set(number as usize).unwrap_or(false)
+}
+
+/// Numbers that are beyond a set are left out.
+fn set_of(processors: &[u32]) -> CpuSet {
+    let mut set = CpuSet::new();
+    for number in processors {
+        let _ = set.set(*number as usize);
     }
-    some.then_some(set)
+    set
 }
 
 #[cfg(test)]
@@ -280,7 +275,8 @@ mod tests {
     #[test]
     fn who_was_told_nothing_is_restricted_to_nothing() {
         std::thread::spawn(|| {
-            let own = affinity(0).unwrap();
+            let affinity = || numbers(&sched_getaffinity(SELF).unwrap()).collect::<Vec<_>>();
+            let own = affinity();
             if let Some(told) = restricted_to() {
                 assert_eq!(told, own, "this test was told where to run");
                 return;
@@ -289,10 +285,9 @@ mod tests {
                 eprintln!("SKIPPED: one processor can't be divided");
                 return;
             };
-            let set = set_of(&[*first]).unwrap();
-            // SAFETY: the kernel reads one set; this thread ends soon.
-            assert_eq!(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) }, 0);
-            assert_eq!((restricted_to(), affinity(0)), (Some(vec![*first]), Some(vec![*first])), "and not to {rest:?}");
+            // This thread ends soon.
+            sched_setaffinity(SELF, &set_of(&[*first])).unwrap();
+            assert_eq!((restricted_to(), affinity()), (Some(vec![*first]), vec![*first]), "and not to {rest:?}");
         })
         .join()
         .unwrap();

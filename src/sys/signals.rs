@@ -81,21 +81,24 @@ pub fn blocked() -> u64 {
 /// A file of this process's own that would pass RLIMIT_FSIZE is EFBIG from now on, and not its end: the limit is for the
 /// program that it stands in for.
 pub fn outlive_file_sizes() {
-    let action = Action::of(libc::SIG_IGN);
+    dispose(libc::SIGXFSZ, libc::SIG_IGN);
+}
+
+/// SIG_IGN or SIG_DFL. SIGKILL and SIGSTOP stay as they are.
+fn dispose(signal: i32, handler: usize) {
+    let action = Action::of(handler);
     let none = std::ptr::null_mut::<Action>();
     // SAFETY: the kernel reads one action, which names no function.
-    unsafe { libc::syscall(libc::SYS_rt_sigaction, libc::SIGXFSZ, &raw const action, none, size_of::<u64>()) };
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, none, size_of::<u64>()) };
 }
 
 /// In a child before its exec: these are ignored and these are blocked, and the others are as a process begins with them.
 /// System calls only.
 pub(super) fn inherit(ignored: u64, blocked: u64) {
-    let none = std::ptr::null_mut::<u64>();
     for signal in ALL {
-        let action = Action::of(if ignored & bit(signal) != 0 { libc::SIG_IGN } else { libc::SIG_DFL });
-        // SAFETY: the kernel reads one action, which names no function. SIGKILL and SIGSTOP are EINVAL.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, none, size_of::<u64>()) };
+        dispose(signal, if ignored & bit(signal) != 0 { libc::SIG_IGN } else { libc::SIG_DFL });
     }
+    let none = std::ptr::null_mut::<u64>();
     // SAFETY: the kernel reads a mask of 8 bytes.
     unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const blocked, none, size_of::<u64>()) };
 }

@@ -36,13 +36,9 @@ impl Users {
         self
     }
 
-    pub fn may(&self, uid: u32, gid: u32, groups: &[u32]) -> bool {
-        self.may_with(uid, gid, || groups.to_vec())
-    }
-
-    /// As `may`; the other groups are asked for only if they matter.
-    pub fn may_with(&self, uid: u32, gid: u32, groups: impl FnOnce() -> Vec<u32>) -> bool {
-        uid == 0 || self.uids.contains(&uid) || self.group.is_some_and(|g| gid == g || groups().contains(&g))
+    /// The other groups are asked for only if they matter.
+    pub fn may<G: AsRef<[u32]>>(&self, uid: u32, gid: u32, groups: impl FnOnce() -> G) -> bool {
+        uid == 0 || self.uids.contains(&uid) || self.group.is_some_and(|g| gid == g || groups().as_ref().contains(&g))
     }
 
     /// Whether anybody may but root.
@@ -61,9 +57,9 @@ mod tests {
         for (uid, gid, groups, may) in
             [(0, 0, &[][..], true), (7, 7, &[], true), (8, 9, &[], true), (8, 8, &[1, 9], true), (8, 8, &[1], false)]
         {
-            assert_eq!(users.may(uid, gid, groups), may, "{uid} {gid} {groups:?}");
+            assert_eq!(users.may(uid, gid, || groups), may, "{uid} {gid} {groups:?}");
         }
-        assert!(!Users::default().may(7, 9, &[9]));
+        assert!(!Users::default().may(7, 9, || [9]));
         assert!(Users::new(&["0".into(), "root".into()]).is_ok());
         assert!(Users::new(&["nobody-has-this".into()]).unwrap_err().contains("nobody-has-this"));
     }

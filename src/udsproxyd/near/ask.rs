@@ -169,7 +169,7 @@ impl Desk {
 
     fn may_ask(&self, socket: BorrowedFd<'_>, who: Peer) -> bool {
         let users = self.users.read().expect("a panic ends the process");
-        let may = users.may_with(who.uid, who.gid, || peer::groups(socket, CALLER_GROUPS_MAX).unwrap_or_default());
+        let may = users.may(who.uid, who.gid, || peer::groups(socket, CALLER_GROUPS_MAX).unwrap_or_default());
         if !may {
             warn!(uid = who.uid, pid = who.pid, "refused: this uid may not ask");
         }
