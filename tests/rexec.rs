@@ -166,6 +166,7 @@ promises! {
     arguments_arrive_exactly
     the_environment_arrives_exactly_but_for_what_is_the_links
     the_working_directory_and_the_umask_are_carried
+    a_command_never_runs_in_another_directory_than_its_callers
     sockets_of_socket_activation_are_for_the_command
     what_a_process_leaves_to_its_programs_is_carried
     signals_of_the_client_reach_the_command

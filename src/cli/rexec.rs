@@ -38,8 +38,8 @@ FARSIDE_ENGINE says how rexec itself reaches the kernel: auto, io_uring,
 io_uring-basic (only what Linux 5.10 has) or epoll.
 
 Exit status: the command's; 128+N when signal N killed it; 127 when it was not
-found there and 126 when it could not be run; 255 and one line on stderr when
-the connection failed.
+found there; 126 when it could not be run, or when the working directory does
+not exist there; 255 and one line on stderr when the connection failed.
 ";
 
 /// The exit status.

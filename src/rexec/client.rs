@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 
 use super::daemon::Background;
-use super::wire::{Capabilities, Identity, LISTEN_PID, MESSAGE_MAX, Message, Request, Signal};
+use super::wire::{CHDIR, Capabilities, Identity, LISTEN_PID, MESSAGE_MAX, Message, Request, Signal};
 use crate::config::PLAINTEXT_ENV;
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Maker, Mode, Pump, PumpKind};
@@ -52,12 +52,16 @@ pub fn run(addr: &str, argv: Vec<Vec<u8>>, engine: Wish, ways: &dyn Ways) -> i32
 }
 
 fn complain(what: &dyn std::fmt::Display) -> i32 {
-    // Where stderr is closed there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "rexec: {what}");
+    say(what);
     FAILED
 }
 
-fn attempt(addr: &str, argv: Vec<Vec<u8>>, background: Background, engine: Wish, ways: &dyn Ways) -> i32 {
+fn say(what: &dyn std::fmt::Display) {
+    // Where stderr is closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "rexec: {what}");
+}
+
+fn attempt(addr: &str, argv: Vec<Vec<u8>>, mut background: Background, engine: Wish, ways: &dyn Ways) -> i32 {
     // Before this process changes any of it.
     let inheritance = match Inheritance::of_self() {
         Ok(inheritance) => inheritance,
@@ -70,12 +74,19 @@ fn attempt(addr: &str, argv: Vec<Vec<u8>>, background: Background, engine: Wish,
         Err(e) => return complain(&e),
     };
     let name = String::from_utf8_lossy(&argv[0]).into_owned();
-    let mut stand_in = match StandIn::start(addr, (argv, inheritance), background, engine, ways) {
+    let stand_in = match StandIn::start(addr, (argv, inheritance), background.is_wanted(), engine, ways) {
         Ok(stand_in) => stand_in,
-        Err(e) => return complain(&e),
+        Err(Trouble { text, code }) => {
+            say(&text);
+            background.report(code);
+            return code;
+        }
     };
-    match stand_in.attend(&taken, &name) {
-        Ok(code) => code,
+    match stand_in.attend(&taken, &name, &mut background) {
+        Ok(code) => {
+            background.report(code);
+            code
+        }
         Err(e) => complain(&e),
     }
 }
@@ -83,7 +94,6 @@ fn attempt(addr: &str, argv: Vec<Vec<u8>>, background: Background, engine: Wish,
 struct StandIn {
     control: UnixStream,
     way: Way,
-    background: Background,
 }
 
 /// How the command's stream goes.
@@ -121,18 +131,21 @@ pub trait Ways {
     fn access(&self) -> Result<Access, String>;
 }
 
-/// Why a command did not start: one line.
-struct Trouble(String);
+/// Why a command did not start: one line, and this process's exit status.
+struct Trouble {
+    text: String,
+    code: i32,
+}
 
-impl std::fmt::Display for Trouble {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+impl Trouble {
+    fn failed(text: String) -> Self {
+        Self { text, code: FAILED }
     }
 }
 
 impl From<OsError> for Trouble {
     fn from(e: OsError) -> Self {
-        Self(e.to_string())
+        Self::failed(e.to_string())
     }
 }
 
@@ -140,21 +153,22 @@ impl StandIn {
     fn start(
         addr: &str,
         (argv, inheritance): (Vec<Vec<u8>>, Inheritance),
-        background: Background,
+        daemonizes: bool,
         engine: Wish,
         ways: &dyn Ways,
     ) -> Result<Self, Trouble> {
+        let cwd = working_directory()?;
         let carried = carried_fds()?;
         let request = Request {
             argv,
             env: environment(),
             listens: std::env::var(LISTEN_PID).is_ok_and(|pid| pid == std::process::id().to_string()),
-            cwd: std::env::current_dir().map_or_else(|_| b"/".to_vec(), |d| d.into_os_string().into_vec()),
+            cwd,
             umask: signals::umask(),
             inheritance,
             identity: identity()?,
             fds: carried.iter().map(|(number, ..)| *number).collect(),
-            daemonizes: background.is_wanted(),
+            daemonizes,
         };
         let bytes = request.encode();
         let length = u32::try_from(bytes.len()).expect("bounded by the kernel's own limit on argv and env");
@@ -164,7 +178,7 @@ impl StandIn {
             Some(Carried { control, ended }) => (control, Way::Carried { ended }),
             None => {
                 let fds = carried.into_iter().map(|(_, fd, mode)| (fd, mode)).collect();
-                Way::own(addr, engine, ways.access().map_err(Trouble)?, fds, first.to_vec())?
+                Way::own(addr, engine, ways.access().map_err(Trouble::failed)?, fds, first.to_vec())?
             }
         };
         frames::write(&control, &bytes)?;
@@ -173,11 +187,11 @@ impl StandIn {
         for number in request.fds.iter().copied().filter(|n| *n != 2) {
             inherited::release(number)?;
         }
-        Ok(Self { control, way, background })
+        Ok(Self { control, way })
     }
 
     /// Until the command has ended. Returns this process's exit status.
-    fn attend(&mut self, taken: &SignalFd, name: &str) -> OsResult<i32> {
+    fn attend(&self, taken: &SignalFd, name: &str, background: &mut Background) -> OsResult<i32> {
         loop {
             let (peer_ready, signal_ready) = wait(self.control.as_fd(), taken)?;
             if signal_ready {
@@ -194,8 +208,7 @@ impl StandIn {
             };
             let message = Message::decode(&bytes).map_err(|e| OsError::on("exec message", e, Errno::EPROTO))?;
             match message {
-                Message::Started { note, .. } if note.is_empty() => {}
-                Message::Started { note, .. } => drop(writeln!(std::io::stderr(), "rexec: {note}")),
+                Message::Started { .. } => {}
                 Message::Failed { errno, step } => return Ok(not_run(name, &step, errno)),
                 Message::Exited { status, left } => {
                     if let Some(signal) = self.drain(taken)? {
@@ -203,12 +216,11 @@ impl StandIn {
                     }
                     // One that failed has left no daemon, only a child that is still on its way out.
                     if !left || status.code() != 0 {
-                        self.background.report(status.code());
                         return Ok(status.code());
                     }
                     // The daemon's parent has ended; from here on this process is the daemon, as far as anybody here
                     // can tell.
-                    self.background.stay(status.code())?;
+                    background.stay(status.code())?;
                 }
                 Message::DaemonGone => return Ok(0),
                 Message::Signal(_) => return Err(OsError::new("exec message", Errno::EPROTO)),
@@ -261,11 +273,11 @@ impl Way {
         let handler = Arc::new(Nothing);
         let node =
             Node::start(NodeOptions { workers: 1, engine, access, handler, files: None, fds: Maker::default() })?;
-        let bulk = dial_client(&node, addr).map_err(|e| Trouble(e.to_string()))?;
+        let bulk = dial_client(&node, addr).map_err(|e| Trouble::failed(e.to_string()))?;
         let deadline = Instant::now() + Duration::from_millis(OPEN_DEADLINE_MS);
         let stream = node
             .open(service::EXEC, Vec::new(), deadline)
-            .map_err(|e| Trouble(format!("{addr} runs no commands for this machine: {}", e.desc())))?;
+            .map_err(|e| Trouble::failed(format!("{addr} runs no commands for this machine: {}", e.desc())))?;
         let (control, theirs) = UnixStream::pair().step("socketpair")?;
         let pump = Pump { fd: theirs.into(), kind: PumpKind::Socket };
         let attached = stream.attach_sending(pump, First { bytes: first, fds });
@@ -301,10 +313,27 @@ fn lost() -> OsError {
 }
 
 fn not_run(name: &str, step: &str, errno: Errno) -> i32 {
+    if let Some(directory) = step.strip_prefix(CHDIR) {
+        let hint = "the command did not run; create the directory on the other machine, or start rexec in another one";
+        say(&format_args!("{directory}: {} there; {hint}", errno.desc()));
+        return CANNOT_RUN;
+    }
     let missing = matches!(errno, Errno::ENOENT | Errno::ENOTDIR);
     let text = if missing && step.starts_with("execve") { "command not found there" } else { step };
     let _ = writeln!(std::io::stderr(), "rexec: {name}: {text}: {}", errno.desc());
     if missing { NOT_FOUND } else { CANNOT_RUN }
+}
+
+/// The path of this process's working directory.
+///
+/// A command is never run anywhere else: its relative paths would name other files.
+fn working_directory() -> Result<Vec<u8>, Trouble> {
+    let deleted = |e: std::io::Error| {
+        let errno = crate::errno::errno_of(&e).desc();
+        let text = format!("working directory: {errno}; the command did not run; change to a directory that exists");
+        Trouble { text, code: CANNOT_RUN }
+    };
+    Ok(std::env::current_dir().map_err(deleted)?.into_os_string().into_vec())
 }
 
 /// Every inherited fd that goes along: its number, the fd itself, and what it is for.
@@ -323,7 +352,7 @@ fn carried_fds() -> Result<Vec<(u32, OwnedFd, Mode)>, Trouble> {
         all.push((number, inherited::duplicate(number)?, mode));
     }
     if all.len() > FDS_MAX {
-        return Err(Trouble(format!("{} inherited fds where {FDS_MAX} are the most", all.len())));
+        return Err(Trouble::failed(format!("{} inherited fds where {FDS_MAX} are the most", all.len())));
     }
     Ok(all)
 }

@@ -20,7 +20,7 @@ use nix::fcntl::{OFlag, open, openat, readlink};
 use nix::sys::stat::Mode;
 
 use super::wire::Request;
-use crate::errno::{Errno, OsError, OsResult};
+use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::policy::{Environment, ExecGrant, ExecQuery};
 use crate::trust::{Standing, SystemAccounts};
 
@@ -84,15 +84,19 @@ impl Leave {
 /// The first candidate that is there, as execvp(3) looks for it, and the kernel's name for it.
 fn find(candidates: &[CString], cwd: &[u8]) -> OsResult<(OwnedFd, Vec<u8>)> {
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    let cwd = open(OsStr::from_bytes(cwd), flags | OFlag::O_DIRECTORY, Mode::empty());
-    // As the command does where its directory is missing.
-    let cwd = match cwd {
-        Ok(cwd) => cwd,
-        Err(_) => open("/", flags, Mode::empty()).map_err(|e| OsError::on("open", "/", e))?,
-    };
+    let mut directory = None;
     let mut missing = Errno::ENOENT;
     for candidate in candidates {
-        match openat(&cwd, candidate.as_c_str(), flags, Mode::empty()) {
+        let opened = if candidate.as_bytes().starts_with(b"/") {
+            open(candidate.as_c_str(), flags, Mode::empty())
+        } else {
+            if directory.is_none() {
+                let opened = open(OsStr::from_bytes(cwd), flags | OFlag::O_DIRECTORY, Mode::empty());
+                directory = Some(opened.step_on("chdir", String::from_utf8_lossy(cwd))?);
+            }
+            openat(directory.as_ref().expect("opened above"), candidate.as_c_str(), flags, Mode::empty())
+        };
+        match opened {
             Ok(file) => {
                 let link = format!("/proc/self/fd/{}", file.as_raw_fd());
                 let path = readlink(link.as_str()).map_err(|e| OsError::on("readlink", link, e))?;

@@ -20,13 +20,13 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::judge::{Judged, judge};
-use super::wire::{LISTEN_PID, Message, REQUEST_MAX, Request, Signal, Status};
+use super::wire::{CHDIR, LISTEN_PID, Message, REQUEST_MAX, Request, Signal, Status};
 use crate::auth::Bearer;
 use crate::errno::{Errno, OsError, OsResult, Step as _};
 use crate::fdpass::{Pump, PumpKind};
 use crate::limits::{COMMANDS_MAX, EXEC_REQUEST_DEADLINE_MS};
 use crate::link::{Attached, Incoming, Peer};
-use crate::sys::spawn::{Identity, Keeper, Order, Plan, Report};
+use crate::sys::spawn::{Identity, Keeper, Order, Plan, Report, Step};
 use crate::sys::{caps, frames, sched, scm};
 use crate::trust::{Rights, Standing};
 use crate::wire::{WireResult, bad};
@@ -185,15 +185,14 @@ impl Command {
             let (peer_ready, keeper_ready) = self.wait(keeper)?;
             if keeper_ready {
                 match keeper.report() {
-                    Some(Report::Started { pid, in_root, no_priority }) => {
+                    Some(Report::Started { pid, no_priority }) => {
                         if no_priority {
                             tracing::info!(peer = %self.peer, pid, "it runs without its caller's priority: not permitted");
                         }
-                        let note = if in_root { cwd_note(request) } else { String::new() };
-                        self.say(&Message::Started { pid: pid.cast_unsigned(), note })?;
+                        self.say(&Message::Started { pid: pid.cast_unsigned() })?;
                     }
                     Some(Report::Failed { step, errno }) => {
-                        let step = format!("{} {}", step.name(), String::from_utf8_lossy(&request.argv[0]));
+                        let step = shown(step, request);
                         self.attached.finish_children();
                         return self.say(&Message::Failed { errno, step });
                     }
@@ -248,8 +247,12 @@ impl Command {
     }
 }
 
-fn cwd_note(request: &Request) -> String {
-    format!("{}: no such directory there; it runs in /", String::from_utf8_lossy(&request.cwd))
+/// The step that failed, and what it failed on.
+fn shown(step: Step, request: &Request) -> String {
+    match step {
+        Step::Directory => format!("{CHDIR}{}", String::from_utf8_lossy(&request.cwd)),
+        _ => format!("{} {}", step.name(), String::from_utf8_lossy(&request.argv[0])),
+    }
 }
 
 fn status(wait_status: i32) -> Status {

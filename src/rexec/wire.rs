@@ -19,6 +19,8 @@ pub(super) const REQUEST_MAX: usize = 8 << 20;
 pub(super) const MESSAGE_MAX: usize = 8 << 10;
 /// The variable that says whom passed sockets are for, sd_listen_fds(3).
 pub(super) const LISTEN_PID: &str = "LISTEN_PID";
+/// Begins the step of a `Failed` whose command's working directory could not be entered; the directory follows.
+pub(super) const CHDIR: &str = "chdir ";
 const STRINGS_MAX: usize = 1 << 20;
 const STRING_MAX: usize = 4 << 20;
 const GROUPS_MAX: usize = 65_536;
@@ -261,8 +263,8 @@ impl Status {
 pub(super) enum Message {
     /// near → far.
     Signal(Signal),
-    /// far → near: it runs; its pid there. `note`: something it does without (empty: nothing).
-    Started { pid: u32, note: String },
+    /// far → near: it runs; its pid there.
+    Started { pid: u32 },
     /// far → near: it does not run. Which step failed, and how.
     Failed { errno: Errno, step: String },
     /// far → near: all it has written is on its way. `left`: it has left a process behind.
@@ -280,7 +282,7 @@ impl Message {
         let mut e = Encoder::new();
         match self {
             Self::Signal(signal) => e.u8(1).u8(signal.encode()?),
-            Self::Started { pid, note } => e.u8(2).u32(*pid).bytes(cut(note)),
+            Self::Started { pid } => e.u8(2).u32(*pid),
             Self::Failed { errno, step } => e.u8(3).u32((*errno as i32).cast_unsigned()).bytes(cut(step)),
             Self::Exited { status, left } => {
                 let (kind, value) = match status {
@@ -305,7 +307,7 @@ impl Message {
         let mut d = Decoder::new("exec message", bytes);
         let message = match d.u8()? {
             1 => Self::Signal(Signal::decode(d.u8()?)?),
-            2 => Self::Started { pid: d.u32()?, note: text(&mut d)? },
+            2 => Self::Started { pid: d.u32()? },
             3 => Self::Failed { errno: Errno::from_raw(d.u32()?.cast_signed()), step: text(&mut d)? },
             4 => {
                 let status = match (d.u8()?, d.u8()?) {
@@ -395,7 +397,7 @@ mod tests {
     fn messages_survive_the_way_there_and_back() {
         for message in [
             Message::Signal(Signal(libc::SIGTERM)),
-            Message::Started { pid: 77, note: "x".into() },
+            Message::Started { pid: 77 },
             Message::Failed { errno: Errno::ENOENT, step: "execve /x".into() },
             Message::Exited { status: Status::Killed(9), left: true },
             Message::DaemonGone,

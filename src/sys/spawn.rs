@@ -58,6 +58,7 @@ pub enum Step {
     Identity,
     Capabilities,
     Exec,
+    Directory,
 }
 
 impl Step {
@@ -68,6 +69,7 @@ impl Step {
             Self::Identity => "become the caller's user",
             Self::Capabilities => "take the caller's capabilities",
             Self::Exec => "execve",
+            Self::Directory => "chdir",
         }
     }
 
@@ -77,6 +79,7 @@ impl Step {
             3 => Self::Identity,
             4 => Self::Capabilities,
             5 => Self::Exec,
+            6 => Self::Directory,
             _ => Self::Fork,
         }
     }
@@ -85,10 +88,9 @@ impl Step {
 /// What a keeper says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
-    /// `in_root`: the working directory is not there; it runs in `/`. `no_priority`: it may not have its caller's.
+    /// `no_priority`: it may not have its caller's.
     Started {
         pid: i32,
-        in_root: bool,
         no_priority: bool,
     },
     Failed {
@@ -171,10 +173,7 @@ impl Keeper {
             }
         }
         Some(match unpack(&record) {
-            (1, pid, notes) => {
-                let noted = |what: i32| notes & what != 0;
-                Report::Started { pid, in_root: noted(NOTE_IN_ROOT), no_priority: noted(NOTE_NO_PRIORITY) }
-            }
+            (1, pid, no_priority) => Report::Started { pid, no_priority: no_priority != 0 },
             (2, step, errno) => Report::Failed { step: Step::from_number(step), errno: Errno::from_raw(errno) },
             (3, wait_status, left) => Report::Ended { wait_status, left: left != 0 },
             _ => Report::Empty,
@@ -325,7 +324,7 @@ unsafe fn fail(socket: RawFd, step: Step) -> ! {
 
 /// Waits until the command's exec has closed the pipe, or has told why it failed.
 unsafe fn await_exec(pipe: RawFd, child: i32, socket: RawFd) -> bool {
-    let mut notes = 0;
+    let mut no_priority = 0;
     loop {
         let mut record = [0; RECORD];
         // SAFETY: `record` is writable and of that length.
@@ -333,23 +332,22 @@ unsafe fn await_exec(pipe: RawFd, child: i32, socket: RawFd) -> bool {
         match n {
             -1 if Errno::last_raw() == libc::EINTR => {}
             n if usize::try_from(n) == Ok(RECORD) => match unpack(&record) {
-                (note @ (NOTE_IN_ROOT | NOTE_NO_PRIORITY), ..) => notes |= note,
+                (NOTE_NO_PRIORITY, ..) => no_priority = 1,
                 (step, errno, _) => {
                     send(socket, &pack(2, step, errno));
                     return false;
                 }
             },
             _ => {
-                send(socket, &pack(1, child, notes));
+                send(socket, &pack(1, child, no_priority));
                 return true;
             }
         }
     }
 }
 
-/// What the command does without, bits of what `Started` carries; no step has such a number.
-const NOTE_IN_ROOT: i32 = 1 << 8;
-const NOTE_NO_PRIORITY: i32 = 1 << 9;
+/// The command does without its caller's priority. No step has this number.
+const NOTE_NO_PRIORITY: i32 = 1 << 8;
 
 /// `keep` in order.
 unsafe fn close_all_but(keep: &[RawFd]) {
@@ -493,20 +491,17 @@ unsafe fn command_main(prepared: &mut Prepared<'_>, pipe: RawFd) -> ! {
         if plan.no_new_privs {
             libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
         }
-        let note = |what: i32| {
-            let record = pack(what, 0, 0);
-            libc::write(pipe, record.as_ptr().cast(), RECORD);
-        };
         // Before there is a limit of fds that may leave none for it.
         let only = plan.only.map(|only| open_only(prepared, only));
         Inheritance::apply_limits(&prepared.limits);
         // As the caller: what it may not do it does without, and a directory that it may not enter stays closed.
         if !plan.inheritance.take_priority() {
-            note(NOTE_NO_PRIORITY);
+            let record = pack(NOTE_NO_PRIORITY, 0, 0);
+            libc::write(pipe, record.as_ptr().cast(), RECORD);
         }
+        // Never somewhere else instead: its relative paths would then name other files, and `rm -rf lib` would remove them.
         if libc::chdir(plan.cwd.as_ptr()) == -1 {
-            libc::chdir(c"/".as_ptr());
-            note(NOTE_IN_ROOT);
+            stop(Step::Directory);
         }
         match only {
             Some(Ok(fd)) => {

@@ -30,7 +30,7 @@ fn a_user_with_too_many_processes_may_still_be_given_one_more() {
     };
     let keeper = Keeper::start(plan).unwrap();
     let (started, ended) = (keeper.report(), keeper.report());
-    assert!(matches!(started, Some(Report::Started { in_root: false, no_priority: false, .. })), "{started:?}");
+    assert!(matches!(started, Some(Report::Started { no_priority: false, .. })), "{started:?}");
     assert!(matches!(ended, Some(Report::Ended { wait_status: 0, .. })), "{ended:?}");
     keeper.wait();
 }

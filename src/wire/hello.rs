@@ -14,7 +14,7 @@ use super::frame::{FrameType, HEADER_LEN, Header};
 use super::{WireResult, bad};
 use crate::limits::HELLO_MAX;
 
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 const MAGIC: &[u8; 8] = b"farside\0";
 const NAME_MAX: usize = 64;
 const REASON_MAX: usize = 256;

@@ -25,7 +25,7 @@ def frame(kind, body=b"", flags=0, aux=0, stream=0, credit=0, length=None):
     return struct.pack("<IBBHII", length, kind, flags, aux, stream, credit) + body
 
 
-def hello(version=3, lane=0, extra=b""):
+def hello(version=4, lane=0, extra=b""):
     name = b"raw"
     body = b"farside\0" + struct.pack("<HBBB", version, ROLE, lane, 0) + NODE
     body += struct.pack("<QHHIIQ", SESSION, 0, 1, 65536, 1 << 20, 0)

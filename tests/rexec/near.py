@@ -334,13 +334,38 @@ def sockets_of_socket_activation_are_for_the_command():
 def the_working_directory_and_the_umask_are_carried():
     both = "/var/tmp"
     same(rexec("/bin/pwd", cwd=both), (0, both.encode() + b"\n", b""), "a directory that is there")
-    with tempfile.TemporaryDirectory() as only_here:
-        status, out, err = rexec("/bin/pwd", cwd=only_here)
-        same((status, out), (0, b"/\n"), "a directory that is not there")
-        one_line(err, "a directory that is not there")
-        assert only_here.encode() in err, err
     for mask in (0o000, 0o022, 0o077, 0o777):
         same(rexec("sh", "-c", "umask", umask=mask)[1], b"%04o\n" % mask, "umask")
+
+
+def a_command_never_runs_in_another_directory_than_its_callers():
+    def refused(what, text, *argv, **options):
+        status, out, err = rexec(*argv, **options)
+        same((status, out), (126, b""), what)
+        one_line(err, what)
+        assert text.encode() in err, f"{what}: {text} is not said: {err!r}"
+
+    # What the command would remove, if it ran in another directory after all.
+    same(rexec("mkdir", "/lib.precious")[0], 0, "a directory in the root there")
+    daemon = ("/usr/bin/qemu-system-x86_64", "-machine", "none", "-daemonize", "-pidfile", "/var/tmp/none.pid")
+    with tempfile.TemporaryDirectory() as parent:
+        build = parent + "/build"
+        os.mkdir(build)
+        for argv in (["/bin/rm", "-r", "lib.precious"], ["rm", "-r", "lib.precious"], ["./rm"], ["pwd"], daemon):
+            refused(f"{argv[0]} in a directory that is only here", build, *argv, cwd=build)
+        same(rexec("sh", "-c", f"mkdir {parent}; echo >{build}")[0], 0, "a file of its name there")
+        refused("in what is a file there", build, "pwd", cwd=build)
+        same(rexec("sh", "-c", f"rm {build}; mkdir -m 700 {build}; chown 1 {build}")[0], 0, "another user's there")
+        weak = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
+        refused("in what the caller may not enter there", build, "pwd", cwd=build, prefix=weak)
+        same(rexec("pwd", cwd=build), (0, build.encode() + b"\n", b""), "in a directory that is there by now")
+        same(rexec("rm", "-r", parent)[0], 0, "tidying")
+        removed = 'rmdir "$PWD"; exec "$0" rm -r lib.precious'
+        done = subprocess.run(["sh", "-c", removed, REXEC], cwd=tempfile.mkdtemp(), stdin=subprocess.DEVNULL,
+                              stdout=PIPE, stderr=PIPE, timeout=60)
+        same((done.returncode, done.stdout), (126, b""), "in a directory that was removed")
+        one_line(done.stderr, "in a directory that was removed")
+    same(rexec("rmdir", "/lib.precious")[0], 0, "the directory in the root is still there")
 
 
 # Limits, niceness and policy, processors, and what becomes of signals: a line each, as the kernel shows them.
