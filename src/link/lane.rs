@@ -10,9 +10,9 @@ use std::rc::Rc;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
+use super::ctx::Ctx;
 use super::guard::Guard;
 use super::pair::End;
-use super::port::Hands;
 use crate::auth::{Opened, RECORD_HEAD};
 use crate::errno::Errno;
 use crate::limits::{BULK_BATCH, LAT_BATCH, POOL_PRESSURE};
@@ -83,18 +83,18 @@ impl LaneEnd {
         self.send.is_some() && self.quiet && (mux.is_leaving() || mux.has_more(self.lane))
     }
 
-    pub(super) fn receive(&mut self, hands: &mut Hands, token: u64) {
+    pub(super) fn receive(&mut self, ctx: &mut Ctx, token: u64) {
         if self.recv.is_some() || self.closed {
             return;
         }
         let into = match self.filling.take() {
             Some(f) if f.spare() >= SPARE_MIN.max(self.want.saturating_sub(f.sealed())) => f,
-            Some(f) => f.go_on_in(hands.pool.take(Size::Large)),
-            None => hands.pool.take(Size::Large),
+            Some(f) => f.go_on_in(ctx.pool.take(Size::Large)),
+            None => ctx.pool.take(Size::Large),
         };
         let max = into.spare();
         let op = Op::Recv { fd: Rc::clone(&self.fd), into, max, fds: false, dry: self.dry };
-        self.recv = Some(hands.engine.submit(op, token));
+        self.recv = Some(ctx.engine.submit(op, token));
     }
 
     /// Cuts what came into frames.
@@ -175,7 +175,7 @@ impl LaneEnd {
     ///
     /// # Errors
     /// As `on_received`.
-    pub(super) fn transmit(&mut self, mux: &mut Mux<Chunk>, hands: &mut Hands, token: u64) -> Result<(), End> {
+    pub(super) fn transmit(&mut self, mux: &mut Mux<Chunk>, ctx: &mut Ctx, token: u64) -> Result<(), End> {
         if self.closed {
             return Ok(());
         }
@@ -203,15 +203,15 @@ impl LaneEnd {
         self.quiet = message.left() <= QUIET_MAX && !mux.has_more(self.lane) && !mux.is_leaving();
         let op = Op::Send { fd: Rc::clone(&self.fd), message };
         self.send = Some(match self.quiet {
-            true => hands.engine.submit_quietly(op, token),
-            false => hands.engine.submit(op, token),
+            true => ctx.engine.submit_quietly(op, token),
+            false => ctx.engine.submit(op, token),
         });
         Ok(())
     }
 
     /// # Errors
     /// As `on_received`.
-    pub(super) fn on_sent(&mut self, done: Done, hands: &mut Hands, token: u64) -> Result<(), End> {
+    pub(super) fn on_sent(&mut self, done: Done, ctx: &mut Ctx, token: u64) -> Result<(), End> {
         self.send = None;
         let Op::Send { fd, mut message } = done.op else { unreachable!("a link's write is SENDMSG") };
         match done.result {
@@ -221,7 +221,7 @@ impl LaneEnd {
         }
         if message.left() > 0 && !self.closed {
             self.quiet = false;
-            self.send = Some(hands.engine.submit(Op::Send { fd, message }, token));
+            self.send = Some(ctx.engine.submit(Op::Send { fd, message }, token));
         } else {
             message.clear();
             self.message = Some(message);
@@ -236,14 +236,14 @@ impl LaneEnd {
     }
 
     /// Ends both directions; what is in flight completes soon.
-    pub(super) fn close(&mut self, hands: &mut Hands) {
+    pub(super) fn close(&mut self, ctx: &mut Ctx) {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
         // What was sent still leaves, and a FIN behind it; the cancels end our own waiting.
         let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Both);
         for op in [self.recv, self.send].into_iter().flatten() {
-            hands.engine.cancel(op);
+            ctx.engine.cancel(op);
         }
         self.filling = None;
     }

@@ -8,6 +8,7 @@
 mod address_tests;
 mod budget;
 pub mod conn;
+mod ctx;
 mod dialer;
 mod door;
 #[cfg(test)]

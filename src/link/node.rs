@@ -17,10 +17,11 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use super::conn::Conn;
+use super::ctx::Shared;
 use super::guard::{Access, Guard, Known};
 use super::helpers::Helpers;
 use super::inbox::{Cmd, Inbox, PairRef, Pending};
-use super::pair::{End, Shared};
+use super::pair::End;
 use super::standing::{Expected, FileLinks};
 use super::worker::{self, News, Worker};
 use crate::errno::{Errno, OsError, OsResult};

@@ -17,15 +17,15 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::budget::Budget;
+use super::ctx::Ctx;
 use super::guard::Guard;
-use super::helpers::Helpers;
-use super::inbox::{First, Inbox, Notice, PairRef, Pending, Terms, Verdict};
+use super::inbox::{First, Notice, PairRef, Pending, Terms, Verdict};
 use super::lane::LaneEnd;
-use super::node::{Handler, Incoming, Peer};
-use super::port::{Hands, Port, SourceState};
+use super::node::{Incoming, Peer};
+use super::port::{Port, SourceState};
 use super::token::{Token, What};
 use crate::errno::Errno;
-use crate::fdpass::{self, Pump, PumpKind};
+use crate::fdpass::{Pump, PumpKind};
 use crate::limits::{
     DEAD_AFTER_MS, EXCUSED_KERNEL_MS, HALF_CLOSED_MS, HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW,
     RECORDS_HELD_MAX,
@@ -36,14 +36,6 @@ use crate::slack;
 use crate::wire::ProtocolError;
 use crate::wire::hello::{Lane, Role};
 use crate::wire::service;
-
-/// What all pairs of a worker share.
-pub(super) struct Shared {
-    pub(super) inbox: Arc<Inbox>,
-    pub(super) helpers: Helpers,
-    pub(super) handler: Arc<dyn Handler>,
-    pub(super) maker: Arc<fdpass::Maker>,
-}
 
 pub(super) struct Pair {
     /// The same everywhere in this process; never used again.
@@ -137,48 +129,48 @@ impl Pair {
         Token { what, pair: self.slot, index }.pack()
     }
 
-    fn at(&self, shared: &Shared) -> PairRef {
-        PairRef { inbox: Arc::clone(&shared.inbox), pair: self.id }
+    fn at(&self, ctx: &Ctx) -> PairRef {
+        PairRef { inbox: Arc::clone(&ctx.shared.inbox), pair: self.id }
     }
 
     // ---- links ---------------------------------------------------------------------------------------------------
 
-    pub(super) fn add_link(&mut self, lane: Lane, fd: OwnedFd, guard: Guard, hands: &mut Hands, now_us: u64) {
+    pub(super) fn add_link(&mut self, lane: Lane, fd: OwnedFd, guard: Guard, ctx: &mut Ctx) {
         if self.ended.is_some() || self.lanes[lane.index()].is_some() {
             return;
         }
         let token = self.token(What::LinkRecv, lane.index());
         let mut end = LaneEnd::new(lane, fd, guard);
-        end.receive(hands, token);
+        end.receive(ctx, token);
         self.lanes[lane.index()] = Some(end);
         self.mux.on_link_up(lane);
         if lane == Lane::Lat {
-            self.mux.ping(now_us);
+            self.mux.ping(ctx.now_us);
         }
     }
 
-    pub(super) fn on_link_done(&mut self, what: What, index: usize, done: Done, hands: &mut Hands, now_us: u64) {
+    pub(super) fn on_link_done(&mut self, what: What, index: usize, done: Done, ctx: &mut Ctx) {
         let recv_token = self.token(What::LinkRecv, index);
         let send_token = self.token(What::LinkSend, index);
         let Some(end) = &mut self.lanes[index] else { return };
         let result = if what == What::LinkRecv {
-            let result = end.on_received(done, &mut self.mux, hands.pool, now_us);
+            let result = end.on_received(done, &mut self.mux, ctx.pool, ctx.now_us);
             if result.is_ok() {
-                end.receive(hands, recv_token);
+                end.receive(ctx, recv_token);
             }
             result
         } else {
-            end.on_sent(done, hands, send_token)
+            end.on_sent(done, ctx, send_token)
         };
         match result {
             Ok(()) => {}
             // The peer may close as soon as nothing more can come; that is no loss.
-            Err(_) if self.is_drained() => self.end(End::Drained, hands),
+            Err(_) if self.is_drained() => self.end(End::Drained, ctx),
             // One that leaves closes both links at once, and the other one's last frames may not have been read.
             Err(End::Closed) if self.mux.is_leaving() && self.is_heard() => {
-                self.half_closed_us.get_or_insert(now_us);
+                self.half_closed_us.get_or_insert(ctx.now_us);
             }
-            Err(e) => self.end(e, hands),
+            Err(e) => self.end(e, ctx),
         }
     }
 
@@ -193,13 +185,13 @@ impl Pair {
     }
 
     /// The pair is over: every stream is reset, every fd closed.
-    pub(super) fn end(&mut self, why: End, hands: &mut Hands) {
+    pub(super) fn end(&mut self, why: End, ctx: &mut Ctx) {
         if self.ended.is_some() {
             return;
         }
         self.ended = Some(why);
         for lane in self.lanes.iter_mut().flatten() {
-            lane.close(hands);
+            lane.close(ctx);
         }
         // Whoever waits for the children's last byte must not take this for it: the notices are dropped unsent.
         self.watches.clear();
@@ -209,17 +201,17 @@ impl Pair {
         for at in stranded.map(|(at, _)| at).collect::<Vec<_>>() {
             // One port's end may have been that of others.
             if self.ports.contains(at) {
-                self.cut_off(at, Errno::ECONNRESET, hands);
+                self.cut_off(at, Errno::ECONNRESET, ctx);
             }
         }
     }
 
     /// The stream of this port is no more.
-    fn cut_off(&mut self, at: usize, errno: Errno, hands: &mut Hands) {
+    fn cut_off(&mut self, at: usize, errno: Errno, ctx: &mut Ctx) {
         if let Some(verdict) = self.ports[at].verdict.take() {
             verdict(Err(errno));
         }
-        self.abort_with_children(at, hands);
+        self.abort_with_children(at, ctx);
     }
 
     /// The links are gone: the node may forget the session, while what was received is still being written. Says so once.
@@ -238,13 +230,13 @@ impl Pair {
         self.mux.was_away(now_us);
     }
 
-    pub(super) fn on_time(&mut self, hands: &mut Hands, now_us: u64) {
+    pub(super) fn on_time(&mut self, ctx: &mut Ctx) {
         if self.ended.is_some() {
             return;
         }
         if self.lanes[Lane::Lat.index()].is_none() {
-            if now_us.saturating_sub(self.born_us) > HELLO_DEADLINE_MS * 2000 {
-                self.end(End::Broken("its LAT link never came".into()), hands);
+            if ctx.now_us.saturating_sub(self.born_us) > HELLO_DEADLINE_MS * 2000 {
+                self.end(End::Broken("its LAT link never came".into()), ctx);
             }
             return;
         }
@@ -253,21 +245,21 @@ impl Pair {
         };
         let lat = &self.lanes[Lane::Lat.index()];
         if self.mux.is_excused() && !kernel_within(lat, EXCUSED_KERNEL_MS) {
-            return self.end(End::Gone("its machine does not answer".into()), hands);
+            return self.end(End::Gone("its machine does not answer".into()), ctx);
         }
-        if let Err(e) = self.mux.on_time(now_us) {
+        if let Err(e) = self.mux.on_time(ctx.now_us) {
             if self.may_be_stopped && kernel_within(lat, DEAD_AFTER_MS / 2) {
-                return self.mux.excuse(now_us);
+                return self.mux.excuse(ctx.now_us);
             }
-            self.end(if self.closing { End::Drained } else { End::Gone(e.0) }, hands);
+            self.end(if self.closing { End::Drained } else { End::Gone(e.0) }, ctx);
         }
-        let quiet_us = |since: u64| now_us.saturating_sub(since.max(self.mux.heard_us()));
+        let quiet_us = |since: u64| ctx.now_us.saturating_sub(since.max(self.mux.heard_us()));
         if self.half_closed_us.is_some_and(|since| quiet_us(since) > HALF_CLOSED_MS * 1000) {
-            self.end(if self.is_drained() { End::Drained } else { End::Closed }, hands);
+            self.end(if self.is_drained() { End::Drained } else { End::Closed }, ctx);
         }
         let waiting: Vec<usize> = self.ports.iter().filter(|(_, p)| p.is_listener()).map(|(at, _)| at).collect();
         for at in waiting {
-            self.pump(at, hands);
+            self.pump(at, ctx);
         }
         for (_, port) in &mut self.ports {
             port.looks.tick();
@@ -280,7 +272,7 @@ impl Pair {
             if std::mem::replace(&mut port.cooling, true)
                 && let Some(op) = port.source_op
             {
-                hands.engine.cancel(op);
+                ctx.engine.cancel(op);
             }
         }
     }
@@ -293,9 +285,9 @@ impl Pair {
     }
 
     /// Carries out what the mux says, then sends what is ready.
-    pub(super) fn advance(&mut self, shared: &Shared, hands: &mut Hands) {
-        self.carry_out(shared, hands);
-        self.relieve(hands);
+    pub(super) fn advance(&mut self, ctx: &mut Ctx) {
+        self.carry_out(ctx);
+        self.relieve(ctx);
         if self.closing {
             return;
         }
@@ -303,13 +295,13 @@ impl Pair {
             let token = self.token(What::LinkSend, index);
             if let Some(end) = &mut self.lanes[index]
                 && end.is_idle()
-                && let Err(e) = end.transmit(&mut self.mux, hands, token)
+                && let Err(e) = end.transmit(&mut self.mux, ctx, token)
             {
-                self.end(e, hands);
+                self.end(e, ctx);
             }
         }
         if self.lanes.iter().flatten().any(|end| end.holds_up(&self.mux)) {
-            hands.engine.hurry();
+            ctx.engine.hurry();
         }
         let idle = self.lanes.iter().flatten().all(LaneEnd::is_idle);
         if self.is_drained() && self.ended.is_none() && idle {
@@ -321,14 +313,14 @@ impl Pair {
 
     /// Records of which too much has come and not been read: whoever holds most of it ends. A link can't wait for one
     /// program, and nothing else would free a byte.
-    fn relieve(&mut self, hands: &mut Hands) {
+    fn relieve(&mut self, ctx: &mut Ctx) {
         while self.records.held() + self.mux.early_records() > RECORDS_HELD_MAX {
             let holds =
                 |port: &Port| port.share.as_ref().map_or(0, |share| share.held()) + self.mux.early_records_of(port.key);
             let Some((_, port)) = self.ports.iter().max_by_key(|(_, port)| holds(port)) else { return };
             let key = port.key;
             tracing::warn!(peer = %self.peer, "stream {} ends: {} bytes of records nobody reads", key.id(), holds(port));
-            self.reset(key, Errno::ENOBUFS, hands);
+            self.reset(key, Errno::ENOBUFS, ctx);
         }
     }
 
@@ -337,50 +329,50 @@ impl Pair {
         self.mux.is_left() && self.mux.streams() == 0
     }
 
-    pub(super) fn carry_out(&mut self, shared: &Shared, hands: &mut Hands) {
+    pub(super) fn carry_out(&mut self, ctx: &mut Ctx) {
         while let Some(event) = self.mux.poll_event() {
-            self.on_event(event, shared, hands);
+            self.on_event(event, ctx);
         }
     }
 
     // ---- events --------------------------------------------------------------------------------------------------
 
-    fn on_event(&mut self, event: Event<Chunk>, shared: &Shared, hands: &mut Hands) {
+    fn on_event(&mut self, event: Event<Chunk>, ctx: &mut Ctx) {
         match event {
-            Event::Incoming { key, service, request } => self.on_incoming(key, service, request, shared),
+            Event::Incoming { key, service, request } => self.on_incoming(key, service, request, ctx),
             Event::Accepted { key, said } => {
                 let Some(at) = self.port_of(key) else { return };
                 if let Some(verdict) = self.ports[at].verdict.take() {
-                    verdict(Ok(Pending::new(self.at(shared), key).with_said(said)));
+                    verdict(Ok(Pending::new(self.at(ctx), key).with_said(said)));
                 }
-                self.pump(at, hands);
+                self.pump(at, ctx);
             }
             Event::Data { key, payload, record_end, recipes, overhead } => {
                 let Some(at) = self.port_of(key) else { return self.refuse(recipes.into_iter().collect()) };
                 if self.ports[at].is_home() {
                     // Nothing is to be said on a listener's stream.
-                    return self.reset(key, Errno::EPROTO, hands);
+                    return self.reset(key, Errno::EPROTO, ctx);
                 }
                 if self.ports[at].sink_closed {
                     self.mux.on_sink_gone(key, false);
                     return self.refuse(recipes.into_iter().collect());
                 }
                 match self.ports[at].take_in(payload, record_end, recipes, overhead) {
-                    Ok(()) => self.write(at, shared, hands),
-                    Err(errno) => self.reset(key, errno, hands),
+                    Ok(()) => self.write(at, ctx),
+                    Err(errno) => self.reset(key, errno, ctx),
                 }
             }
             Event::Fin { key } => {
                 let Some(at) = self.port_of(key) else { return };
                 if self.ports[at].is_home() {
-                    return self.reset(key, Errno::ECONNRESET, hands);
+                    return self.reset(key, Errno::ECONNRESET, ctx);
                 }
                 self.ports[at].fin = true;
-                self.close_sink(at, shared, hands);
+                self.close_sink(at, ctx);
             }
             Event::ReadClosed { key, unread } => {
                 let Some(at) = self.port_of(key) else { return };
-                self.on_unheard(at, unread, shared, hands);
+                self.on_unheard(at, unread, ctx);
             }
             Event::Reset { key, errno } => {
                 let Some(at) = self.port_of(key) else { return };
@@ -389,13 +381,13 @@ impl Pair {
                 if let (Some(parent), true) = (&self.ports[at].parent, output) {
                     self.watches.retain(|(key, _)| *key != **parent);
                 }
-                self.cut_off(at, errno, hands);
+                self.cut_off(at, errno, ctx);
             }
             Event::MayRead { key } => {
                 let Some(at) = self.port_of(key) else { return };
                 if self.ports[at].source == SourceState::Starved {
                     self.ports[at].source = SourceState::Idle;
-                    self.pump(at, hands);
+                    self.pump(at, ctx);
                 }
             }
             Event::GoingAway => {
@@ -407,20 +399,20 @@ impl Pair {
         }
     }
 
-    fn on_incoming(&mut self, key: Key, service: u16, request: Vec<u8>, shared: &Shared) {
+    fn on_incoming(&mut self, key: Key, service: u16, request: Vec<u8>, ctx: &Ctx) {
         // A stream that has ended may have left its last bytes with a program that does not read.
         if self.ports.len() >= PORTS_MAX {
             return self.mux.reset(key, Errno::EMFILE);
         }
         let at = self.add_port(key);
         self.ports[at].owns_children = service == service::EXEC;
-        let stream = Pending::new(self.at(shared), key);
+        let stream = Pending::new(self.at(ctx), key);
         if service == service::LISTENER_CLIENT {
-            self.on_listener_client(&request, stream, shared);
+            self.on_listener_client(&request, stream, ctx);
             return;
         }
         let peer = Arc::clone(&self.peer);
-        shared.handler.on_open(Incoming { service, request, peer, stream, helpers: shared.helpers.clone() });
+        ctx.shared.handler.on_open(Incoming { service, request, peer, stream, helpers: ctx.shared.helpers.clone() });
     }
 
     // ---- commands ------------------------------------------------------------------------------------------------
@@ -445,9 +437,7 @@ impl Pair {
         key: Key,
         pump: Pump,
         (first, Terms { said, speaks_as }): (Option<First>, Terms),
-        shared: &Shared,
-        hands: &mut Hands,
-        now_us: u64,
+        ctx: &mut Ctx,
     ) {
         let Some(at) = self.port_of(key) else { return };
         self.ports[at].speaks_as = speaks_as;
@@ -455,14 +445,14 @@ impl Pair {
             self.mux.accept(key, INITIAL_WINDOW, said);
         }
         if let Some(first) = first
-            && !self.send_first(key, first, now_us)
+            && !self.send_first(key, first, ctx)
         {
-            return self.reset(key, Errno::EMFILE, hands);
+            return self.reset(key, Errno::EMFILE, ctx);
         }
-        self.start(at, pump, shared, hands);
+        self.start(at, pump, ctx);
     }
 
-    pub(super) fn start(&mut self, at: usize, pump: Pump, shared: &Shared, hands: &mut Hands) {
+    pub(super) fn start(&mut self, at: usize, pump: Pump, ctx: &mut Ctx) {
         let key = self.ports[at].key;
         match pump.kind {
             PumpKind::Sink | PumpKind::Fill(_) | PumpKind::Listening(_) => self.mux.on_eof(key),
@@ -470,22 +460,22 @@ impl Pair {
         }
         if !self.mux.widen(key, window_of(&pump.kind)) {
             tracing::warn!(peer = %self.peer, "stream {} ends: too many that carry records", key.id());
-            return self.reset(key, Errno::ENOBUFS, hands);
+            return self.reset(key, Errno::ENOBUFS, ctx);
         }
         self.ports[at].attach(pump.fd, pump.kind, &self.records);
         if let Err(errno) = self.ports[at].take_in_early() {
-            return self.reset(key, errno, hands);
+            return self.reset(key, errno, ctx);
         }
-        self.pump(at, hands);
-        self.write(at, shared, hands);
-        self.close_sink(at, shared, hands);
-        self.bury(at, hands);
+        self.pump(at, ctx);
+        self.write(at, ctx);
+        self.close_sink(at, ctx);
+        self.bury(at, ctx);
     }
 
-    pub(super) fn reset(&mut self, key: Key, errno: Errno, hands: &mut Hands) {
+    pub(super) fn reset(&mut self, key: Key, errno: Errno, ctx: &mut Ctx) {
         self.mux.reset(key, errno);
         if let Some(at) = self.port_of(key) {
-            self.abort_with_children(at, hands);
+            self.abort_with_children(at, ctx);
         }
     }
 

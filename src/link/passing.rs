@@ -7,9 +7,10 @@
 
 use std::sync::Arc;
 
+use super::ctx::Ctx;
 use super::inbox::{Cmd, First, Found, Pending};
-use super::pair::{Pair, Shared, window_of};
-use super::port::{Hands, Plant, Port, SourceState};
+use super::pair::{Pair, window_of};
+use super::port::{Plant, Port, SourceState};
 use crate::errno::{Errno, OsResult};
 use crate::fdpass::{self, Described, PumpKind, Rebuilt};
 use crate::limits::INITIAL_WINDOW;
@@ -19,10 +20,10 @@ use crate::sys::closer;
 use crate::wire::recipe::{Recipe, encode_all};
 
 impl Pair {
-    pub(super) fn send_first(&mut self, key: Key, first: First, now_us: u64) -> bool {
+    pub(super) fn send_first(&mut self, key: Key, first: First, ctx: &Ctx) -> bool {
         let Some(recipes) = self.announce(first.fds, key, true) else { return false };
         let chunk = Chunk::from_vec(first.bytes);
-        self.mux.on_read(key, chunk, false, recipes, now_us);
+        self.mux.on_read(key, chunk, false, recipes, ctx.now_us);
         true
     }
 
@@ -68,17 +69,10 @@ impl Pair {
     }
 
     /// A helper has described the fds that came with a message.
-    pub(super) fn on_described(
-        &mut self,
-        (at, key): (usize, Key),
-        result: OsResult<Found>,
-        shared: &Shared,
-        hands: &mut Hands,
-        now_us: u64,
-    ) {
+    pub(super) fn on_described(&mut self, (at, key): (usize, Key), result: OsResult<Found>, ctx: &mut Ctx) {
         if self.ports.get(at).is_some_and(|p| p.key == key && p.plant == Plant::Later) {
             self.ports[at].plant = Plant::Wanted;
-            return self.plant(at, shared);
+            return self.plant(at, ctx);
         }
         if self.ports.get(at).is_none_or(|p| p.key != key || p.source != SourceState::Describing) {
             return;
@@ -87,30 +81,24 @@ impl Pair {
             Ok(found) => found,
             Err(e) => {
                 tracing::warn!(peer = %self.peer, "stream {} ends: {e}", key.id());
-                return self.reset(key, e.errno, hands);
+                return self.reset(key, e.errno, ctx);
             }
         };
         if !found.before.is_empty() {
-            self.mux.on_read(key, Chunk::from_vec(found.before), false, None, now_us);
+            self.mux.on_read(key, Chunk::from_vec(found.before), false, None, ctx.now_us);
         }
-        let Some(recipes) = self.announce(found.fds, key, false) else { return self.reset(key, Errno::EMFILE, hands) };
+        let Some(recipes) = self.announce(found.fds, key, false) else { return self.reset(key, Errno::EMFILE, ctx) };
         let chunk = found.bytes.map(Chunk::from_vec).or(self.ports[at].held.take().map(|held| *held));
         if let (Some(chunk), Some(recipes)) = (chunk, recipes) {
             let record = self.ports[at].keeps_records();
-            self.mux.on_read(key, chunk, record, Some(recipes), now_us);
+            self.mux.on_read(key, chunk, record, Some(recipes), ctx.now_us);
         }
         self.ports[at].source = SourceState::Idle;
-        self.pump(at, hands);
+        self.pump(at, ctx);
     }
 
     /// A helper has made the fds for a message that is to be written.
-    pub(super) fn on_rebuilt(
-        &mut self,
-        (at, key): (usize, Key),
-        result: OsResult<Vec<Rebuilt>>,
-        shared: &Shared,
-        hands: &mut Hands,
-    ) {
+    pub(super) fn on_rebuilt(&mut self, (at, key): (usize, Key), result: OsResult<Vec<Rebuilt>>, ctx: &mut Ctx) {
         // Ended or cut off meanwhile: what was made is closed again.
         if self.ports.get(at).is_none_or(|p| p.key != key || p.sink_closed) {
             return closer::close(result.into_iter().flatten().map(|made| made.fd));
@@ -120,7 +108,7 @@ impl Pair {
             Ok(made) => made,
             Err(e) => {
                 tracing::warn!(peer = %self.peer, "stream {} ends: {e}", key.id());
-                return self.reset(key, e.errno, hands);
+                return self.reset(key, e.errno, ctx);
             }
         };
         let mut fds = Vec::with_capacity(made.len());
@@ -132,11 +120,11 @@ impl Pair {
                 // Nobody's mistake: the two ends forget streams at different times. The message is not delivered.
                 self.note_children(key, children);
                 closer::close(fds);
-                return self.reset(key, Errno::EMFILE, hands);
+                return self.reset(key, Errno::EMFILE, ctx);
             }
             let adopted = match self.mux.adopt(id, INITIAL_WINDOW) {
                 Ok(adopted) => adopted,
-                Err(e) => return self.end(e.into(), hands),
+                Err(e) => return self.end(e.into(), ctx),
             };
             let child = self.add_port(adopted);
             self.ports[child].parent = self.ports[at].owns_children.then(|| Box::new(key));
@@ -146,16 +134,16 @@ impl Pair {
                 self.ports[at].fills += 1;
             }
             self.mux.accept(adopted, INITIAL_WINDOW, Vec::new());
-            self.start(child, pump, shared, hands);
+            self.start(child, pump, ctx);
         }
         self.note_children(key, children);
         self.ports[at].on_fds(fds);
-        self.write(at, shared, hands);
+        self.write(at, ctx);
     }
 
     /// Has a helper see which listeners that were made here are held by nobody any more: a connect to the far one must be
     /// refused then, and nothing be left of it.
-    pub(super) fn look_at_homes(&self, shared: &Shared) {
+    pub(super) fn look_at_homes(&self, ctx: &Ctx) {
         let home = |port: &Port| match &port.kind {
             Some(PumpKind::Listening(home)) => Some((port.key, home.socket())),
             _ => None,
@@ -164,8 +152,8 @@ impl Pair {
         if homes.is_empty() {
             return;
         }
-        let (inbox, pair) = (Arc::clone(&shared.inbox), self.id);
-        shared.helpers.run(move || match fdpass::abandoned(homes) {
+        let (inbox, pair) = (Arc::clone(&ctx.shared.inbox), self.id);
+        ctx.shared.helpers.run(move || match fdpass::abandoned(homes) {
             Ok(gone) => {
                 for key in gone {
                     inbox.push(Cmd::Reset { pair, key, errno: Errno::ECONNREFUSED });
@@ -177,22 +165,22 @@ impl Pair {
     }
 
     /// The command behind `key` has ended.
-    pub(super) fn finish_children(&mut self, key: Key, hands: &mut Hands) {
+    pub(super) fn finish_children(&mut self, key: Key, ctx: &mut Ctx) {
         let Some(at) = self.port_of(key) else { return };
         for child in self.ports[at].children.clone() {
             // One child's end may have been that of others.
             let Some(at) = self.port_of(child) else { continue };
             match self.ports[at].kind {
                 Some(PumpKind::Sink | PumpKind::Fill(_) | PumpKind::Listener(_) | PumpKind::Listening(_)) | None => {
-                    self.reset(child, Errno::EPIPE, hands);
+                    self.reset(child, Errno::EPIPE, ctx);
                 }
                 // What they hold is read, and then their end.
                 Some(_) => {
                     self.ports[at].finishing = true;
                     if let Some(op) = self.ports[at].source_op {
-                        hands.engine.cancel(op);
+                        ctx.engine.cancel(op);
                     } else if self.ports[at].source == SourceState::Idle {
-                        self.pump(at, hands);
+                        self.pump(at, ctx);
                     }
                 }
             }
@@ -200,7 +188,7 @@ impl Pair {
     }
 
     /// A client of a listener that crossed: connect it to the one that was made here.
-    pub(super) fn on_listener_client(&mut self, request: &[u8], stream: Pending, shared: &Shared) {
+    pub(super) fn on_listener_client(&mut self, request: &[u8], stream: Pending, ctx: &Ctx) {
         let wanted = request.try_into().map(u32::from_le_bytes).ok();
         let listener = wanted.and_then(|id| self.mux.find(id));
         let found = listener.and_then(|key| match &self.ports[self.port_of(key)?].kind {
@@ -208,8 +196,8 @@ impl Pair {
             _ => None,
         });
         let Some((listener, address)) = found else { return stream.refuse(Errno::ECONNREFUSED) };
-        let (inbox, pair) = (Arc::clone(&shared.inbox), self.id);
-        shared.helpers.run(move || match address.connect() {
+        let (inbox, pair) = (Arc::clone(&ctx.shared.inbox), self.id);
+        ctx.shared.helpers.run(move || match address.connect() {
             Ok(pump) => drop(stream.attach(pump)),
             Err(e) => {
                 stream.refuse(e.errno);

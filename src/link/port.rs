@@ -20,6 +20,7 @@ use std::rc::Rc;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::budget::{Budget, Share};
+use super::ctx::Ctx;
 use super::inbox::Verdict;
 use super::looks::Looks;
 use super::sink::{Assembly, Early, Item};
@@ -127,12 +128,6 @@ pub(super) enum Plant {
     Working,
     /// The fd is closed next; a shutdown before it would be seen first, as an orderly end.
     Done,
-}
-
-/// What a worker lends a port for one step.
-pub(super) struct Hands<'a> {
-    pub(super) engine: &'a mut dyn Engine,
-    pub(super) pool: &'a Pool,
 }
 
 /// What a completed read brought.
@@ -274,12 +269,12 @@ impl Port {
     // ---- source --------------------------------------------------------------------------------------------------
 
     /// Waits for readiness without holding a buffer.
-    pub(super) fn poll_source(&mut self, hands: &mut Hands, token: u64) {
+    pub(super) fn poll_source(&mut self, ctx: &mut Ctx, token: u64) {
         let Some(fd) = &self.fd else { return };
         self.filling = None;
         self.source = SourceState::Polling;
         let op = Op::Poll { fd: Rc::clone(fd), events: libc::POLLIN };
-        self.source_op = Some(hands.engine.submit(op, token));
+        self.source_op = Some(ctx.engine.submit(op, token));
     }
 
     /// The room that the next read needs.
@@ -288,7 +283,7 @@ impl Port {
     }
 
     /// Reads at most `room` bytes; a listener accepts.
-    pub(super) fn read_source(&mut self, hands: &mut Hands, room: u32, token: u64) {
+    pub(super) fn read_source(&mut self, ctx: &mut Ctx, room: u32, token: u64) {
         let Some(fd) = &self.fd else { return };
         let fd = Rc::clone(fd);
         self.source = SourceState::Reading;
@@ -299,7 +294,7 @@ impl Port {
             (Some(PumpKind::SeqPacket | PumpKind::Datagram), None) => Op::Measure { fd },
             (Some(PumpKind::SeqPacket | PumpKind::Datagram), Some(len)) => {
                 let max = len as usize;
-                let into = self.room_for(max, hands.pool);
+                let into = self.room_for(max, ctx.pool);
                 if closer::is_choked() {
                     Op::Peek { fd, into, max }
                 } else {
@@ -308,7 +303,7 @@ impl Port {
             }
             (kind, _) => {
                 let socket = matches!(kind, Some(PumpKind::Socket));
-                let into = self.filling(hands.pool);
+                let into = self.filling(ctx.pool);
                 let max = (room as usize).min(BULK_FRAME_MAX as usize).min(into.spare());
                 let unseen = std::mem::take(&mut self.unseen);
                 match socket {
@@ -321,7 +316,7 @@ impl Port {
                 }
             }
         };
-        self.source_op = Some(hands.engine.submit(op, token));
+        self.source_op = Some(ctx.engine.submit(op, token));
     }
 
     /// What is left of the last buffer, unless a big read wants more than that.
@@ -339,7 +334,7 @@ impl Port {
         })
     }
 
-    pub(super) fn on_source_done(&mut self, done: Done, hands: &mut Hands, token: u64) -> Read {
+    pub(super) fn on_source_done(&mut self, done: Done, ctx: &mut Ctx, token: u64) -> Read {
         self.source_op = None;
         let was = self.source;
         if was == SourceState::Ended {
@@ -362,7 +357,7 @@ impl Port {
                 let fd = Rc::clone(self.fd.as_ref().expect("the source is open"));
                 // With 0 bytes ahead, the end: this read says so again.
                 let max = max.max(1);
-                self.source_op = Some(hands.engine.submit(Op::Recv { fd, into, max, fds: true, dry: false }, token));
+                self.source_op = Some(ctx.engine.submit(Op::Recv { fd, into, max, fds: true, dry: false }, token));
                 Read::Underway
             }
             (Op::Measure { fd }, Ok(0)) => match record_end::has_ended(&*fd) {
@@ -440,10 +435,10 @@ impl Port {
     }
 
     /// Its program has ended its half, and may go without another word.
-    pub(super) fn watch_hangup(&mut self, hands: &mut Hands, token: u64) {
+    pub(super) fn watch_hangup(&mut self, ctx: &mut Ctx, token: u64) {
         let waits = self.is_socket() && !self.sink_closed && self.hangup.is_none();
         if let (true, Some(fd)) = (waits, &self.fd) {
-            self.hangup = Some(hands.engine.submit(Op::Hangup { fd: Rc::clone(fd) }, token));
+            self.hangup = Some(ctx.engine.submit(Op::Hangup { fd: Rc::clone(fd) }, token));
         }
     }
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use nix::sys::socket::{MsgFlags, recv};
 
+use super::ctx::Ctx;
 use super::inbox::{Cmd, Found};
-use super::pair::{Pair, Shared, window_of};
-use super::port::{Hands, Plant, Port, Read, SourceState};
+use super::pair::{Pair, window_of};
+use super::port::{Plant, Port, Read, SourceState};
 use super::sink::Wrote;
 use super::token::What;
 use crate::errno::{Errno, OsError, OsResult, Step};
@@ -20,59 +21,51 @@ use crate::wire::recipe::{Recipe, decode_all};
 use crate::wire::service;
 
 impl Pair {
-    pub(super) fn on_port_done(
-        &mut self,
-        what: What,
-        at: usize,
-        done: Done,
-        shared: &Shared,
-        hands: &mut Hands,
-        now_us: u64,
-    ) {
+    pub(super) fn on_port_done(&mut self, what: What, at: usize, done: Done, ctx: &mut Ctx) {
         if what == What::PortHangup {
-            self.on_hangup(at, &done, hands);
+            self.on_hangup(at, &done, ctx);
         } else if what == What::PortSource {
             let token = self.token(What::PortSource, at);
-            let read = self.ports[at].on_source_done(done, hands, token);
-            self.on_source(at, read, shared, hands, now_us);
+            let read = self.ports[at].on_source_done(done, ctx, token);
+            self.on_source(at, read, ctx);
             if self.ports.get(at).is_some_and(|p| p.plant == Plant::Wanted) {
-                self.plant(at, shared);
+                self.plant(at, ctx);
             }
         } else {
             let token = self.token(What::PortSink, at);
             let key = self.ports[at].key;
-            match self.ports[at].on_sink_done(done, hands, token) {
-                Wrote::Consumed(count) => self.mux.on_consumed(key, count, now_us),
+            match self.ports[at].on_sink_done(done, ctx, token) {
+                Wrote::Consumed(count) => self.mux.on_consumed(key, count, ctx.now_us),
                 Wrote::Again => {}
-                Wrote::Gone(errno) => self.on_gone(at, errno, hands),
+                Wrote::Gone(errno) => self.on_gone(at, errno, ctx),
             }
-            self.write(at, shared, hands);
-            self.close_sink(at, shared, hands);
+            self.write(at, ctx);
+            self.close_sink(at, ctx);
         }
-        self.bury(at, hands);
+        self.bury(at, ctx);
     }
 
-    fn on_gone(&mut self, at: usize, errno: Errno, hands: &mut Hands) {
+    fn on_gone(&mut self, at: usize, errno: Errno, ctx: &mut Ctx) {
         let key = self.ports[at].key;
         tracing::debug!(peer = %self.peer, "stream {}: nobody reads: {}", key.id(), errno.desc());
         if matches!(self.ports[at].kind, Some(PumpKind::Datagram | PumpKind::Fill(_))) {
             // A datagram's sender hears by its own socket's end alone; memory that can't be filled is nothing at all.
-            return self.reset(key, errno, hands);
+            return self.reset(key, errno, ctx);
         }
         let reading = self.ports[at].source_op.is_some() && self.ports[at].source != SourceState::Ended;
         if reading && self.ports[at].is_gone() {
             // The read in flight is about to tell how it went, and so what the peer must hear.
             self.drop_sink(at);
         } else {
-            self.nobody_reads(at, false, hands);
+            self.nobody_reads(at, false, ctx);
         }
     }
 
     /// The program takes no more. `unread`: it left something unread.
-    fn nobody_reads(&mut self, at: usize, unread: bool, hands: &mut Hands) {
+    fn nobody_reads(&mut self, at: usize, unread: bool, ctx: &mut Ctx) {
         let port = &self.ports[at];
         if let Some(op) = port.sink_op {
-            hands.engine.cancel(op);
+            ctx.engine.cancel(op);
         }
         self.mux.on_sink_gone(port.key, unread);
         self.drop_sink(at);
@@ -80,11 +73,11 @@ impl Pair {
 
     /// The peer's program does not read what this source gives. If it closed with something unread, this program's next
     /// read must say ECONNRESET, as a local socket's would.
-    pub(super) fn on_unheard(&mut self, at: usize, unread: bool, shared: &Shared, hands: &mut Hands) {
+    pub(super) fn on_unheard(&mut self, at: usize, unread: bool, ctx: &mut Ctx) {
         if let Some(op) = self.ports[at].source_op {
-            hands.engine.cancel(op);
+            ctx.engine.cancel(op);
         }
-        self.drop_unheard(at, hands);
+        self.drop_unheard(at, ctx);
         let ours = self.ports[at].is_socket() && !self.ports[at].shared;
         if unread && ours && self.ports[at].source != SourceState::Ended {
             let describing = self.ports[at].source == SourceState::Describing;
@@ -94,14 +87,14 @@ impl Pair {
                 self.ports[at].plant = Plant::Later;
                 return;
             }
-            return self.plant(at, shared);
+            return self.plant(at, ctx);
         }
         self.ports[at].stop_source();
-        self.bury(at, hands);
+        self.bury(at, ctx);
     }
 
     /// Starts the helper, once no read is in flight.
-    pub(super) fn plant(&mut self, at: usize, shared: &Shared) {
+    pub(super) fn plant(&mut self, at: usize, ctx: &Ctx) {
         let port = &mut self.ports[at];
         let Some(fd) = port.fd.as_ref().filter(|_| port.plant == Plant::Wanted && port.source_op.is_none()) else {
             return;
@@ -109,8 +102,8 @@ impl Pair {
         // Without an fd to spare the end is an orderly one.
         let fd = fd.as_fd().try_clone_to_owned();
         port.plant = Plant::Working;
-        let (inbox, pair, port) = (Arc::clone(&shared.inbox), self.id, (at, port.key));
-        shared.helpers.run(move || {
+        let (inbox, pair, port) = (Arc::clone(&ctx.shared.inbox), self.id, (at, port.key));
+        ctx.shared.helpers.run(move || {
             // What is unread here already does as well.
             if let Ok(fd) = fd
                 && readable::bytes(&fd) == 0
@@ -122,16 +115,16 @@ impl Pair {
         });
     }
 
-    pub(super) fn on_planted(&mut self, (at, key): (usize, Key), shared: &Shared, hands: &mut Hands) {
+    pub(super) fn on_planted(&mut self, (at, key): (usize, Key), ctx: &mut Ctx) {
         if self.ports.get(at).is_some_and(|p| p.key == key && p.plant == Plant::Working) {
             self.ports[at].plant = Plant::Done;
             self.ports[at].stop_source();
-            self.close_sink(at, shared, hands);
-            self.bury(at, hands);
+            self.close_sink(at, ctx);
+            self.bury(at, ctx);
         }
     }
 
-    fn on_source(&mut self, at: usize, read: Read, shared: &Shared, hands: &mut Hands, now_us: u64) {
+    fn on_source(&mut self, at: usize, read: Read, ctx: &mut Ctx) {
         let key = self.ports[at].key;
         if self.ports[at].source == SourceState::Ended {
             return;
@@ -139,22 +132,22 @@ impl Pair {
         match read {
             Read::Bytes(chunk) => {
                 let record = self.ports[at].keeps_records();
-                self.mux.on_read(key, chunk, record, None, now_us);
-                self.pump(at, hands);
+                self.mux.on_read(key, chunk, record, None, ctx.now_us);
+                self.pump(at, ctx);
             }
             // A record is looked at for no other reason.
-            Read::FdsAhead(_) if closer::is_choked() || self.ports[at].keeps_records() => self.refuse_fds(at, hands),
+            Read::FdsAhead(_) if closer::is_choked() || self.ports[at].keeps_records() => self.refuse_fds(at, ctx),
             Read::WithFds(_, fds) if closer::is_choked() => {
                 closer::close(fds);
-                self.refuse_fds(at, hands);
+                self.refuse_fds(at, ctx);
             }
             Read::WithFds(chunk, fds) => {
                 self.ports[at].held = Some(Box::new(chunk));
-                self.find(at, shared, move || Ok((Found::default(), fds)));
+                self.find(at, ctx, move || Ok((Found::default(), fds)));
             }
             Read::FdsAhead(max) => {
                 let fd = self.ports[at].fd.as_ref().expect("the source is open").as_fd().try_clone_to_owned();
-                self.find(at, shared, move || {
+                self.find(at, ctx, move || {
                     let fd = fd.step("dup")?;
                     let taken = fd_edge::take(&fd, max).map_err(|e| OsError::new("recvmsg", e))?;
                     let found = Found { before: taken.before, bytes: Some(taken.with), fds: Vec::new() };
@@ -162,24 +155,24 @@ impl Pair {
                 });
             }
             Read::Accepted(fd) => {
-                self.on_client(at, fd, hands);
-                self.pump(at, hands);
+                self.on_client(at, fd, ctx);
+                self.pump(at, ctx);
             }
-            Read::Ready => self.read(at, hands),
+            Read::Ready => self.read(at, ctx),
             Read::Underway => {}
-            Read::Nothing if self.ports[at].finishing => self.pump(at, hands),
+            Read::Nothing if self.ports[at].finishing => self.pump(at, ctx),
             Read::Nothing => {
                 let token = self.token(What::PortSource, at);
-                self.ports[at].poll_source(hands, token);
+                self.ports[at].poll_source(ctx, token);
             }
-            Read::Eof => self.end_source(at, self.ports[at].was_reset, hands),
+            Read::Eof => self.end_source(at, self.ports[at].was_reset, ctx),
             // Of records the kernel says so once, before those that are still in the queue.
             Read::Failed(Errno::ECONNRESET) if self.ports[at].keeps_records() && !self.ports[at].was_reset => {
                 self.ports[at].was_reset = true;
-                self.pump(at, hands);
+                self.pump(at, ctx);
             }
             // Its peer closed with something unread. What came before is still on its way, so the end is an ordered one.
-            Read::Failed(Errno::ECONNRESET) if self.ports[at].is_socket() => self.end_source(at, true, hands),
+            Read::Failed(Errno::ECONNRESET) if self.ports[at].is_socket() => self.end_source(at, true, ctx),
             Read::Failed(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ECONNABORTED)
                 if self.ports[at].is_listener() =>
             {
@@ -188,29 +181,24 @@ impl Pair {
             }
             Read::Failed(errno) => {
                 tracing::warn!(peer = %self.peer, "stream {}: read: {}", key.id(), errno.desc());
-                self.reset(key, errno, hands);
+                self.reset(key, errno, ctx);
             }
         }
     }
 
     /// Files that came before can't be closed: until they are, no stream may bring more.
-    fn refuse_fds(&mut self, at: usize, hands: &mut Hands) {
+    fn refuse_fds(&mut self, at: usize, ctx: &mut Ctx) {
         let key = self.ports[at].key;
         tracing::warn!(peer = %self.peer, "stream {} ends: it brings fds, and too many can't be closed", key.id());
-        self.reset(key, Errno::ETOOMANYREFS, hands);
+        self.reset(key, Errno::ETOOMANYREFS, ctx);
     }
 
     /// Has a helper look at what came with fds.
-    fn find(
-        &mut self,
-        at: usize,
-        shared: &Shared,
-        take: impl FnOnce() -> OsResult<(Found, Vec<OwnedFd>)> + Send + 'static,
-    ) {
+    fn find(&mut self, at: usize, ctx: &Ctx, take: impl FnOnce() -> OsResult<(Found, Vec<OwnedFd>)> + Send + 'static) {
         self.ports[at].source = SourceState::Describing;
-        let (inbox, pair, port) = (Arc::clone(&shared.inbox), self.id, (at, self.ports[at].key));
-        let maker = Arc::clone(&shared.maker);
-        shared.helpers.run(move || {
+        let (inbox, pair, port) = (Arc::clone(&ctx.shared.inbox), self.id, (at, self.ports[at].key));
+        let maker = Arc::clone(&ctx.shared.maker);
+        ctx.shared.helpers.run(move || {
             let result = take().and_then(|(found, fds)| {
                 let fds = fds.into_iter().map(|fd| (fd, Mode::Passed)).collect();
                 Ok(Found { fds: maker.describe(fds)?, ..found })
@@ -220,7 +208,7 @@ impl Pair {
     }
 
     /// A near program's listener has a client: it becomes a client of the far one.
-    fn on_client(&mut self, listener: usize, fd: OwnedFd, hands: &mut Hands) {
+    fn on_client(&mut self, listener: usize, fd: OwnedFd, ctx: &mut Ctx) {
         let request = self.ports[listener].key.id().to_le_bytes().to_vec();
         // Refused for want of streams: dropping the fd closes it.
         let Ok(key) = self.mux.open(service::LISTENER_CLIENT, request, INITIAL_WINDOW) else { return };
@@ -228,79 +216,79 @@ impl Pair {
         let kind = fdpass::socket_pump(kind);
         let at = self.add_port(key);
         if !self.mux.widen(key, window_of(&kind)) {
-            return self.reset(key, Errno::ENOBUFS, hands);
+            return self.reset(key, Errno::ENOBUFS, ctx);
         }
         self.ports[at].attach(fd, kind, &self.records);
         // The far end must know that these are records before the first one comes: `Accepted` starts them.
         if !self.ports[at].keeps_records() {
-            self.pump(at, hands);
+            self.pump(at, ctx);
         }
     }
 
     /// The source's next step, when nothing is in flight for it.
-    pub(super) fn pump(&mut self, at: usize, hands: &mut Hands) {
+    pub(super) fn pump(&mut self, at: usize, ctx: &mut Ctx) {
         let port = &self.ports[at];
         if port.source != SourceState::Idle || port.source_op.is_some() || port.fd.is_none() {
             return;
         }
         if port.finishing && port.fd.as_ref().is_none_or(|fd| readable::bytes(&**fd) == 0) {
-            return self.end_source(at, false, hands);
+            return self.end_source(at, false, ctx);
         }
-        self.read(at, hands);
+        self.read(at, ctx);
     }
 
-    fn read(&mut self, at: usize, hands: &mut Hands) {
+    fn read(&mut self, at: usize, ctx: &mut Ctx) {
         let token = self.token(What::PortSource, at);
         let port = &mut self.ports[at];
         let room = if port.is_listener() { u32::from(self.mux.is_open(port.key)) } else { self.mux.room(port.key) };
         let need = port.need();
         if need > RECORD_MAX {
             tracing::warn!(peer = %self.peer, "stream {}: a record of {need} bytes, above {RECORD_MAX}", port.key.id());
-            return self.reset(self.ports[at].key, Errno::EMSGSIZE, hands);
+            return self.reset(self.ports[at].key, Errno::EMSGSIZE, ctx);
         }
         if room < need {
             port.source = SourceState::Starved;
             self.mux.wait_for_room(port.key, need);
             return;
         }
-        port.read_source(hands, room, token);
+        port.read_source(ctx, room, token);
     }
 
     /// The source has ended: the peer hears it, and also whether the program reads on.
-    fn end_source(&mut self, at: usize, unread: bool, hands: &mut Hands) {
+    fn end_source(&mut self, at: usize, unread: bool, ctx: &mut Ctx) {
         let key = self.ports[at].key;
         // A master reads its end when nobody has the slave open: nothing can be written to it either.
         let hung_up = matches!(self.ports[at].kind, Some(PumpKind::Master)) || unread || self.ports[at].is_gone();
         self.mux.on_eof(key);
         if hung_up || (self.ports[at].finishing && self.ports[at].is_socket()) {
-            self.nobody_reads(at, unread, hands);
+            self.nobody_reads(at, unread, ctx);
         }
         self.ports[at].end_source();
         let token = self.token(What::PortHangup, at);
-        self.ports[at].watch_hangup(hands, token);
-        self.bury(at, hands);
+        self.ports[at].watch_hangup(ctx, token);
+        self.bury(at, ctx);
     }
 
     /// A program that had ended its half has gone: nobody reads any more.
-    fn on_hangup(&mut self, at: usize, done: &Done, hands: &mut Hands) {
+    fn on_hangup(&mut self, at: usize, done: &Done, ctx: &mut Ctx) {
         let port = &mut self.ports[at];
         port.hangup = None;
         let (Ok(_), false, Some(fd)) = (done.result, port.sink_closed, &port.fd) else { return };
         let unread = matches!(recv(fd.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT), Err(Errno::ECONNRESET));
-        self.nobody_reads(at, unread, hands);
+        self.nobody_reads(at, unread, ctx);
     }
 
-    pub(super) fn write(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
+    pub(super) fn write(&mut self, at: usize, ctx: &mut Ctx) {
         let token = self.token(What::PortSink, at);
         let (port, mux) = (&mut self.ports[at], &self.mux);
         if port.sink_holds_up() {
-            hands.engine.hurry();
+            ctx.engine.hurry();
         }
         let key = port.key;
-        let Some(recipes) = port.write_sink(hands, token, |count| mux.tells_of(key, count)) else { return };
-        let (inbox, pair) = (Arc::clone(&shared.inbox), self.id);
-        let maker = Arc::clone(&shared.maker);
-        shared.helpers.run(move || {
+        let Some(recipes) = port.write_sink(ctx, token, |count| mux.tells_of(key, count)) else { return };
+        let (inbox, pair) = (Arc::clone(&ctx.shared.inbox), self.id);
+        let maker = Arc::clone(&ctx.shared.maker);
+        ctx.shared.helpers.run(move || {
             let result = match decode_all(recipes.bytes(), recipes.count()) {
                 Ok(recipes) => maker.rebuild(&recipes),
                 Err(e) => {
@@ -312,59 +300,59 @@ impl Pair {
         });
     }
 
-    pub(super) fn close_sink(&mut self, at: usize, shared: &Shared, hands: &mut Hands) {
+    pub(super) fn close_sink(&mut self, at: usize, ctx: &mut Ctx) {
         let filled = self.ports[at].finish_fill();
         if self.ports[at].fin && self.ports[at].sink_holds_up() {
-            hands.engine.hurry();
+            ctx.engine.hurry();
         }
         if self.ports[at].close_sink_if_done() {
-            self.bury(at, hands);
+            self.bury(at, ctx);
         }
         if let Some((carrier, result)) = filled {
-            self.on_filled(carrier, result, shared, hands);
+            self.on_filled(carrier, result, ctx);
         }
     }
 
     /// Memory that a message waits for is whole, or never will be.
-    fn on_filled(&mut self, carrier: Key, result: OsResult<()>, shared: &Shared, hands: &mut Hands) {
+    fn on_filled(&mut self, carrier: Key, result: OsResult<()>, ctx: &mut Ctx) {
         let Some(at) = self.port_of(carrier) else { return };
         match result {
             Ok(()) => {
                 self.ports[at].fills -= 1;
-                self.write(at, shared, hands);
+                self.write(at, ctx);
             }
             Err(e) => {
                 tracing::warn!(peer = %self.peer, "stream {} ends: {e}", carrier.id());
-                self.reset(carrier, e.errno, hands);
+                self.reset(carrier, e.errno, ctx);
             }
         }
     }
 
     /// The stream's end takes along what belongs to it, and what it announced and the peer has not taken up: its message
     /// may never have been delivered.
-    pub(super) fn abort_with_children(&mut self, at: usize, hands: &mut Hands) {
+    pub(super) fn abort_with_children(&mut self, at: usize, ctx: &mut Ctx) {
         let key = self.ports[at].key;
-        let undelivered = self.ports[at].abort(hands.engine);
+        let undelivered = self.ports[at].abort(ctx.engine);
         self.refuse(undelivered);
         let children = std::mem::take(&mut self.ports[at].children);
         let fills_for = self.ports[at].fills_for.take();
-        self.bury(at, hands);
+        self.bury(at, ctx);
         if let Some(carrier) = fills_for {
-            self.reset(*carrier, Errno::EIO, hands);
+            self.reset(*carrier, Errno::EIO, ctx);
         }
         for child in children {
             let owned = self.port_of(child).is_some_and(|at| self.ports[at].parent.as_deref() == Some(&key));
             if owned || self.mux.waits_for_peer(child) {
-                self.reset(child, Errno::ECONNRESET, hands);
+                self.reset(child, Errno::ECONNRESET, ctx);
             }
         }
     }
 
     /// Nobody reads what this stream sends: what it announced and the peer has not taken up never will be.
-    pub(super) fn drop_unheard(&mut self, at: usize, hands: &mut Hands) {
+    pub(super) fn drop_unheard(&mut self, at: usize, ctx: &mut Ctx) {
         for child in std::mem::take(&mut self.ports[at].children) {
             match self.mux.waits_for_peer(child) {
-                true => self.reset(child, Errno::ECONNRESET, hands),
+                true => self.reset(child, Errno::ECONNRESET, ctx),
                 false => self.ports[at].children.push(child),
             }
         }
@@ -386,14 +374,14 @@ impl Pair {
         }
     }
 
-    pub(super) fn bury(&mut self, at: usize, hands: &mut Hands) {
+    pub(super) fn bury(&mut self, at: usize, ctx: &mut Ctx) {
         let Some(port) = self.ports.get(at) else { return };
         if let (Some(op), true) = (port.hangup, port.sink_closed) {
-            hands.engine.cancel(op);
+            ctx.engine.cancel(op);
         }
         if !port.is_over() {
             if port.sink_closed && port.sink_holds_up() {
-                hands.engine.hurry();
+                ctx.engine.hurry();
             }
             return;
         }
@@ -404,7 +392,7 @@ impl Pair {
         let feeds = |port: &Port| matches!(port.kind, Some(PumpKind::Source)) && port.parent.as_deref() == Some(&key);
         for child in children {
             if self.mux.is_ours(child.id()) && self.port_of(child).is_some_and(|at| feeds(&self.ports[at])) {
-                self.reset(child, Errno::ECONNRESET, hands);
+                self.reset(child, Errno::ECONNRESET, ctx);
             }
         }
     }

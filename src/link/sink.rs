@@ -11,7 +11,8 @@ use std::rc::Rc;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::port::{Hands, Plant, Port, SourceState};
+use super::ctx::Ctx;
+use super::port::{Plant, Port, SourceState};
 use crate::errno::{Errno, OsResult};
 use crate::fdpass::PumpKind;
 use crate::limits::{FRAGMENTS_MAX, GATHER_MAX, MERGE_MAX, RECORD_MAX};
@@ -187,12 +188,7 @@ impl Port {
 
     /// Starts the next write, if one can start. `heard`: whether the peer is to hear of so much having been written.
     /// Returns recipes that a helper must follow first.
-    pub(super) fn write_sink(
-        &mut self,
-        hands: &mut Hands,
-        token: u64,
-        heard: impl FnOnce(u32) -> bool,
-    ) -> Option<Recipes> {
+    pub(super) fn write_sink(&mut self, ctx: &mut Ctx, token: u64, heard: impl FnOnce(u32) -> bool) -> Option<Recipes> {
         if self.sink_op.is_some() || self.rebuilding || self.fills > 0 || self.sink_closed {
             return None;
         }
@@ -233,8 +229,8 @@ impl Port {
             _ => false,
         };
         self.sink_op = Some(match self.sink_quiet {
-            true => hands.engine.submit_quietly(op, token),
-            false => hands.engine.submit(op, token),
+            true => ctx.engine.submit_quietly(op, token),
+            false => ctx.engine.submit(op, token),
         });
         None
     }
@@ -261,7 +257,7 @@ impl Port {
         self.queue.push_front(Item::Message { fds, chunks, overhead });
     }
 
-    pub(super) fn on_sink_done(&mut self, done: Done, hands: &mut Hands, token: u64) -> Wrote {
+    pub(super) fn on_sink_done(&mut self, done: Done, ctx: &mut Ctx, token: u64) -> Wrote {
         self.sink_op = None;
         self.sink_quiet = false;
         if self.sink_closed {
@@ -271,19 +267,19 @@ impl Port {
             // There is room again, or an error that the next try tells.
             (Op::Poll { .. }, _) => {
                 let op = *self.stalled.take().expect("what waited for room");
-                self.sink_op = Some(hands.engine.submit(op, token));
+                self.sink_op = Some(ctx.engine.submit(op, token));
                 return Wrote::Again;
             }
             // The fd was made non-blocking by its program: wait for room, then go on with what is left.
             (op, Err(Errno::EAGAIN | Errno::EINTR)) => {
                 let fd = Rc::clone(self.fd.as_ref().expect("the sink is open"));
                 self.stalled = Some(Box::new(op));
-                self.sink_op = Some(hands.engine.submit(Op::Poll { fd, events: libc::POLLOUT }, token));
+                self.sink_op = Some(ctx.engine.submit(Op::Poll { fd, events: libc::POLLOUT }, token));
                 return Wrote::Again;
             }
             (_, Err(errno)) => return Wrote::Gone(errno),
             (op, Ok(count)) => {
-                self.sink_op = rest_of(op, count as usize).map(|rest| hands.engine.submit(rest, token));
+                self.sink_op = rest_of(op, count as usize).map(|rest| ctx.engine.submit(rest, token));
                 count
             }
         };

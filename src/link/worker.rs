@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::ctx::{Ctx, Shared};
 use super::inbox::{Cmd, Inbox};
 use super::pace::Pace;
-use super::pair::{End, Pair, Shared};
-use super::port::Hands;
+use super::pair::{End, Pair};
 use super::token::{Token, What};
 use crate::errno::{Errno, OsResult, Step};
 use crate::limits::{BURST_MIN, BURST_REST_TICKS, COOL_AFTER_MS, LISTENER_LOOK_TICKS, PING_AFTER_MS};
@@ -119,7 +119,7 @@ impl Worker {
                 self.pace.tick().into_iter().for_each(sched::defer);
                 slack::vec(&mut done);
             }
-            self.advance();
+            self.advance(now_us);
         }
         Ok(())
     }
@@ -145,15 +145,15 @@ impl Worker {
             return;
         }
         let Self { engine, pool, pairs, shared, .. } = self;
-        let mut hands = Hands { engine: engine.as_mut(), pool };
+        let mut ctx = Ctx { engine: engine.as_mut(), pool, shared, now_us };
         let pair_end = &mut pairs[pair];
         match what {
-            What::LinkRecv | What::LinkSend => pair_end.on_link_done(what, index, done, &mut hands, now_us),
-            _ => pair_end.on_port_done(what, index, done, shared, &mut hands, now_us),
+            What::LinkRecv | What::LinkSend => pair_end.on_link_done(what, index, done, &mut ctx),
+            _ => pair_end.on_port_done(what, index, done, &mut ctx),
         }
         // At once, not at the end of the turn: a stream that has ended gives its place in the mux to the next one, and
         // what is still to be done for it must not find the other there.
-        pair_end.carry_out(shared, &mut hands);
+        pair_end.carry_out(&mut ctx);
         self.touch(pair);
     }
 
@@ -185,25 +185,23 @@ impl Worker {
             return;
         };
         let Self { engine, pool, pairs, shared, .. } = self;
-        let mut hands = Hands { engine: engine.as_mut(), pool };
+        let mut ctx = Ctx { engine: engine.as_mut(), pool, shared, now_us };
         let pair = &mut pairs[slot];
         match cmd {
-            Cmd::Link { lane, fd, guard, .. } => pair.add_link(lane, fd, guard, &mut hands, now_us),
+            Cmd::Link { lane, fd, guard, .. } => pair.add_link(lane, fd, guard, &mut ctx),
             Cmd::Open { service, request, verdict, .. } => pair.open(service, request, verdict),
-            Cmd::Attach { key, pump, first, terms, .. } => {
-                pair.attach(key, pump, (first, terms), shared, &mut hands, now_us)
-            }
-            Cmd::Reset { key, errno, .. } => pair.reset(key, errno, &mut hands),
-            Cmd::Described { port, result, .. } => pair.on_described(port, result, shared, &mut hands, now_us),
-            Cmd::Rebuilt { port, result, .. } => pair.on_rebuilt(port, result, shared, &mut hands),
-            Cmd::Planted { port, .. } => pair.on_planted(port, shared, &mut hands),
-            Cmd::FinishChildren { key, .. } => pair.finish_children(key, &mut hands),
+            Cmd::Attach { key, pump, first, terms, .. } => pair.attach(key, pump, (first, terms), &mut ctx),
+            Cmd::Reset { key, errno, .. } => pair.reset(key, errno, &mut ctx),
+            Cmd::Described { port, result, .. } => pair.on_described(port, result, &mut ctx),
+            Cmd::Rebuilt { port, result, .. } => pair.on_rebuilt(port, result, &mut ctx),
+            Cmd::Planted { port, .. } => pair.on_planted(port, &mut ctx),
+            Cmd::FinishChildren { key, .. } => pair.finish_children(key, &mut ctx),
             Cmd::WhenChildrenDone { key, then, .. } => pair.when_children_done(key, then),
             Cmd::Leave { .. } => pair.leave(),
-            Cmd::End { reason, .. } => pair.end(End::Gone(reason), &mut hands),
+            Cmd::End { reason, .. } => pair.end(End::Gone(reason), &mut ctx),
             Cmd::Stop => unreachable!("taken above"),
         }
-        pair.carry_out(shared, &mut hands);
+        pair.carry_out(&mut ctx);
         self.touch(slot);
     }
 
@@ -223,15 +221,15 @@ impl Worker {
     }
 
     fn on_tick(&mut self, now_us: u64) {
-        let Self { engine, pool, pairs, .. } = self;
-        let mut hands = Hands { engine: engine.as_mut(), pool };
+        let Self { engine, pool, pairs, shared, .. } = self;
+        let mut ctx = Ctx { engine: engine.as_mut(), pool, shared, now_us };
         for (_, pair) in pairs.iter_mut() {
-            pair.on_time(&mut hands, now_us);
+            pair.on_time(&mut ctx);
             pair.rest();
         }
         self.ticks += 1;
         if self.ticks.is_multiple_of(LISTENER_LOOK_TICKS) {
-            pairs.iter().for_each(|(_, pair)| pair.look_at_homes(&self.shared));
+            pairs.iter().for_each(|(_, pair)| pair.look_at_homes(&ctx));
         }
         pool.rest();
         engine.rest();
@@ -253,13 +251,13 @@ impl Worker {
         }
     }
 
-    fn advance(&mut self) {
+    fn advance(&mut self, now_us: u64) {
         for slot in std::mem::take(&mut self.dirty) {
             let Self { engine, pool, pairs, shared, .. } = self;
-            let mut hands = Hands { engine: engine.as_mut(), pool };
+            let mut ctx = Ctx { engine: engine.as_mut(), pool, shared, now_us };
             let Some(pair) = pairs.get_mut(slot) else { continue };
             pair.touched = false;
-            pair.advance(shared, &mut hands);
+            pair.advance(&mut ctx);
             if pair.take_news() {
                 (self.on_news)(pair.id, News::Leaving);
             }
