@@ -18,6 +18,7 @@ use std::sync::Arc;
 use nix::fcntl::OFlag;
 
 use crate::errno::OsResult;
+use crate::sys::shared_file::SharedFile;
 use crate::sys::terminal::Raw;
 use crate::wire::recipe::{Access, FileId, Recipe, SocketKind};
 
@@ -92,10 +93,14 @@ pub enum PumpKind {
     SeqPacket,
     /// A DGRAM socket with one peer: records both ways, and no end that the other side could see.
     Datagram,
-    /// Bytes come out of it: a pipe's read end, a file, a terminal.
+    /// Bytes come out of it: a pipe's read end, a terminal.
     Source,
     /// Bytes go into it.
     Sink,
+    /// A regular file: bytes come out of it, up to its end.
+    FileSource(Arc<SharedFile>),
+    /// A regular file: bytes go into it.
+    FileSink(Arc<SharedFile>),
     /// A terminal: both ways, and back as it was when it ends.
     Terminal(Box<Raw>),
     /// The master of a pseudo-terminal that was made here.

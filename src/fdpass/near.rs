@@ -1,6 +1,7 @@
 //! An fd of a near program: what it is, and how to make it again over there.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
@@ -10,6 +11,7 @@ use nix::unistd::{Whence, lseek};
 use super::{Described, Maker, Pump, PumpKind, memfd, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::sys::closer::Received;
+use crate::sys::shared_file::SharedFile;
 use crate::sys::terminal::Raw;
 use crate::sys::{file, mount_ioctl, mountinfo, same_file, tap, terminal};
 use crate::wire::recipe::{Access, Device, FileId, Recipe, SocketKind, Tap, TerminalState};
@@ -72,8 +74,8 @@ impl Maker {
 
     fn describe_file(&self, fd: Received, kind: SFlag, access: Access, mode: Mode) -> OsResult<Described> {
         match mode {
-            Mode::Stdin if kind == SFlag::S_IFREG => return Ok(pipe(fd.into_inner(), access, true)),
-            Mode::Output if kind == SFlag::S_IFREG => return Ok(pipe(fd.into_inner(), access, false)),
+            Mode::Stdin if kind == SFlag::S_IFREG => return file_pipe(fd.into_inner(), access, true),
+            Mode::Output if kind == SFlag::S_IFREG => return file_pipe(fd.into_inner(), access, false),
             _ => {}
         }
         match Whose::is(fd.as_fd()) {
@@ -94,7 +96,7 @@ impl Maker {
         match kind {
             SFlag::S_IFREG if memfd::is_one(&fd) => memfd::describe(&fd, access),
             SFlag::S_IFREG if mode == Mode::Inherited && access.read && !access.write => {
-                Ok(pipe(fd.into_inner(), access, true))
+                file_pipe(fd.into_inner(), access, true)
             }
             SFlag::S_IFREG => Err(refused("a regular file", fd.as_fd())),
             _ => Err(refused("a directory", fd.as_fd())),
@@ -166,6 +168,14 @@ fn pipe(fd: OwnedFd, access: Access, reads: bool) -> Described {
     let access = Access { read: reads, write: !reads, append: false, ..access };
     let kind = if reads { PumpKind::Source } else { PumpKind::Sink };
     Described { recipe: Recipe::Pipe { stream: 0, access }, pump: Some(Pump { fd, kind }) }
+}
+
+/// As `pipe`, of a regular file.
+fn file_pipe(fd: OwnedFd, access: Access, reads: bool) -> OsResult<Described> {
+    let file = Arc::new(SharedFile::new(fd.try_clone().step("dup")?)?);
+    let kind = if reads { PumpKind::FileSource(file) } else { PumpKind::FileSink(file) };
+    let Described { recipe, pump } = pipe(fd, access, reads);
+    Ok(Described { recipe, pump: pump.map(|pump| Pump { kind, ..pump }) })
 }
 
 fn socket(fd: OwnedFd, nonblock: bool) -> OsResult<Described> {

@@ -63,6 +63,18 @@ pub(super) enum Cmd {
         port: (usize, Key),
         result: OsResult<Vec<Rebuilt>>,
     },
+    /// A helper has read from a regular file; no bytes: its end.
+    FileRead {
+        pair: u64,
+        port: (usize, Key),
+        result: Result<Vec<u8>, Errno>,
+    },
+    /// A helper has written all that it was given to a regular file.
+    FileWritten {
+        pair: u64,
+        port: (usize, Key),
+        result: Result<(), Errno>,
+    },
     /// A helper has done what it could to make the fd's close a reset for its program.
     Planted {
         pair: u64,

@@ -377,7 +377,8 @@ impl Pair {
             Event::Reset { key, errno } => {
                 let Some(at) = self.port_of(key) else { return };
                 // An output that was cut off has not written all: its parent's notice is dropped unsent.
-                let output = matches!(self.ports[at].kind, Some(PumpKind::Sink)) && !self.ports[at].sink_closed;
+                let output = matches!(self.ports[at].kind, Some(PumpKind::Sink | PumpKind::FileSink(_)))
+                    && !self.ports[at].sink_closed;
                 if let (Some(parent), true) = (&self.ports[at].parent, output) {
                     self.watches.retain(|(key, _)| *key != **parent);
                 }
@@ -455,7 +456,7 @@ impl Pair {
     pub(super) fn start(&mut self, at: usize, pump: Pump, ctx: &mut Ctx) {
         let key = self.ports[at].key;
         match pump.kind {
-            PumpKind::Sink | PumpKind::Fill(_) | PumpKind::Listening(_) => self.mux.on_eof(key),
+            PumpKind::Sink | PumpKind::FileSink(_) | PumpKind::Fill(_) | PumpKind::Listening(_) => self.mux.on_eof(key),
             _ => {}
         }
         if !self.mux.widen(key, window_of(&pump.kind)) {

@@ -46,7 +46,7 @@ impl Pair {
                 let at = self.add_port(key);
                 self.ports[at].parent = owns.then(|| Box::new(carrier));
                 self.ports[at].shared = true;
-                if matches!(pump.kind, PumpKind::Sink) {
+                if matches!(pump.kind, PumpKind::Sink | PumpKind::FileSink(_)) {
                     self.mux.on_eof(key);
                 }
                 self.ports[at].attach(pump.fd, pump.kind, &self.records);
@@ -171,7 +171,14 @@ impl Pair {
             // One child's end may have been that of others.
             let Some(at) = self.port_of(child) else { continue };
             match self.ports[at].kind {
-                Some(PumpKind::Sink | PumpKind::Fill(_) | PumpKind::Listener(_) | PumpKind::Listening(_)) | None => {
+                Some(
+                    PumpKind::Sink
+                    | PumpKind::FileSink(_)
+                    | PumpKind::Fill(_)
+                    | PumpKind::Listener(_)
+                    | PumpKind::Listening(_),
+                )
+                | None => {
                     self.reset(child, Errno::EPIPE, ctx);
                 }
                 // What they hold is read, and then their end.

@@ -95,6 +95,8 @@ pub(super) struct Port {
     /// What it holds for its program, on a stream of records.
     pub(super) share: Option<Box<Share>>,
     pub(super) sink_op: Option<OpId>,
+    /// A helper writes so many bytes to a file.
+    pub(super) writing: Option<u32>,
     /// Nobody wakes for its end.
     pub(super) sink_quiet: bool,
     /// Waits for the end of a program that has ended its half.
@@ -178,6 +180,7 @@ impl Port {
             assembly: None,
             share: None,
             sink_op: None,
+            writing: None,
             sink_quiet: false,
             hangup: None,
             stalled: None,
@@ -196,11 +199,13 @@ impl Port {
         // The peer may have stopped reading before there was an fd to tell.
         let stopped = self.source == SourceState::Ended;
         self.source = match kind {
-            PumpKind::Sink | PumpKind::Fill(_) | PumpKind::Listening(_) => SourceState::Ended,
+            PumpKind::Sink | PumpKind::FileSink(_) | PumpKind::Fill(_) | PumpKind::Listening(_) => SourceState::Ended,
             _ => SourceState::Idle,
         };
-        self.sink_closed = matches!(kind, PumpKind::Source | PumpKind::Listener(_) | PumpKind::Listening(_));
-        let by_write = !matches!(kind, PumpKind::Socket | PumpKind::SeqPacket | PumpKind::Datagram);
+        self.sink_closed =
+            matches!(kind, PumpKind::Source | PumpKind::FileSource(_) | PumpKind::Listener(_) | PumpKind::Listening(_));
+        let by_write =
+            !matches!(kind, PumpKind::Socket | PumpKind::SeqPacket | PumpKind::Datagram | PumpKind::FileSink(_));
         self.terminal = by_write && !self.sink_closed && nix::unistd::isatty(&fd).unwrap_or(false);
         self.fd = Some(Rc::new(fd));
         self.kind = Some(kind);

@@ -9,13 +9,13 @@ use super::ctx::Ctx;
 use super::inbox::{Cmd, Found};
 use super::pair::{Pair, window_of};
 use super::port::{Plant, Port, Read, SourceState};
-use super::sink::Wrote;
+use super::sink::{Task, Wrote};
 use super::token::What;
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{self, Mode, PumpKind};
-use crate::limits::{INITIAL_WINDOW, RECORD_MAX};
-use crate::mux::{Key, Recipes};
-use crate::ring::Done;
+use crate::limits::{BULK_FRAME_MAX, INITIAL_WINDOW, RECORD_MAX};
+use crate::mux::{Key, Payload, Recipes};
+use crate::ring::{Chunk, Done};
 use crate::sys::{closer, fd_edge, readable, unread};
 use crate::wire::recipe::{Recipe, decode_all};
 use crate::wire::service;
@@ -33,15 +33,48 @@ impl Pair {
             }
         } else {
             let token = self.token(What::PortSink, at);
-            let key = self.ports[at].key;
-            match self.ports[at].on_sink_done(done, ctx, token) {
-                Wrote::Consumed(count) => self.mux.on_consumed(key, count, ctx.now_us),
-                Wrote::Again => {}
-                Wrote::Gone(errno) => self.on_gone(at, errno, ctx),
-            }
-            self.write(at, ctx);
-            self.close_sink(at, ctx);
+            let wrote = self.ports[at].on_sink_done(done, ctx, token);
+            self.on_wrote(at, wrote, ctx);
         }
+        self.bury(at, ctx);
+    }
+
+    fn on_wrote(&mut self, at: usize, wrote: Wrote, ctx: &mut Ctx) {
+        let key = self.ports[at].key;
+        match wrote {
+            Wrote::Consumed(count) => self.mux.on_consumed(key, count, ctx.now_us),
+            Wrote::Again => {}
+            Wrote::Gone(errno) => self.on_gone(at, errno, ctx),
+        }
+        // A datagram's stream is reset when nobody reads.
+        if self.port_of(key).is_none() {
+            return;
+        }
+        self.write(at, ctx);
+        self.close_sink(at, ctx);
+    }
+
+    /// A helper has read from a regular file; no bytes: its end.
+    pub(super) fn on_file_read(&mut self, (at, key): (usize, Key), result: Result<Vec<u8>, Errno>, ctx: &mut Ctx) {
+        let Some(port) = self.ports.get_mut(at).filter(|p| p.key == key && p.source == SourceState::Reading) else {
+            return;
+        };
+        port.source = SourceState::Idle;
+        port.used = true;
+        let read = match result {
+            Ok(bytes) if bytes.is_empty() => Read::Eof,
+            Ok(bytes) => Read::Bytes(Chunk::from_vec(bytes)),
+            Err(errno) => Read::Failed(errno),
+        };
+        self.on_source(at, read, ctx);
+        self.bury(at, ctx);
+    }
+
+    /// A helper has written to a regular file.
+    pub(super) fn on_file_written(&mut self, (at, key): (usize, Key), result: Result<(), Errno>, ctx: &mut Ctx) {
+        let Some(port) = self.ports.get_mut(at).filter(|p| p.key == key) else { return };
+        let wrote = port.on_file_written(result);
+        self.on_wrote(at, wrote, ctx);
         self.bury(at, ctx);
     }
 
@@ -251,6 +284,13 @@ impl Pair {
             self.mux.wait_for_room(port.key, need);
             return;
         }
+        if let Some(PumpKind::FileSource(file)) = &port.kind {
+            let (file, max) = (Arc::clone(file), room.min(BULK_FRAME_MAX) as usize);
+            port.source = SourceState::Reading;
+            let (inbox, pair, port) = (Arc::clone(&ctx.shared.inbox), self.id, (at, port.key));
+            let read = move || inbox.push(Cmd::FileRead { pair, port, result: file.read(max) });
+            return ctx.shared.helpers.run(read);
+        }
         port.read_source(ctx, room, token);
     }
 
@@ -285,8 +325,15 @@ impl Pair {
             ctx.engine.hurry();
         }
         let key = port.key;
-        let Some(recipes) = port.write_sink(ctx, token, |count| mux.tells_of(key, count)) else { return };
-        let (inbox, pair) = (Arc::clone(&ctx.shared.inbox), self.id);
+        let Some(task) = port.write_sink(ctx, token, |count| mux.tells_of(key, count)) else { return };
+        let (inbox, pair, port) = (Arc::clone(&ctx.shared.inbox), self.id, (at, key));
+        let recipes = match task {
+            Task::Rebuild(recipes) => recipes,
+            Task::Write(file, bytes) => {
+                let write = move || inbox.push(Cmd::FileWritten { pair, port, result: file.write_all(&bytes) });
+                return ctx.shared.helpers.run(write);
+            }
+        };
         let maker = Arc::clone(&ctx.shared.maker);
         ctx.shared.helpers.run(move || {
             let result = match decode_all(recipes.bytes(), recipes.count()) {
@@ -296,7 +343,7 @@ impl Pair {
                     Err(OsError::new("decode recipes", Errno::EPROTO))
                 }
             };
-            inbox.push(Cmd::Rebuilt { pair, port: (at, key), result });
+            inbox.push(Cmd::Rebuilt { pair, port, result });
         });
     }
 
@@ -389,7 +436,10 @@ impl Pair {
         self.look_at_watches();
         // What a command was to read ends with its stream, also where nobody reads it: stdin is its caller's again. What it
         // wrote may still be on its way.
-        let feeds = |port: &Port| matches!(port.kind, Some(PumpKind::Source)) && port.parent.as_deref() == Some(&key);
+        let feeds = |port: &Port| {
+            matches!(port.kind, Some(PumpKind::Source | PumpKind::FileSource(_)))
+                && port.parent.as_deref() == Some(&key)
+        };
         for child in children {
             if self.mux.is_ours(child.id()) && self.port_of(child).is_some_and(|at| feeds(&self.ports[at])) {
                 self.reset(child, Errno::ECONNRESET, ctx);

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
@@ -15,10 +16,11 @@ use super::ctx::Ctx;
 use super::port::{Plant, Port, SourceState};
 use crate::errno::{Errno, OsResult};
 use crate::fdpass::PumpKind;
-use crate::limits::{FRAGMENTS_MAX, GATHER_MAX, MERGE_MAX, RECORD_MAX};
+use crate::limits::{BULK_BATCH, FRAGMENTS_MAX, GATHER_MAX, MERGE_MAX, RECORD_MAX};
 use crate::mux::{Key, Payload, Recipes};
 use crate::ring::{Chunk, Done, Message, Op};
 use crate::sys::closer;
+use crate::sys::shared_file::SharedFile;
 
 /// A piece on its way to the fd, and what it is charged besides its bytes.
 pub(super) enum Item {
@@ -38,6 +40,12 @@ pub(super) enum Item {
         chunks: Vec<Chunk>,
         overhead: u32,
     },
+}
+
+/// What a helper does before the next write, or in its place.
+pub(super) enum Task {
+    Rebuild(Recipes),
+    Write(Arc<SharedFile>, Vec<u8>),
 }
 
 /// What a completed write did.
@@ -187,10 +195,14 @@ impl Port {
     }
 
     /// Starts the next write, if one can start. `heard`: whether the peer is to hear of so much having been written.
-    /// Returns recipes that a helper must follow first.
-    pub(super) fn write_sink(&mut self, ctx: &mut Ctx, token: u64, heard: impl FnOnce(u32) -> bool) -> Option<Recipes> {
-        if self.sink_op.is_some() || self.rebuilding || self.fills > 0 || self.sink_closed {
+    /// Returns what a helper must do first, or in its place.
+    pub(super) fn write_sink(&mut self, ctx: &mut Ctx, token: u64, heard: impl FnOnce(u32) -> bool) -> Option<Task> {
+        if self.is_writing() || self.rebuilding || self.fills > 0 || self.sink_closed {
             return None;
+        }
+        if let Some(PumpKind::FileSink(file)) = &self.kind {
+            let file = Arc::clone(file);
+            return self.take_for_file().map(|bytes| Task::Write(file, bytes));
         }
         let fd = Rc::clone(self.fd.as_ref()?);
         let socket = self.is_socket();
@@ -199,7 +211,7 @@ impl Port {
                 let wanted = recipes.clone();
                 self.queue.push_front(Item::Recipes { recipes, chunks, overhead });
                 self.rebuilding = true;
-                return Some(wanted);
+                return Some(Task::Rebuild(wanted));
             }
             Item::Message { fds, chunks, overhead } => {
                 self.in_flight = overhead;
@@ -233,6 +245,31 @@ impl Port {
             false => ctx.engine.submit(op, token),
         });
         None
+    }
+
+    /// Whether a write is in flight, or a helper is at it.
+    fn is_writing(&self) -> bool {
+        self.sink_op.is_some() || self.writing.is_some()
+    }
+
+    /// The pieces that are there, as one for a file. A stream to a file brings no fds.
+    fn take_for_file(&mut self) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        while bytes.len() < BULK_BATCH
+            && let Some(Item::Bytes { chunk, overhead }) = self.queue.pop_front()
+        {
+            self.in_flight += overhead;
+            bytes.extend_from_slice(chunk.as_ref());
+        }
+        self.writing = (!bytes.is_empty()).then(|| u32::try_from(bytes.len()).expect("little more than a batch"));
+        self.writing.map(|_| bytes)
+    }
+
+    /// A helper has written to the file.
+    pub(super) fn on_file_written(&mut self, result: Result<(), Errno>) -> Wrote {
+        let Some(count) = self.writing.take().filter(|_| !self.sink_closed) else { return Wrote::Again };
+        let taken = count + std::mem::take(&mut self.in_flight);
+        result.map_or_else(Wrote::Gone, |()| Wrote::Consumed(taken))
     }
 
     fn gather(&mut self, first: Chunk) -> Box<Message> {
@@ -302,7 +339,7 @@ impl Port {
 
     /// After FIN, when all is written: the program sees the end. Returns whether that has just happened.
     pub(super) fn close_sink_if_done(&mut self) -> bool {
-        let idle = self.queue.is_empty() && self.sink_op.is_none();
+        let idle = self.queue.is_empty() && !self.is_writing();
         let planting = matches!(self.plant, Plant::Later | Plant::Wanted | Plant::Working);
         if !self.fin || self.sink_closed || !idle || planting || self.fd.is_none() {
             return false;

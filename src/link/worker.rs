@@ -166,6 +166,8 @@ impl Worker {
             | Cmd::Reset { pair, .. }
             | Cmd::Described { pair, .. }
             | Cmd::Rebuilt { pair, .. }
+            | Cmd::FileRead { pair, .. }
+            | Cmd::FileWritten { pair, .. }
             | Cmd::Planted { pair, .. }
             | Cmd::FinishChildren { pair, .. }
             | Cmd::WhenChildrenDone { pair, .. }
@@ -194,6 +196,8 @@ impl Worker {
             Cmd::Reset { key, errno, .. } => pair.reset(key, errno, &mut ctx),
             Cmd::Described { port, result, .. } => pair.on_described(port, result, &mut ctx),
             Cmd::Rebuilt { port, result, .. } => pair.on_rebuilt(port, result, &mut ctx),
+            Cmd::FileRead { port, result, .. } => pair.on_file_read(port, result, &mut ctx),
+            Cmd::FileWritten { port, result, .. } => pair.on_file_written(port, result, &mut ctx),
             Cmd::Planted { port, .. } => pair.on_planted(port, &mut ctx),
             Cmd::FinishChildren { key, .. } => pair.finish_children(key, &mut ctx),
             Cmd::WhenChildrenDone { key, then, .. } => pair.when_children_done(key, then),

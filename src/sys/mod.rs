@@ -30,6 +30,7 @@ pub mod record_end;
 pub mod same_file;
 pub mod sched;
 pub mod scm;
+pub mod shared_file;
 pub mod signals;
 pub mod spawn;
 #[cfg(test)]
