@@ -38,6 +38,10 @@ pub const FDS_MAX: usize = 253;
 /// A security label that comes with a message (SO_PASSSEC): Smack's longest, and several times a usual SELinux context.
 /// A longer one is lost control data, and so ends its stream.
 pub const SECURITY_LABEL_MAX: usize = 256;
+/// Why an fd was refused, for a log line: a path and what would allow it.
+pub const REFUSAL_MAX: usize = 1 << 10;
+/// Lines about refused fds, of one link pair in half a second: hot-plugging one device of a virtual machine makes a few.
+pub const NOTICES_A_TICK: u32 = 8;
 /// A direction moves to BULK after so many bytes without a pause.
 pub const MOVE_AFTER_BYTES: u64 = 256 << 10;
 /// What counts as a pause in the rule above.

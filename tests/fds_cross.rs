@@ -21,10 +21,15 @@ fn script() -> String {
 impl Two {
     #[track_caller]
     fn up() -> Self {
+        Self::up_with("[pass]\ndevices = ['kvm']\nbridge = 'br0'\n")
+    }
+
+    /// `pass` of the host's node.toml.
+    #[track_caller]
+    fn up_with(pass: &str) -> Self {
         let lab = Lab::up();
         lab.sh(Host, "mkdir -p /home/VMs && printf 0123456789 >/home/VMs/disk").ok();
         lab.sh(Host, "ip link add br0 type bridge && ip link set br0 up").ok();
-        let pass = "[pass]\ndevices = ['kvm']\nbridge = 'br0'\n";
         lab.write(Host, "/etc/farside/node.toml", &format!("[[export]]\npath = '/home/VMs'\n{pass}"));
         let servers = lab.spawn(Host, &["/usr/bin/python3", &script(), "serve"]);
         servers.wait_for("READY");
@@ -73,6 +78,21 @@ promises! {
     listeners
     sockets_of_records
     what_cannot_be_made_again_is_refused
+}
+
+#[test]
+fn a_listeners_conversation_outlives_a_refused_fd() {
+    let two = Two::up_with("");
+    two.keeps("a_listeners_conversation_outlives_a_refused_fd");
+    let (host, dpu) = (two.host.said(), two.dpu.said());
+    let remedy = "open the tap interface vnet8 (taps = true under [pass] in node.toml of the machine that opens it would allow it)";
+    assert!(host.contains(&format!("an fd can't be made here, its receiver gets a placeholder: {remedy}")), "{host}");
+    assert!(dpu.contains(&format!("the peer can't make an fd, its receiver gets a placeholder: {remedy}")), "{dpu}");
+    // Both ways: an eventfd is not described by whoever has it.
+    for log in [&host, &dpu] {
+        assert!(log.contains("an fd can't be passed, its receiver gets a placeholder: carry "), "{log}");
+        assert!(log.contains("the peer can't pass an fd, its receiver gets a placeholder: carry "), "{log}");
+    }
 }
 
 #[test]

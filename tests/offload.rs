@@ -304,6 +304,33 @@ fn a_new_libvirtd_finds_it(offload: &Offload, qemu: &str) {
 }
 
 #[test]
+fn a_refused_tap_fails_its_operation_and_not_the_guest() {
+    let offload = Offload::prepared();
+    offload.lab.sh(Dpu, "ip link add br7 type bridge && ip link set br7 up").ok();
+    let node = offload.node();
+    offload.up();
+    let qemu = offload.start_guest("vm3", "x");
+    let attach = ["attach-interface", "vm3", "bridge", "br7", "--model", "virtio", "--live"];
+    let said = offload.lab.dpu(&[&VIRSH, &attach[..]].concat()).refused();
+    assert!(said.contains("error: "), "{said}");
+    // The guest runs on, and its monitor answers: the second time as the first.
+    offload.lab.dpu(&[&VIRSH, &attach[..]].concat()).refused();
+    assert_eq!(offload.virsh(&["domstate", "vm3"]).trim(), "running");
+    let status = offload.virsh(&["qemu-monitor-command", "vm3", "--hmp", "info status"]);
+    assert!(status.contains("running"), "{status}");
+    offload.lab.host(&["test", "-d", &format!("/proc/{qemu}")]).ok();
+    let remedy = "(taps = true under [pass] in node.toml of the machine that opens it would allow it)";
+    assert!(node.said().contains(remedy), "{}", node.said());
+    // On the DPU the guest's own log says it, where virsh's user looks.
+    let log = offload.lab.read(Dpu, "/var/log/libvirt/qemu/vm3.log");
+    assert!(log.contains(remedy), "{log}");
+    offload.virsh(&["destroy", "vm3"]);
+    offload.down();
+    offload.lab.sh(Dpu, "ip link del br7").ok();
+    offload.assert_nothing_left();
+}
+
+#[test]
 fn down_with_force_destroys_the_guests() {
     let offload = Offload::prepared();
     let _node = offload.node();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::access::{Keys, OfDaemon};
 use crate::errno::OsResult;
 use crate::limits::DRAIN_MS;
-use crate::link::Node;
+use crate::link::{Node, REFUSED_LOG};
 use crate::ring::{WISH_ENV, Wish};
 use crate::sys::signals;
 
@@ -85,10 +85,11 @@ pub fn init_command_logs() {
     let _ = subscriber.with_ansi(false).with_target(false).without_time().try_init();
 }
 
-/// As `init_logs` for a command that stands in for another one: errors only, since its stderr is the other one's.
+/// As `init_logs` for a command that stands in for another one, whose stderr it shares: errors, and fds that were refused.
 pub fn init_client_logs() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("FARSIDE_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    let usual = format!("error,{REFUSED_LOG}=warn");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let _ = subscriber.with_ansi(false).try_init();
 }

@@ -19,7 +19,7 @@ use super::notify::Notify;
 use super::uds::UdsArgs;
 use crate::config::{self, NodeConfig, Pass, PassedDevice, config_dir};
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::fdpass::{Maker, Pump, PumpKind};
+use crate::fdpass::{Maker, OnRefusal, Pump, PumpKind};
 use crate::limits::{ARENAS_BESIDE, CARRY_DEADLINE_MS, CONNECT_DEADLINE_MS, RECORD_MAX};
 use crate::link::conn::Conn;
 use crate::link::{Door, FileServer, First, Handler, Incoming, Node, NodeOptions, Peer, Pending, Terms, keep_session};
@@ -217,7 +217,7 @@ impl Commands for Carrier {
         }
         let deadline = Instant::now() + Duration::from_millis(CARRY_DEADLINE_MS);
         let stream = self.node.open(service::EXEC, bearer.encode(), deadline).map_err(|e| e.desc().to_owned())?;
-        let fds = Maker::default().describe(fds).map_err(|e| e.to_string())?;
+        let fds = Maker::default().describe(fds, OnRefusal::Fail).map_err(|e| e.to_string())?;
         let (control, theirs) = UnixStream::pair().map_err(|e| format!("socketpair: {e}"))?;
         let (ended, tell) = std::io::pipe().map_err(|e| format!("pipe: {e}"))?;
         if !give(Carriage { control, ended: ended.into() }) {

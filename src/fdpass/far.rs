@@ -15,7 +15,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Whence, lseek, pipe2};
 
-use super::{Maker, Pump, PumpKind, Rebuilt, memfd, socket_pump};
+use super::{Maker, OnRefusal, Pump, PumpKind, Rebuilt, Refusal, memfd, placeholder, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::{LISTENER_LOOK_AGAIN_MS, LISTENER_WAITERS_MAX, RECORD_MAX};
 use crate::sys::nonblock::set_nonblocking;
@@ -28,13 +28,20 @@ impl Maker {
     /// Makes all fds of one message. On an error nothing is left behind.
     ///
     /// # Errors
-    /// The first step that failed; the message must not be delivered.
-    pub fn rebuild(&self, recipes: &[Recipe]) -> OsResult<Vec<Rebuilt>> {
+    /// The first step that failed; the message must not be delivered. With `OnRefusal::Placeholder` only want of fds or
+    /// memory is one.
+    pub fn rebuild(&self, recipes: &[Recipe], on_refusal: OnRefusal) -> OsResult<Vec<Rebuilt>> {
         let mut done: Vec<Rebuilt> = Vec::with_capacity(recipes.len());
         for recipe in recipes {
             let made = match recipe {
                 Recipe::Same { index } => plain(done[usize::from(*index)].fd.try_clone().step("dup")?),
-                other => self.make(other)?,
+                Recipe::Refused { reason } if on_refusal == OnRefusal::Placeholder => {
+                    refused(Refusal::There { reason: reason.clone() })?
+                }
+                other => match (self.make(other), on_refusal) {
+                    (Err(error), OnRefusal::Placeholder) => refused(Refusal::Here { error, stream: other.stream() })?,
+                    (made, _) => made?,
+                },
             };
             done.push(made);
         }
@@ -54,6 +61,7 @@ impl Maker {
                 memfd::rebuild(*stream, *access, *len, *offset, *seals)
             }
             Recipe::Tap(tap) => self.tap(tap).map(plain),
+            Recipe::Refused { reason } => Err(OsError::on("carry", reason, Errno::EOPNOTSUPP)),
             Recipe::Same { .. } => unreachable!("the caller has the earlier ones"),
         }
     }
@@ -74,15 +82,15 @@ impl Maker {
     }
 
     fn device(&self, device: Device, access: Access) -> OsResult<OwnedFd> {
-        let allowed = match device {
-            Device::Null | Device::Zero | Device::Full | Device::Random | Device::Urandom => true,
-            Device::Kvm => self.kvm,
-            Device::VhostNet => self.vhost_net,
-            Device::Vfio | Device::VfioGroup(_) => self.vfio,
+        let (allowed, word) = match device {
+            Device::Null | Device::Zero | Device::Full | Device::Random | Device::Urandom => (true, ""),
+            Device::Kvm => (self.kvm, "kvm"),
+            Device::VhostNet => (self.vhost_net, "vhost-net"),
+            Device::Vfio | Device::VfioGroup(_) => (self.vfio, "vfio"),
         };
         let path = device.path();
         if !allowed {
-            return Err(OsError::on("carry", format!("{path}: not in [pass] of this node's node.toml"), Errno::EPERM));
+            return Err(not_passed(path, &format!("devices = [\"{word}\"]")));
         }
         let flags = if access.nonblock { OFlag::O_NONBLOCK.bits() } else { 0 };
         let mut options = OpenOptions::new();
@@ -92,8 +100,7 @@ impl Maker {
 
     fn tap(&self, tap: &Tap) -> OsResult<OwnedFd> {
         if !self.taps {
-            let what = format!("interface {}: taps are not in [pass] of this node's node.toml", tap.name);
-            return Err(OsError::on("carry", what, Errno::EPERM));
+            return Err(not_passed(format!("the tap interface {}", tap.name), "taps = true"));
         }
         let flag = |on: bool, bit: i32| if on { bit } else { 0 };
         let flags = if tap.ethernet { libc::IFF_TAP } else { libc::IFF_TUN }
@@ -106,6 +113,12 @@ impl Maker {
     }
 }
 
+/// The line of node.toml that would allow it. Both machines' logs show this.
+fn not_passed(what: String, line: &str) -> OsError {
+    let remedy = format!("{what} ({line} under [pass] in node.toml of the machine that opens it would allow it)");
+    OsError::on("open", remedy, Errno::EPERM)
+}
+
 fn at_offset(fd: OwnedFd, offset: u64) -> OsResult<OwnedFd> {
     let offset = i64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EINVAL))?;
     lseek(&fd, offset, Whence::SeekSet).step("lseek")?;
@@ -114,7 +127,11 @@ fn at_offset(fd: OwnedFd, offset: u64) -> OsResult<OwnedFd> {
 
 /// An fd that no stream belongs to.
 fn plain(fd: OwnedFd) -> Rebuilt {
-    Rebuilt { fd, pump: None }
+    Rebuilt { fd, refusal: None, pump: None }
+}
+
+fn refused(refusal: Refusal) -> OsResult<Rebuilt> {
+    Ok(Rebuilt { fd: placeholder::make()?, refusal: Some(refusal), pump: None })
 }
 
 /// The slave is the program's.
@@ -122,7 +139,7 @@ fn terminal(stream: u32, access: Access, state: &TerminalState) -> OsResult<Rebu
     let TerminalState { modes, characters, rows, columns } = *state;
     let (master, slave) = terminal::open(&terminal::State { modes, characters, rows, columns })?;
     set_nonblocking(&slave, access.nonblock)?;
-    Ok(Rebuilt { fd: slave, pump: Some((stream, Pump { fd: master, kind: PumpKind::Master })) })
+    Ok(Rebuilt { fd: slave, refusal: None, pump: Some((stream, Pump { fd: master, kind: PumpKind::Master })) })
 }
 
 fn pipe(stream: u32, access: Access) -> OsResult<Rebuilt> {
@@ -133,7 +150,7 @@ fn pipe(stream: u32, access: Access) -> OsResult<Rebuilt> {
         (writer, Pump { fd: reader, kind: PumpKind::Source })
     };
     set_nonblocking(&fd, access.nonblock)?;
-    Ok(Rebuilt { fd, pump: Some((stream, pump)) })
+    Ok(Rebuilt { fd, refusal: None, pump: Some((stream, pump)) })
 }
 
 fn sock_type(kind: SocketKind) -> OsResult<SockType> {
@@ -149,7 +166,7 @@ fn socket_pair(stream: u32, kind: SocketKind, nonblock: bool) -> OsResult<Rebuil
         socketpair(AddressFamily::Unix, sock_type(kind)?, None, SockFlag::SOCK_CLOEXEC).step("socketpair")?;
     set_nonblocking(&fd, nonblock)?;
     make_room(&ours, kind);
-    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: socket_pump(kind) })) })
+    Ok(Rebuilt { fd, refusal: None, pump: Some((stream, Pump { fd: ours, kind: socket_pump(kind) })) })
 }
 
 /// A record that was sent over there fits here: the kernel measures it by the sender's buffer.
@@ -173,7 +190,11 @@ fn listener(stream: u32, kind: SocketKind, backlog: u32, nonblock: bool) -> OsRe
     let ours = OwnedFd::from(ours.step_on("open", dir.path().display())?);
     let socket = SocketId::of(fd.as_fd()).step("SO_COOKIE")?;
     let home = Home { dir, kind, socket };
-    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Listening(Box::new(home)) })) })
+    Ok(Rebuilt {
+        fd,
+        refusal: None,
+        pump: Some((stream, Pump { fd: ours, kind: PumpKind::Listening(Box::new(home)) })),
+    })
 }
 
 /// Threads in `wait_for_room`, of all listeners.
@@ -274,7 +295,7 @@ mod tests {
     #[test]
     fn a_full_listener_holds_few_threads() {
         let recipe = Recipe::Listener { stream: 1, kind: SocketKind::Stream, backlog: 1, nonblock: false };
-        let made = Maker::default().rebuild(&[recipe]).unwrap().pop().unwrap();
+        let made = Maker::default().rebuild(&[recipe], OnRefusal::Fail).unwrap().pop().unwrap();
         let Some((_, Pump { kind: PumpKind::Listening(home), .. })) = made.pump else { panic!("a listener") };
         let mut queued = Vec::new();
         while let Ok(client) = home.address().connect() {

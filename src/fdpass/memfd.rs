@@ -69,7 +69,7 @@ pub(super) fn rebuild(stream: u32, access: Access, len: u64, offset: u64, seals:
     lseek(&fd, i64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EINVAL))?, Whence::SeekSet)
         .step("lseek")?;
     let fill = Fill { len, come: 0, seals: flags_of(seals) };
-    Ok(Rebuilt { fd, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Fill(Box::new(fill)) })) })
+    Ok(Rebuilt { fd, refusal: None, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Fill(Box::new(fill)) })) })
 }
 
 /// What makes a copied memfd whole.

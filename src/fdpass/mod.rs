@@ -11,13 +11,14 @@
 mod far;
 mod memfd;
 mod near;
+mod placeholder;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::fcntl::OFlag;
 
-use crate::errno::OsResult;
+use crate::errno::{OsError, OsResult};
 use crate::sys::shared_file::SharedFile;
 use crate::sys::terminal::Raw;
 use crate::wire::recipe::{Access, FileId, Recipe, SocketKind};
@@ -130,11 +131,31 @@ pub struct Described {
     pub pump: Option<Pump>,
 }
 
+/// What becomes of a message when one of its fds can't be made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRefusal {
+    /// The message is not delivered, and its stream ends.
+    Fail,
+    /// The program gets a placeholder in the fd's place, on which every use fails with EBADF.
+    Placeholder,
+}
+
+/// Why an fd is a placeholder.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It could not be made here. `stream`: which stream it announced.
+    Here { error: OsError, stream: Option<u32> },
+    /// The machine that passed it could not describe it.
+    There { reason: String },
+}
+
 /// An fd made here from a recipe.
 #[derive(Debug)]
 pub struct Rebuilt {
     /// For the program.
     pub fd: OwnedFd,
+    /// `None`: it is what its recipe says.
+    pub refusal: Option<Refusal>,
     /// The announced stream, and this node's end.
     pub pump: Option<(u32, Pump)>,
 }

@@ -8,7 +8,7 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::sys::stat::SFlag;
 use nix::unistd::{Whence, lseek};
 
-use super::{Described, Maker, Pump, PumpKind, memfd, socket_pump};
+use super::{Described, Maker, OnRefusal, Pump, PumpKind, memfd, socket_pump};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::sys::closer::Received;
 use crate::sys::shared_file::SharedFile;
@@ -33,8 +33,9 @@ impl Maker {
     /// Describes all fds of one message, in order.
     ///
     /// # Errors
-    /// EOPNOTSUPP names the first one that cannot be made again; the message must not be delivered.
-    pub fn describe(&self, fds: Vec<(OwnedFd, Mode)>) -> OsResult<Vec<Described>> {
+    /// EOPNOTSUPP names the first one that cannot be made again; the message must not be delivered. With
+    /// `OnRefusal::Placeholder` its recipe says so instead.
+    pub fn describe(&self, fds: Vec<(OwnedFd, Mode)>, on_refusal: OnRefusal) -> OsResult<Vec<Described>> {
         let mut done: Vec<Described> = Vec::with_capacity(fds.len());
         // Which earlier fd a later one may be the same file as: the program's shared offset and order depend on it.
         let fds: Vec<(Received, Mode)> = fds.into_iter().map(|(fd, mode)| (fd.into(), mode)).collect();
@@ -47,7 +48,12 @@ impl Maker {
                     let index = u16::try_from(index).expect("at most 253 fds");
                     Described { recipe: Recipe::Same { index }, pump: None }
                 }
-                None => self.describe_one(fd, mode)?,
+                None => match (self.describe_one(fd, mode), on_refusal) {
+                    (Err(e), OnRefusal::Placeholder) => {
+                        Described { recipe: Recipe::Refused { reason: e.to_string() }, pump: None }
+                    }
+                    (described, _) => described?,
+                },
             });
         }
         Ok(done)

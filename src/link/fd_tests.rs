@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -131,6 +131,29 @@ fn a_seqpacket_socket_inside_a_socket_keeps_its_records() {
         let record = scm::receive_waiting(there.as_fd(), &mut room).unwrap();
         assert_eq!((record.len, record.fds.len()), (len, 1));
         assert!(room[..len] == pattern(len, 1));
+    }
+}
+
+#[test]
+fn the_conversation_of_a_listener_that_crossed_outlives_a_refused_fd() {
+    let world = World::new(1);
+    let (near, far) = world.connect();
+    let dir = crate::sys::tempdir::PrivateDir::new("refused").unwrap();
+    let path = dir.path().join("monitor");
+    let ours = UnixListener::bind(&path).unwrap();
+    let theirs = UnixListener::from(pass(&near, &far, &[&ours]).pop().unwrap());
+    drop(ours);
+    let client = UnixStream::connect(&path).unwrap();
+    let (server, _) = theirs.accept().unwrap();
+    let event = File::from(OwnedFd::from(nix::sys::eventfd::EventFd::new().unwrap()));
+    for (from, to) in [(&client, &server), (&server, &client), (&client, &server)] {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let [refused, pipe, again] = <[OwnedFd; 3]>::try_from(pass(from, to, &[&event, &reader, &event])).unwrap();
+        for refused in [refused, again] {
+            assert_eq!(nix::unistd::read(&refused, &mut [0; 8]), Err(Errno::EBADF));
+        }
+        writer.write_all(b"x").unwrap();
+        File::from(pipe).read_exact(&mut [0]).unwrap();
     }
 }
 

@@ -22,10 +22,11 @@ use super::guard::Guard;
 use super::inbox::{First, Notice, PairRef, Pending, Terms, Verdict};
 use super::lane::LaneEnd;
 use super::node::{Incoming, Peer};
+use super::notices::Notices;
 use super::port::{Port, SourceState};
 use super::token::{Token, What};
 use crate::errno::Errno;
-use crate::fdpass::{Pump, PumpKind};
+use crate::fdpass::{OnRefusal, Pump, PumpKind};
 use crate::limits::{
     DEAD_AFTER_MS, EXCUSED_KERNEL_MS, HALF_CLOSED_MS, HELLO_DEADLINE_MS, INITIAL_WINDOW, PORTS_MAX, RECORD_WINDOW,
     RECORDS_HELD_MAX,
@@ -48,6 +49,7 @@ pub(super) struct Pair {
     /// Which port is whose: until the port goes, which may be long after its stream.
     pub(super) by_key: HashMap<Key, usize>,
     watches: Vec<(Key, Notice)>,
+    pub(super) notices: Notices,
     /// What streams of records hold for programs.
     pub(super) records: Budget,
     pub(super) ended: Option<End>,
@@ -113,6 +115,7 @@ impl Pair {
             ports: Slab::new(),
             by_key: HashMap::new(),
             watches: Vec::new(),
+            notices: Notices::default(),
             records: Budget::default(),
             ended: None,
             touched: false,
@@ -256,6 +259,10 @@ impl Pair {
         let quiet_us = |since: u64| ctx.now_us.saturating_sub(since.max(self.mux.heard_us()));
         if self.half_closed_us.is_some_and(|since| quiet_us(since) > HALF_CLOSED_MS * 1000) {
             self.end(if self.is_drained() { End::Drained } else { End::Closed }, ctx);
+        }
+        match self.notices.tick() {
+            0 => {}
+            more => tracing::warn!(peer = %self.peer, "{more} more fds could not be passed"),
         }
         let waiting: Vec<usize> = self.ports.iter().filter(|(_, p)| p.is_listener()).map(|(at, _)| at).collect();
         for at in waiting {
@@ -405,10 +412,14 @@ impl Pair {
         if self.ports.len() >= PORTS_MAX {
             return self.mux.reset(key, Errno::EMFILE);
         }
+        if service == service::REFUSED {
+            return self.on_refused_there(key, &request);
+        }
         let at = self.add_port(key);
         self.ports[at].owns_children = service == service::EXEC;
         let stream = Pending::new(self.at(ctx), key);
         if service == service::LISTENER_CLIENT {
+            self.ports[at].on_refusal = OnRefusal::Placeholder;
             self.on_listener_client(&request, stream, ctx);
             return;
         }

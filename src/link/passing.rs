@@ -12,12 +12,21 @@ use super::inbox::{Cmd, First, Found, Pending};
 use super::pair::{Pair, window_of};
 use super::port::{Plant, Port, SourceState};
 use crate::errno::{Errno, OsResult};
-use crate::fdpass::{self, Described, PumpKind, Rebuilt};
+use crate::fdpass::{self, Described, OnRefusal, PumpKind, Rebuilt, Refusal};
 use crate::limits::INITIAL_WINDOW;
 use crate::mux::{Key, Payload, Recipes};
 use crate::ring::Chunk;
 use crate::sys::closer;
-use crate::wire::recipe::{Recipe, encode_all};
+use crate::wire::recipe::{Recipe, Refused, encode_all};
+use crate::wire::service;
+
+/// A command's own sockets and listeners outlive a refused fd: what it can't use it says to whoever passed it.
+fn inherited(owns: bool) -> OnRefusal {
+    if owns { OnRefusal::Placeholder } else { OnRefusal::Fail }
+}
+
+/// The log target of these lines. Clients show them by default: nobody else tells their user.
+pub const REFUSED_LOG: &str = "refused";
 
 impl Pair {
     pub(super) fn send_first(&mut self, key: Key, first: First, ctx: &Ctx) -> bool {
@@ -45,6 +54,7 @@ impl Pair {
                 fd.recipe.set_stream(key.id());
                 let at = self.add_port(key);
                 self.ports[at].parent = owns.then(|| Box::new(carrier));
+                self.ports[at].on_refusal = inherited(owns);
                 self.ports[at].shared = true;
                 if matches!(pump.kind, PumpKind::Sink | PumpKind::FileSink(_)) {
                     self.mux.on_eof(key);
@@ -87,6 +97,11 @@ impl Pair {
         if !found.before.is_empty() {
             self.mux.on_read(key, Chunk::from_vec(found.before), false, None, ctx.now_us);
         }
+        for fd in &found.fds {
+            if let Recipe::Refused { reason } = &fd.recipe {
+                self.say_refused(key.id(), "an fd can't be passed", reason);
+            }
+        }
         let Some(recipes) = self.announce(found.fds, key, false) else { return self.reset(key, Errno::EMFILE, ctx) };
         let chunk = found.bytes.map(Chunk::from_vec).or(self.ports[at].held.take().map(|held| *held));
         if let (Some(chunk), Some(recipes)) = (chunk, recipes) {
@@ -113,8 +128,9 @@ impl Pair {
         };
         let mut fds = Vec::with_capacity(made.len());
         let mut children = Vec::new();
-        for Rebuilt { fd, pump } in made {
+        for Rebuilt { fd, refusal, pump } in made {
             fds.push(fd);
+            refusal.into_iter().for_each(|refusal| self.on_refusal(key, refusal));
             let Some((id, pump)) = pump else { continue };
             if self.mux.is_full() {
                 // Nobody's mistake: the two ends forget streams at different times. The message is not delivered.
@@ -127,7 +143,9 @@ impl Pair {
                 Err(e) => return self.end(e.into(), ctx),
             };
             let child = self.add_port(adopted);
-            self.ports[child].parent = self.ports[at].owns_children.then(|| Box::new(key));
+            let owns = self.ports[at].owns_children;
+            self.ports[child].parent = owns.then(|| Box::new(key));
+            self.ports[child].on_refusal = inherited(owns);
             children.push(adopted);
             if matches!(pump.kind, PumpKind::Fill(_)) {
                 self.ports[child].fills_for = Some(Box::new(key));
@@ -139,6 +157,46 @@ impl Pair {
         self.note_children(key, children);
         self.ports[at].on_fds(fds);
         self.write(at, ctx);
+    }
+
+    /// A message of this stream is delivered with a placeholder.
+    fn on_refusal(&mut self, key: Key, refusal: Refusal) {
+        match refusal {
+            Refusal::There { reason } => {
+                self.say_refused(key.id(), "the peer can't pass an fd", &reason);
+            }
+            Refusal::Here { error, stream } => {
+                let reason = error.to_string();
+                if let Some(id) = stream {
+                    self.mux.refuse(id, error.errno);
+                }
+                if self.say_refused(key.id(), "an fd can't be made here", &reason) {
+                    // Without a stream to be had the line in this log must do.
+                    let request = Refused { stream: key.id(), reason }.encode();
+                    let _ = self.mux.open(service::REFUSED, request, INITIAL_WINDOW);
+                }
+            }
+        }
+    }
+
+    /// The peer could not make an fd that was passed here.
+    pub(super) fn on_refused_there(&mut self, key: Key, request: &[u8]) {
+        match Refused::decode(request) {
+            Ok(Refused { stream, reason }) => {
+                self.say_refused(stream, "the peer can't make an fd", &reason);
+            }
+            Err(e) => tracing::debug!(peer = %self.peer, "{e}"),
+        }
+        self.mux.reset(key, Errno::ECANCELED);
+    }
+
+    /// Returns whether it was said.
+    fn say_refused(&mut self, stream: u32, what: &str, reason: &str) -> bool {
+        let may = self.notices.may_say();
+        if may {
+            tracing::warn!(target: REFUSED_LOG, peer = %self.peer, "stream {stream}: {what}, its receiver gets a placeholder: {reason}");
+        }
+        may
     }
 
     /// Has a helper see which listeners that were made here are held by nobody any more: a connect to the far one must be

@@ -25,7 +25,7 @@ use super::inbox::Verdict;
 use super::looks::Looks;
 use super::sink::{Assembly, Early, Item};
 use crate::errno::Errno;
-use crate::fdpass::PumpKind;
+use crate::fdpass::{OnRefusal, PumpKind};
 use crate::limits::BULK_FRAME_MAX;
 use crate::mux::{Key, Recipes};
 use crate::ring::{Chunk, Done, Engine, Fd, Filling, Op, OpId, Pool, Size};
@@ -59,6 +59,8 @@ pub(super) struct Port {
     pub(super) parent: Option<Box<Key>>,
     /// A program of this machine may hold the same socket: its end here is a close, and not a shutdown.
     pub(super) shared: bool,
+    /// Where an fd of a message of its can't be made its program gets a placeholder, and the conversation goes on.
+    pub(super) on_refusal: OnRefusal,
     /// Streams announced here end with this one: it is a command's.
     pub(super) owns_children: bool,
     /// Who waits for the peer's verdict.
@@ -159,6 +161,7 @@ impl Port {
             terminal: false,
             parent: None,
             shared: false,
+            on_refusal: OnRefusal::Fail,
             owns_children: false,
             verdict: None,
             source: SourceState::Off,

@@ -12,7 +12,7 @@ use super::port::{Plant, Port, Read, SourceState};
 use super::sink::{Task, Wrote};
 use super::token::What;
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::fdpass::{self, Mode, PumpKind};
+use crate::fdpass::{self, Mode, OnRefusal, PumpKind};
 use crate::limits::{BULK_FRAME_MAX, INITIAL_WINDOW, RECORD_MAX};
 use crate::mux::{Key, Payload, Recipes};
 use crate::ring::{Chunk, Done};
@@ -230,11 +230,11 @@ impl Pair {
     fn find(&mut self, at: usize, ctx: &Ctx, take: impl FnOnce() -> OsResult<(Found, Vec<OwnedFd>)> + Send + 'static) {
         self.ports[at].source = SourceState::Describing;
         let (inbox, pair, port) = (Arc::clone(&ctx.shared.inbox), self.id, (at, self.ports[at].key));
-        let maker = Arc::clone(&ctx.shared.maker);
+        let (maker, on_refusal) = (Arc::clone(&ctx.shared.maker), self.ports[at].on_refusal);
         ctx.shared.helpers.run(move || {
             let result = take().and_then(|(found, fds)| {
                 let fds = fds.into_iter().map(|fd| (fd, Mode::Passed)).collect();
-                Ok(Found { fds: maker.describe(fds)?, ..found })
+                Ok(Found { fds: maker.describe(fds, on_refusal)?, ..found })
             });
             inbox.push(Cmd::Described { pair, port, result });
         });
@@ -248,6 +248,7 @@ impl Pair {
         let Some(PumpKind::Listener(kind)) = self.ports[listener].kind else { unreachable!("only a listener accepts") };
         let kind = fdpass::socket_pump(kind);
         let at = self.add_port(key);
+        self.ports[at].on_refusal = OnRefusal::Placeholder;
         if !self.mux.widen(key, window_of(&kind)) {
             return self.reset(key, Errno::ENOBUFS, ctx);
         }
@@ -334,10 +335,10 @@ impl Pair {
                 return ctx.shared.helpers.run(write);
             }
         };
-        let maker = Arc::clone(&ctx.shared.maker);
+        let (maker, on_refusal) = (Arc::clone(&ctx.shared.maker), self.ports[at].on_refusal);
         ctx.shared.helpers.run(move || {
             let result = match decode_all(recipes.bytes(), recipes.count()) {
-                Ok(recipes) => maker.rebuild(&recipes),
+                Ok(recipes) => maker.rebuild(&recipes, on_refusal),
                 Err(e) => {
                     tracing::error!("{e}");
                     Err(OsError::new("decode recipes", Errno::EPROTO))

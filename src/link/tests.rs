@@ -13,6 +13,7 @@ use super::guard::twins::{Twin, access, own};
 use super::*;
 use crate::auth::SecretKey;
 use crate::errno::Errno;
+use crate::fdpass::OnRefusal;
 use crate::fdpass::{Maker, Mode, Pump, PumpKind};
 use crate::ring::Wish;
 use crate::sys::{scm, unix};
@@ -268,7 +269,7 @@ fn pass(world: &World, fds: Vec<(OwnedFd, Mode)>) -> (Attached, UnixStream, Unix
     let count = fds.len();
     let stream = world.near.open(service::EXEC, Vec::new(), soon()).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let first = First { bytes: b"request".to_vec(), fds: Maker::default().describe(fds).unwrap() };
+    let first = First { bytes: b"request".to_vec(), fds: Maker::default().describe(fds, OnRefusal::Fail).unwrap() };
     let attached = stream.attach_sending(Pump { fd: ours.into(), kind: PumpKind::Socket }, first);
     let far = world.opened.recv_timeout(Duration::from_secs(10)).unwrap();
     far.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -21,7 +21,7 @@ use super::daemon::Background;
 use super::wire::{CHDIR, Capabilities, Identity, LISTEN_PID, MESSAGE_MAX, Message, Request, Signal};
 use crate::config::PLAINTEXT_ENV;
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::fdpass::{Maker, Mode, Pump, PumpKind};
+use crate::fdpass::{Maker, Mode, OnRefusal, Pump, PumpKind};
 use crate::limits::{FDS_MAX, OPEN_DEADLINE_MS};
 use crate::link::{Access, Attached, First, Handler, Incoming, LaterDial, Node, NodeOptions, dial_client};
 use crate::ring::Wish;
@@ -269,7 +269,7 @@ impl Way {
         fds: Vec<(OwnedFd, Mode)>,
         first: Vec<u8>,
     ) -> Result<(UnixStream, Self), Trouble> {
-        let fds = Maker::default().describe(fds)?;
+        let fds = Maker::default().describe(fds, OnRefusal::Fail)?;
         let handler = Arc::new(Nothing);
         let node =
             Node::start(NodeOptions { workers: 1, engine, access, handler, files: None, fds: Maker::default() })?;

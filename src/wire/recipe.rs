@@ -5,7 +5,7 @@
 
 use super::codec::{Decoder, Encoder};
 use super::{WireResult, bad};
-use crate::limits::{FDS_MAX, MEMFD_MAX, PATH_MAX};
+use crate::limits::{FDS_MAX, MEMFD_MAX, PATH_MAX, REFUSAL_MAX};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketKind {
@@ -171,6 +171,41 @@ pub enum Recipe {
     Memfd { stream: u32, access: Access, len: u64, offset: u64, seals: Seals },
     /// A queue of the interface of the same name.
     Tap(Tap),
+    /// The sender could not say how to make it, and why: for the receiver's log. The receiver's program gets a placeholder.
+    Refused { reason: String },
+}
+
+/// That an fd of a stream's message could not be made: the request of `service::REFUSED`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    pub stream: u32,
+    pub reason: String,
+}
+
+impl Refused {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut e = Encoder::new();
+        e.u32(self.stream).bytes(cut(&self.reason));
+        e.finish()
+    }
+
+    /// # Errors
+    /// It is none.
+    pub fn decode(bytes: &[u8]) -> WireResult<Self> {
+        let mut d = Decoder::new("refused fd", bytes);
+        let refused = Self { stream: d.u32()?, reason: reason(&mut d)? };
+        d.end()?;
+        Ok(refused)
+    }
+}
+
+/// The beginning will do for a log line.
+fn cut(reason: &str) -> &[u8] {
+    &reason.as_bytes()[..reason.len().min(REFUSAL_MAX)]
+}
+
+fn reason(d: &mut Decoder) -> WireResult<String> {
+    Ok(String::from_utf8_lossy(d.bytes(REFUSAL_MAX)?).chars().filter(|c| !c.is_control()).collect())
 }
 
 /// fcntl(2)'s F_SEAL_*, by our own bits.
@@ -215,7 +250,12 @@ impl Recipe {
             | Self::Listener { stream, .. }
             | Self::Terminal { stream, .. }
             | Self::Memfd { stream, .. } => Some(*stream),
-            Self::Device { .. } | Self::Same { .. } | Self::File { .. } | Self::HostFile { .. } | Self::Tap(_) => None,
+            Self::Device { .. }
+            | Self::Same { .. }
+            | Self::File { .. }
+            | Self::HostFile { .. }
+            | Self::Tap(_)
+            | Self::Refused { .. } => None,
         }
     }
 
@@ -226,7 +266,12 @@ impl Recipe {
             | Self::Listener { stream, .. }
             | Self::Terminal { stream, .. }
             | Self::Memfd { stream, .. } => *stream = id,
-            Self::Device { .. } | Self::Same { .. } | Self::File { .. } | Self::HostFile { .. } | Self::Tap(_) => {}
+            Self::Device { .. }
+            | Self::Same { .. }
+            | Self::File { .. }
+            | Self::HostFile { .. }
+            | Self::Tap(_)
+            | Self::Refused { .. } => {}
         }
     }
 
@@ -259,6 +304,7 @@ impl Recipe {
                 e.u8(9).bytes(tap.name.as_bytes()).u8(tap.vnet_header_len);
                 flags.iter().fold(e, |e, flag| e.u8(u8::from(*flag)))
             }
+            Self::Refused { reason } => e.u8(11).bytes(cut(reason)),
         };
     }
 
@@ -308,6 +354,7 @@ impl Recipe {
                 }
                 Self::HostFile { path, access: Access::decode(d.u8()?)?, offset: d.u64()? }
             }
+            11 => Self::Refused { reason: reason(d)? },
             n => bad!("a recipe of kind {n}"),
         })
     }
@@ -410,6 +457,7 @@ mod tests {
                 nonblock: true,
             }),
             Recipe::File { file: FileId { mount: [9; 16], node: 1 << 60 }, access: RW, offset: 4096 },
+            Recipe::Refused { reason: "no eventfd".into() },
         ];
         let bytes = encode_all(&all);
         assert_eq!(decode_all(&bytes, all.len()).as_ref(), Ok(&all));
@@ -417,6 +465,16 @@ mod tests {
             assert!(decode_all(&bytes[..cut], all.len()).is_err(), "cut at {cut}");
         }
         assert!(decode_all(&bytes, all.len() - 1).is_err(), "one recipe too many");
+    }
+
+    #[test]
+    fn a_reason_is_one_line_and_bounded() {
+        let long = Refused { stream: 7, reason: format!("a\n\x1b[2J{}", "é".repeat(REFUSAL_MAX)) };
+        let there = Refused::decode(&long.encode()).unwrap();
+        assert!(there.reason.starts_with("a[2Jé") && !there.reason.contains(char::is_control));
+        assert!(there.reason.len() <= REFUSAL_MAX + 2, "the last letter may be a replacement");
+        let whole = [Refused { stream: 7, reason: "why".into() }.encode(), vec![0]].concat();
+        assert!(Refused::decode(&whole).is_err() && Refused::decode(&whole[..6]).is_err());
     }
 
     #[test]

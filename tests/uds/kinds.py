@@ -1,6 +1,7 @@
 """Every kind of fd that crosses: `kinds.py serve` on the host, `kinds.py pass` on the DPU, which has /home/VMs of the host
 mounted on /mnt/there. Each kind is passed, used over there, and what was seen comes back."""
 import array
+import errno
 import fcntl
 import json
 import os
@@ -101,6 +102,31 @@ def listener(fd):
         with client:
             client.sendall(client.recv(100).upper())
     return {"listens": True}
+
+
+def monitor(fd):
+    """A server like QEMU's monitor: one client, messages with fds, an answer to each with an fd of its own."""
+    with socket.socket(fileno=os.dup(fd)) as listening:
+        client, _ = listening.accept()
+    with client:
+        while True:
+            text, fds = receive(client)
+            if not text:
+                return {"over": True}
+            uses = [use(one) for one in fds]
+            [os.close(one) for one in fds]
+            event = os.eventfd(0)
+            send(client, json.dumps([text, uses]), [event])
+            os.close(event)
+
+
+def use(fd):
+    """The errno of a use, or 0."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL))
+    except OSError as e:
+        return e.errno
+    return 0
 
 
 def records(fd):
@@ -288,6 +314,30 @@ def listeners():
     client.sendall(b"early")
     same(passed("listener", listening.detach()), {"listens": True}, "a listener")
     same(client.recv(100), b"EARLY", "its client's answer")
+
+
+def a_listeners_conversation_outlives_a_refused_fd():
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind("/tmp/kinds.monitor")
+    listening.listen(4)
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(20)
+    client.connect("/tmp/kinds.monitor")
+
+    def talk():
+        tap = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", b"vnet8", TAP_NO_PI))
+        null = os.open("/dev/null", os.O_RDWR)
+        event = os.eventfd(0)
+        for text, fds, wanted in (("tap", [tap], [errno.EBADF]), ("none", [], []), ("event", [null, event], [0, errno.EBADF]),
+                                  ("both", [event, tap, null], [errno.EBADF, errno.EBADF, 0])):
+            send(client, text, fds) if fds else client.sendall(text.encode())
+            answer, back = receive(client)
+            same((json.loads(answer), [use(fd) for fd in back]), ([text, wanted], [errno.EBADF]), text)
+            [os.close(fd) for fd in back]
+        client.shutdown(socket.SHUT_WR)
+
+    same(passed("monitor", listening.detach(), talk), {"over": True}, "a monitor")
 
 
 def sockets_of_records():
