@@ -1,6 +1,6 @@
 //! The lab with udsproxyd on both machines and the servers on the host, and what can be seen of the daemons from outside.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lab::{DPU_ADDR, Dpu, HOST_ADDR, Host, Lab, Machine, Running, Said, bin, eventually, repository, shim};
 use crate::talk::Talk;
@@ -111,6 +111,26 @@ impl Daemons {
     pub(crate) fn memory(&self) -> Memory {
         let of = |machine| self.of_daemon(machine, "awk '/^Pss:/ { print $2 }' $p/smaps_rollup");
         Memory { host: of(Host), dpu: of(Dpu) }
+    }
+
+    /// Waits until both daemons together hold no more than that. Buffers cool, and the allocator is trimmed, some time after
+    /// a burst; on a busy machine later than on a quiet one.
+    #[track_caller]
+    pub(crate) fn memory_falls_to(&self, what: &str, most_kib: u64) -> Memory {
+        let begun = Instant::now();
+        let low = || self.memory().total() <= most_kib;
+        let shown = || format!("{:?}, {most_kib} KiB at most\n{}", self.memory(), self.maps());
+        eventually(&format!("the memory of {what} is at its bound"), Duration::from_secs(120), low, shown);
+        let now = self.memory();
+        println!("{what}: {now:?} after {:?}, {most_kib} KiB at most", begun.elapsed());
+        now
+    }
+
+    /// The largest parts of both daemons' memory.
+    fn maps(&self) -> String {
+        let parts = "awk '/^[0-9a-f]+-/ { name = $1 \" \" $6 } /^Pss:/ && $2 > 200 { print $2, name }' \
+                     /proc/$(pgrep -x udsproxyd)/smaps | sort -rn | head -n 20";
+        [Host, Dpu].map(|machine| self.lab.sh(machine, parts).out()).join("\n")
     }
 
     /// Slab memory of the whole kernel, in KiB: an upper bound of what connections cost there.
