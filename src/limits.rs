@@ -303,6 +303,9 @@ pub const FILE_THREADS_DEFAULT: usize = 16;
 pub const LOCK_WAITS_MAX: usize = 512;
 /// Locks' own open files, of one link: (inode, owner) pairs; ENOLCK above.
 pub const LOCK_FILES_MAX: usize = 4096;
+/// The open files that those locks were taken through, all together, of one link; ENOLCK above. Nearly every owner has
+/// one a lock file, and a few (SQLite) have some. 24 bytes each.
+pub const LOCK_HANDLES_MAX: usize = 4 * LOCK_FILES_MAX;
 /// Inodes of one link that the near kernel may remember, about 250 bytes each: 1 GiB. ENOMEM above.
 pub const NODES_MAX: usize = 4 << 20;
 /// O_PATH fds kept for inodes that were used lately, of one link. With `OPEN_FILES_MAX` twice (the file and its inode)

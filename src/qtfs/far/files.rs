@@ -106,6 +106,7 @@ impl Tree {
     pub(super) fn release(&self, mut d: Decoder<'_>) -> Served {
         let (fh, _, flags, _owner) = (d.u64()?, d.u32()?, d.u32()?, d.u64()?);
         let Some(open) = self.files.remove(fh) else { return empty() };
+        self.locks.release_handle(open.node.id, fh);
         if flags & abi::RELEASE_FLOCK_UNLOCK != 0 {
             // A thread may still wait for another lock on this very file and keep it open.
             let _ = file::flock(open.file.as_fd(), libc::LOCK_UN);

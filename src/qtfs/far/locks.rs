@@ -1,8 +1,9 @@
 //! File locks of the near side's programs, taken on the host so that host processes meet them.
 //!
-//! A POSIX lock belongs to (inode, owner); all owners live in this one process, so each gets an open file of its own
-//! and locks by `F_OFD_*`, which conflicts with other processes' `F_SETLK` as well. Closing that file gives all its
-//! locks back. A flock(2) belongs to the near open file, and the far open file stands for it.
+//! A POSIX or OFD lock belongs to (inode, owner); all owners live in this one process, so each gets an open file of its
+//! own and locks by `F_OFD_*`, which conflicts with other processes' `F_SETLK` as well. Closing that file gives all its
+//! locks back: at a POSIX owner's FLUSH, or at the RELEASE of the handle that an OFD lock was taken through (`holders`).
+//! A flock(2) belongs to the near open file, and the far open file stands for it.
 //!
 //! Who has to wait does so on a thread of its own, so that the pool goes on; INTERRUPT ends the wait. Deadlocks
 //! between owners are not detected (OFD locks never say EDEADLK).
@@ -10,14 +11,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::files::Open;
-use crate::limits::{LOCK_FILES_MAX, LOCK_WAITS_MAX};
+use super::holders::Holders;
+use crate::limits::LOCK_WAITS_MAX;
 use crate::qtfs::abi::Lock;
 use crate::sys::file::reopen;
 use crate::sys::file::{flock, ofd_lock};
@@ -35,6 +37,13 @@ pub(super) struct LockFile {
     pid: AtomicU32,
 }
 
+impl LockFile {
+    /// A thread of the same owner may wait for another lock through the same file, which therefore stays open.
+    fn unlock(&self) {
+        let _ = ofd_lock(self.file.as_fd(), libc::F_OFD_SETLK, &mut whole_file(libc::F_UNLCK));
+    }
+}
+
 #[derive(Debug)]
 struct Wait {
     cancelled: AtomicBool,
@@ -50,8 +59,7 @@ struct Waits {
 
 #[derive(Debug, Default)]
 pub(super) struct Locks {
-    /// By node and owner.
-    files: Mutex<HashMap<(u64, u64), Arc<LockFile>>>,
+    holders: Mutex<Holders<LockFile>>,
     waits: Arc<Mutex<Waits>>,
 }
 
@@ -89,26 +97,16 @@ impl Locks {
             };
             return Ok(Some(Target::Flock(open.clone(), operation)));
         }
-        let unlock = i32::try_from(lock.kind) == Ok(libc::F_UNLCK);
-        let file = self.file(open, lock.owner, !unlock)?;
-        Ok(file.map(|file| Target::Posix(file, *lock)))
+        if i32::try_from(lock.kind) == Ok(libc::F_UNLCK) {
+            return Ok(self.holders().find(open.node.id, lock.owner).map(|file| Target::Posix(file, *lock)));
+        }
+        let make = || Ok(LockFile { file: open_for_lock(open)?, pid: AtomicU32::new(0) });
+        let file = self.holders().take((open.node.id, lock.owner), lock.fh, make)?;
+        Ok(Some(Target::Posix(file, *lock)))
     }
 
-    fn file(&self, open: &Arc<Open>, owner: u64, make: bool) -> nix::Result<Option<Arc<LockFile>>> {
-        let key = (open.node.id, owner);
-        let mut files = self.files.lock().expect("never poisoned: panics abort");
-        if let Some(file) = files.get(&key) {
-            return Ok(Some(file.clone()));
-        }
-        if !make {
-            return Ok(None);
-        }
-        if files.len() >= LOCK_FILES_MAX {
-            return Err(Errno::ENOLCK);
-        }
-        let file = Arc::new(LockFile { file: open_for_lock(open)?, pid: AtomicU32::new(0) });
-        files.insert(key, file.clone());
-        Ok(Some(file))
+    fn holders(&self) -> MutexGuard<'_, Holders<LockFile>> {
+        self.holders.lock().expect("never poisoned: panics abort")
     }
 
     pub(super) fn set(&self, target: &Target) -> nix::Result<()> {
@@ -118,7 +116,7 @@ impl Locks {
     /// The first lock in the way, or `lock` with F_UNLCK.
     pub(super) fn test(&self, open: &Arc<Open>, lock: &Lock) -> nix::Result<Lock> {
         let mut found = native(lock)?;
-        let own = self.file(open, lock.owner, false)?;
+        let own = self.holders().find(open.node.id, lock.owner);
         match own {
             Some(own) => ofd_lock(own.file.as_fd(), libc::F_OFD_GETLK, &mut found)?,
             // Any other open file will do: this owner has no lock that could be in its own way.
@@ -140,21 +138,24 @@ impl Locks {
 
     /// The near pid that holds a lock of this node, if there is just one other owner.
     fn holder(&self, node: u64, asker: u64) -> u32 {
-        let files = self.files.lock().expect("never poisoned: panics abort");
-        let mut others = files.iter().filter(|((n, o), _)| *n == node && *o != asker);
+        let holders = self.holders();
+        let mut others = holders.others(node, asker);
         match (others.next(), others.next()) {
-            (Some((_, one)), None) => one.pid.load(Ordering::Relaxed),
+            (Some(only), None) => only.pid.load(Ordering::Relaxed),
             _ => 0,
         }
     }
 
     /// The owner closed an fd of this inode: POSIX gives all its locks there back.
     pub(super) fn release_owner(&self, node: u64, owner: u64) {
-        let gone = self.files.lock().expect("never poisoned: panics abort").remove(&(node, owner));
-        let Some(gone) = gone else { return };
-        let mut all = whole_file(libc::F_UNLCK);
-        // A thread of the same owner may wait for another lock through the same file, which therefore stays open.
-        let _ = ofd_lock(gone.file.as_fd(), libc::F_OFD_SETLK, &mut all);
+        let gone = self.holders().flushed(node, owner);
+        gone.iter().for_each(|file| file.unlock());
+    }
+
+    /// Nobody has this open file any more: its locks end with it.
+    pub(super) fn release_handle(&self, node: u64, handle: u64) {
+        let gone = self.holders().released(node, handle);
+        gone.iter().for_each(|file| file.unlock());
     }
 
     /// Waits on a thread of its own; `done` gets the result there.
@@ -226,7 +227,7 @@ impl Locks {
         for (unique, wait) in &all {
             kick_until(wait, || self.waits.lock().expect("never poisoned").waiting.contains_key(unique));
         }
-        self.files.lock().expect("never poisoned: panics abort").clear();
+        self.holders().clear();
     }
 }
 

@@ -9,6 +9,7 @@ mod attrs;
 mod dirs;
 mod fdcache;
 mod files;
+mod holders;
 mod locks;
 mod names;
 mod nodes;
