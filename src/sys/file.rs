@@ -48,7 +48,7 @@ pub struct Stat {
     pub btime: Option<(i64, u32)>,
     pub attributes: u64,
     pub attributes_mask: u64,
-    /// Which mount this was reached through; 0 before Linux 5.8.
+    /// Which mount this was reached through, as mountinfo numbers it; 0 before Linux 5.8. `stat_on_mount` gives another.
     pub mount_id: u64,
 }
 
@@ -69,21 +69,28 @@ impl Stat {
 
 /// The inode behind `fd` itself; an O_PATH fd will do.
 pub fn stat(fd: BorrowedFd<'_>) -> nix::Result<Stat> {
-    statx(fd, libc::AT_STATX_SYNC_AS_STAT)
+    statx(fd, libc::AT_STATX_SYNC_AS_STAT, libc::STATX_MNT_ID)
+}
+
+/// The same, with a `mount_id` that is never used again, where the kernel has one (Linux 6.8).
+pub fn stat_on_mount(fd: BorrowedFd<'_>) -> nix::Result<Stat> {
+    const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+    statx(fd, libc::AT_STATX_SYNC_AS_STAT, libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE)
 }
 
 /// As the kernel knows it now, without asking whoever serves the file system: that may be a program that never answers.
 pub fn stat_as_known(fd: BorrowedFd<'_>) -> nix::Result<Stat> {
-    statx(fd, libc::AT_STATX_DONT_SYNC)
+    statx(fd, libc::AT_STATX_DONT_SYNC, libc::STATX_MNT_ID)
 }
 
-fn statx(fd: BorrowedFd<'_>, sync: i32) -> nix::Result<Stat> {
-    const WANTED: u32 = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID;
+/// `mount`: the mask bits of the mount ids that will do.
+fn statx(fd: BorrowedFd<'_>, sync: i32, mount: u32) -> nix::Result<Stat> {
+    let wanted = libc::STATX_BASIC_STATS | libc::STATX_BTIME | mount;
     let flags = libc::AT_EMPTY_PATH | sync;
     // SAFETY: statx is plain data; all zeroes is a valid value.
     let mut out: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the path is a constant C string and `out` is writable for the call.
-    let done = unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags, WANTED, &raw mut out) };
+    let done = unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags, wanted, &raw mut out) };
     Errno::result(done)?;
     let time = |t: libc::statx_timestamp| (t.tv_sec, t.tv_nsec);
     Ok(Stat {
@@ -105,7 +112,7 @@ fn statx(fd: BorrowedFd<'_>, sync: i32) -> nix::Result<Stat> {
         btime: (out.stx_mask & libc::STATX_BTIME != 0).then(|| time(out.stx_btime)),
         attributes: out.stx_attributes,
         attributes_mask: out.stx_attributes_mask,
-        mount_id: if out.stx_mask & libc::STATX_MNT_ID != 0 { out.stx_mnt_id } else { 0 },
+        mount_id: if out.stx_mask & mount != 0 { out.stx_mnt_id } else { 0 },
     })
 }
 
