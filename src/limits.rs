@@ -311,9 +311,13 @@ pub const NODES_MAX: usize = 4 << 20;
 /// O_PATH fds kept for inodes that were used lately, of one link. With `OPEN_FILES_MAX` twice (the file and its inode)
 /// and `LOCK_FILES_MAX` one link stays below the usual limit of 20,000.
 pub const NODE_FDS_MAX: usize = 1024;
+/// An fd of an inode or of a mount below an export that is unused so long, twice that at most, is closed: a file that the
+/// host deletes must give its space back, and what is mounted below an export must unmount, while somebody waits for it.
+/// To open an inode again costs a few system calls, which once a second nobody notices.
+pub const NODE_IDLE: Duration = Duration::from_secs(1);
 /// Open files and directories of one link; ENFILE above.
 pub const OPEN_FILES_MAX: usize = 6 << 10;
-/// Mounts crossed below one export, each with an fd.
+/// Mounts below one export that the near kernel remembers, each with an fd while it is used; ENFILE above.
 pub const MOUNTS_CROSSED_MAX: usize = 256;
 /// One COPY_FILE_RANGE: the caller can't be interrupted meanwhile, and a short count is allowed.
 pub const COPY_RANGE_MAX: u64 = 64 << 20;

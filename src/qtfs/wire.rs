@@ -23,6 +23,9 @@ use crate::wire::{WireResult, bad};
 /// Grows when the meaning of any byte below changes.
 pub const VERSION: u16 = 2;
 pub const HEADER_LEN: usize = 8;
+/// Set in the `unique` of requests that the near side makes itself, to see whether an inode is still there: they are no
+/// use of it. The kernel's are small and even.
+pub const OWN_REQUEST: u64 = 1 << 63;
 const TEXT_MAX: usize = 512;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use super::nodes::Node;
 use super::tree::{Answer, PREFIX, Served, Tree, body, empty};
 use crate::limits::{NAME_MAX, XATTR_MAX};
 use crate::qtfs::abi::{self, InHeader, SetAttr, fattr};
+use crate::qtfs::wire::OWN_REQUEST;
 use crate::sys::caller::WithoutFsetid;
 use crate::sys::file;
 use crate::sys::file::self_path;
@@ -50,7 +51,11 @@ impl Tree {
     pub(super) fn getattr(&self, h: &InHeader, mut d: Decoder<'_>) -> Served {
         let (flags, _, fh) = (d.u32()?, d.u32()?, d.u64()?);
         let node = self.nodes.get(h.node)?;
-        let held = self.held(&node, (flags & abi::GETATTR_FH != 0).then_some(fh))?;
+        let held = match h.unique & OWN_REQUEST {
+            0 => self.held(&node, (flags & abi::GETATTR_FH != 0).then_some(fh))?,
+            // No program asks.
+            _ => Held::Node(self.nodes.glance(&node)?),
+        };
         let mut e = body();
         abi::attr_out(&mut e, &file::stat(held.as_fd())?, node.ino);
         Ok(Answer::Reply(e.finish()))

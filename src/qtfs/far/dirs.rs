@@ -126,7 +126,7 @@ impl Tree {
         let found = (!skip).then(|| {
             let dir = self.nodes.fd(&open.node)?;
             let fd = self.nodes.child(&dir, &record.name)?;
-            self.nodes.intern(fd, open.node.id, &record.name)
+            self.nodes.intern(fd, &open.node, &record.name)
         });
         match found {
             Some(Ok((node, stat))) => abi::entry(e, node.id, &stat, node.ino),

@@ -11,12 +11,15 @@ mod fdcache;
 mod files;
 mod holders;
 mod locks;
+mod mounts;
 mod names;
 mod nodes;
 mod passed;
 mod pins;
+mod places;
 mod session;
 mod sockets;
+mod sweeper;
 mod tree;
 
 use std::ffi::OsStr;

@@ -23,7 +23,7 @@ impl Tree {
         let parent = self.nodes.get(h.node)?;
         let dir = self.nodes.fd(&parent)?;
         let fd = self.nodes.child(&dir, name)?;
-        let (node, stat) = self.nodes.intern(fd, parent.id, name)?;
+        let (node, stat) = self.nodes.intern(fd, &parent, name)?;
         let answer = self.entry(&node, &stat);
         if node.kind == libc::S_IFSOCK
             && let Answer::Reply(reply) = answer
@@ -94,7 +94,7 @@ impl Tree {
             how(dir.as_fd())?;
         }
         let fd = self.nodes.child(&dir, name)?;
-        let (node, stat) = self.nodes.intern(fd, parent.id, name)?;
+        let (node, stat) = self.nodes.intern(fd, &parent, name)?;
         Ok(self.entry(&node, &stat))
     }
 
@@ -107,7 +107,7 @@ impl Tree {
         let (fd, dir) = (self.nodes.fd(&node)?, self.nodes.fd(&parent)?);
         nix::unistd::linkat(&*fd, c"", &*dir, name, AtFlags::AT_EMPTY_PATH)?;
         let fd = self.nodes.child(&dir, name)?;
-        let (node, stat) = self.nodes.intern(fd, parent.id, name)?;
+        let (node, stat) = self.nodes.intern(fd, &parent, name)?;
         Ok(self.entry(&node, &stat))
     }
 
@@ -161,7 +161,7 @@ impl Tree {
             Err(Errno::ENOENT) => return Err(Errno::ESTALE.into()),
             other => other?,
         };
-        let (node, stat) = self.nodes.intern(fd, parent.id, name)?;
+        let (node, stat) = self.nodes.intern(fd, &parent, name)?;
         let opened = match made {
             Ok(file) => self.files.add(&self.nodes, &node, file, false),
             Err(Errno::EEXIST) if how.contains(OFlag::O_EXCL) => Err(Errno::EEXIST),
@@ -187,7 +187,7 @@ impl Tree {
         };
         let fd = self.nodes.spare(|| crate::sys::file::reopen(file.as_fd(), OFlag::O_PATH))?;
         // It has no name; where there are no handles it lives as long as it is open.
-        let (node, stat) = self.nodes.intern(fd, parent.id, c"")?;
+        let (node, stat) = self.nodes.intern(fd, &parent, c"")?;
         let fh = self.files.add(&self.nodes, &node, file, false).inspect_err(|_| self.nodes.forget(node.id, 1))?;
         Ok(self.created(&node, &stat, fh))
     }

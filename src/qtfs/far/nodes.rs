@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   node id ──▶ Node ──▶ live fd?  use it
-//!                   └──▶ Handle:   open_by_handle_at on its mount          (ext4, xfs, tmpfs, ...)
+//!                   └──▶ Handle:   open_by_handle_at on its mount (`mounts`) (ext4, xfs, tmpfs, ...)
 //!                   └──▶ Place:    the parent's fd, the name, the same inode?   (overlayfs, proc, ...)
 //! ```
 //!
@@ -10,47 +10,45 @@
 //! names and is not here is ESTALE. The near side names node ids only: it never sees a handle and never sends a path.
 //! A directory that the *host* moves out of the export stays reachable through its node until it is forgotten, as with
 //! any file server that goes by handles.
+//!
+//! An fd that nobody uses is closed within seconds (`fdcache`), and that of a forgotten node at once: it would keep a
+//! deleted file's space, and its file system mounted. What is open has an fd of its own and stays as it is.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
-use super::fdcache::{FdCache, NodeFd};
+use super::fdcache::{FdCache, NodeFd, Slot, Use};
+use super::mounts::{Fs, Mounts};
 use super::pins::Pins;
+use super::places::{Place, PlaceOf};
+use super::sweeper::Bell;
 use crate::limits::{MOUNTS_CROSSED_MAX, NODES_MAX};
 use crate::qtfs::abi::ROOT;
-use crate::sys::file::{self, Stat, reopen};
+use crate::sys::file::{self, Stat};
 use crate::sys::handle::FileHandle;
-use crate::sys::mountinfo;
 
 /// How far up a walk goes before it gives up: deeper than PATH_MAX allows a path to be. It also ends a circle of
 /// places, which renames on the host can leave behind.
 const WALK_MAX: usize = 2048;
 const O_NODE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// One file system as mounted: two mounts of one are two, so that a directory never appears in two places.
-#[derive(Debug)]
-pub(super) struct Fs {
-    /// A real fd on it, for open_by_handle_at; none where handles don't work.
-    handles: Option<OwnedFd>,
-    /// The device as the kernel's own tables name it, which stat(2) hides on some file systems.
-    pub(super) device: (u32, u32),
-}
-
+/// An inode as it is reached: where a mount id is never used again, the same key is the same inode or its successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
+pub(super) struct Key {
     mount: u64,
     dev: (u32, u32),
     ino: u64,
 }
 
 impl Key {
-    fn of(stat: &Stat) -> Self {
+    /// Of what `file::stat_on_mount` gave.
+    pub(super) fn of(stat: &Stat) -> Self {
         Self { mount: stat.mount_id, dev: stat.dev(), ino: stat.ino }
     }
 }
@@ -60,13 +58,26 @@ enum Reach {
     /// The root: its fd stays open.
     Open(Arc<NodeFd>),
     Handle(FileHandle),
-    Place(Mutex<Place>),
+    Place(PlaceOf),
 }
 
-#[derive(Debug, Clone)]
-struct Place {
-    parent: u64,
-    name: CString,
+/// How an inode is sought.
+#[derive(Debug, Clone, Copy)]
+struct Search {
+    how: Use,
+    /// So many mounts up are left: mounts that were moved below each other must not make a circle.
+    mounts_left: usize,
+}
+
+impl Search {
+    fn new(how: Use) -> Self {
+        Self { how, mounts_left: MOUNTS_CROSSED_MAX }
+    }
+
+    fn above(self) -> nix::Result<Self> {
+        let mounts_left = self.mounts_left.checked_sub(1).ok_or(Errno::ESTALE)?;
+        Ok(Self { mounts_left, ..self })
+    }
 }
 
 #[derive(Debug)]
@@ -79,7 +90,7 @@ pub(super) struct Node {
     pub(super) fs: Arc<Fs>,
     key: Key,
     reach: Reach,
-    fd: Mutex<Weak<NodeFd>>,
+    fd: Slot,
 }
 
 #[derive(Debug)]
@@ -100,37 +111,31 @@ struct State {
 pub(super) struct Nodes {
     pub(super) root: Arc<Node>,
     state: Mutex<State>,
-    crossed: Mutex<HashMap<u64, Arc<Fs>>>,
+    mounts: Mounts,
     cache: FdCache,
     pins: Pins,
+    pub(super) bell: Bell,
 }
 
 impl Nodes {
     /// `base`: the first number for ids. `fds`: how many inodes' fds to keep for speed.
     pub(super) fn new(root: OwnedFd, base: u64, fds: usize) -> nix::Result<Self> {
-        let stat = file::stat(root.as_fd())?;
-        let fs = Arc::new(probe(root.as_fd(), &stat));
+        let stat = file::stat_on_mount(root.as_fd())?;
+        let (mounts, fs) = Mounts::new(root.as_fd(), &stat);
         let fd = NodeFd::new(root);
-        let root = Arc::new(Node {
-            id: ROOT,
-            kind: stat.kind(),
-            ino: stat.ino,
-            fs: fs.clone(),
-            key: Key::of(&stat),
-            fd: Mutex::new(Arc::downgrade(&fd)),
-            reach: Reach::Open(fd),
-        });
+        let slot = Slot::default();
+        slot.fill(&fd);
+        let (kind, key) = (stat.kind(), Key::of(&stat));
+        let root = Arc::new(Node { id: ROOT, kind, ino: stat.ino, fs, key, fd: slot, reach: Reach::Open(fd) });
+        // 0 is no node and 1 the root.
+        let state = State { by_id: HashMap::new(), by_key: HashMap::new(), next: base + 2 };
         Ok(Self {
             root,
-            state: Mutex::new(State {
-                by_id: HashMap::new(),
-                by_key: HashMap::new(),
-                // 0 is no node and 1 the root.
-                next: base + 2,
-            }),
-            crossed: Mutex::new(HashMap::from([(stat.mount_id, fs)])),
+            state: Mutex::new(state),
+            mounts,
             cache: FdCache::new(fds),
             pins: Pins::default(),
+            bell: Bell::default(),
         })
     }
 
@@ -148,7 +153,7 @@ impl Nodes {
     /// An open file of this node is about to be passed. Does nothing that could wait for a file system.
     pub(super) fn pin(&self, id: u64) {
         if let Ok(node) = self.get(id) {
-            let fd = live(&node);
+            let fd = node.fd.live(Use::Lasting);
             self.pins.add(node, fd);
         }
     }
@@ -158,73 +163,98 @@ impl Nodes {
         self.get(id).or_else(|errno| self.pins.find(id).ok_or(errno))
     }
 
-    /// With every frame, of which there is one in two seconds at least.
-    pub(super) fn unpin(&self) {
-        self.pins.expire();
+    /// Closes what nobody uses; `tick`: also what was not used since the tick before.
+    pub(super) fn sweep(&self, tick: bool) {
+        self.cache.sweep(tick);
+        if tick {
+            self.mounts.sweep();
+            self.pins.expire();
+        }
     }
 
     /// An O_PATH fd of the inode.
     pub(super) fn fd(&self, node: &Node) -> nix::Result<Arc<NodeFd>> {
-        if let Some(fd) = live(node) {
+        self.reach(node, Search::new(Use::Lasting))
+    }
+
+    /// The same for a moment, after which nothing is open that was not before.
+    pub(super) fn glance(&self, node: &Node) -> nix::Result<Arc<NodeFd>> {
+        self.reach(node, Search::new(Use::Glance))
+    }
+
+    fn reach(&self, node: &Node, search: Search) -> nix::Result<Arc<NodeFd>> {
+        if let Some(fd) = node.fd.live(search.how) {
             return Ok(fd);
         }
         match &node.reach {
             Reach::Open(fd) => Ok(fd.clone()),
             Reach::Handle(handle) => {
-                let mount = node.fs.handles.as_ref().expect("a node has a handle where its file system has them");
+                let mount = self.mount(&node.fs, search)?;
                 let opened = self.spare(|| handle.open(mount.as_fd(), (OFlag::O_PATH | OFlag::O_NOFOLLOW).bits()))?;
-                Ok(self.adopt(node, opened))
+                Ok(self.adopt(node, opened, search.how))
             }
-            Reach::Place(_) => self.walk(node),
+            Reach::Place(place) => self.walk(node, place.get(), search),
         }
     }
 
-    /// Up to the nearest open directory, then down again, each step checked.
-    fn walk(&self, node: &Node) -> nix::Result<Arc<NodeFd>> {
-        let mut steps: Vec<(Arc<Node>, CString)> = Vec::new();
-        let place_of = |n: &Node| match &n.reach {
-            Reach::Place(place) => Some(place.lock().expect("never poisoned: panics abort").clone()),
-            Reach::Open(_) | Reach::Handle(_) => None,
+    /// A real fd on a file system below the export, which is found by its root again.
+    fn mount(&self, fs: &Fs, search: Search) -> nix::Result<Arc<NodeFd>> {
+        if let Some(fd) = fs.fd().live(search.how) {
+            return Ok(fd);
+        }
+        let place = fs.place().expect("the export's own file system stays open");
+        let parent = self.reach(&*self.get(place.parent)?, search.above()?)?;
+        let root = match self.child(&parent, &place.name) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Err(Errno::ESTALE),
+            other => other?,
         };
-        let Some(Place { mut parent, name }) = place_of(node) else { return self.fd(node) };
-        let last = name;
+        self.spare(|| self.mounts.reopen(fs, root.as_fd(), search.how))
+    }
+
+    /// Up to the nearest open directory, then down again, each step checked.
+    fn walk(&self, node: &Node, place: Place, search: Search) -> nix::Result<Arc<NodeFd>> {
+        let mut steps: Vec<(Arc<Node>, CString)> = Vec::new();
+        let Place { mut parent, name: last } = place;
         let mut at = loop {
             let above = self.get(parent)?;
-            if let Some(fd) = live(&above) {
+            if let Some(fd) = above.fd.live(search.how) {
                 break fd;
             }
-            match place_of(&above) {
-                None => break self.fd(&above)?,
-                Some(_) if steps.len() == WALK_MAX => return Err(Errno::ESTALE),
-                Some(place) => {
+            match &above.reach {
+                Reach::Open(_) | Reach::Handle(_) => break self.reach(&above, search.above()?)?,
+                Reach::Place(_) if steps.len() == WALK_MAX => return Err(Errno::ESTALE),
+                Reach::Place(place) => {
+                    let place = place.get();
                     parent = place.parent;
                     steps.push((above, place.name));
                 }
             }
         };
         while let Some((above, name)) = steps.pop() {
-            at = self.step_down(&at, &above, &name)?;
+            at = self.step_down(&at, &above, &name, search.how)?;
         }
-        self.step_down(&at, node, &last)
+        self.step_down(&at, node, &last, search.how)
     }
 
-    fn step_down(&self, parent: &NodeFd, node: &Node, name: &CStr) -> nix::Result<Arc<NodeFd>> {
-        let opened = match self.spare(|| openat(parent, name, O_NODE, Mode::empty())) {
+    fn step_down(&self, parent: &NodeFd, node: &Node, name: &CStr, how: Use) -> nix::Result<Arc<NodeFd>> {
+        let opened = match self.child(parent, name) {
             Err(Errno::ENOENT | Errno::ENOTDIR) => return Err(Errno::ESTALE),
             other => other?,
         };
-        let stat = file::stat(opened.as_fd())?;
+        let stat = file::stat_on_mount(opened.as_fd())?;
         // No birth time: overlayfs answers another one after a copy-up.
         if stat.kind() != node.kind || Key::of(&stat) != node.key {
             return Err(Errno::ESTALE);
         }
-        Ok(self.adopt(node, opened))
+        Ok(self.adopt(node, opened, how))
     }
 
-    fn adopt(&self, node: &Node, fd: OwnedFd) -> Arc<NodeFd> {
+    fn adopt(&self, node: &Node, fd: OwnedFd, how: Use) -> Arc<NodeFd> {
         let fd = NodeFd::new(fd);
-        *node.fd.lock().expect("never poisoned: panics abort") = Arc::downgrade(&fd);
-        self.cache.keep(fd.clone());
+        if how == Use::Lasting {
+            node.fd.fill(&fd);
+            self.cache.keep(fd.clone());
+        }
         fd
     }
 
@@ -233,6 +263,7 @@ impl Nodes {
         match open() {
             Err(Errno::EMFILE | Errno::ENFILE) => {
                 self.cache.shed();
+                self.mounts.shed();
                 open()
             }
             other => other,
@@ -245,13 +276,16 @@ impl Nodes {
     }
 
     /// The node of an inode that is about to be told to the kernel; counts as one lookup.
-    pub(super) fn intern(&self, fd: OwnedFd, parent: u64, name: &CStr) -> nix::Result<(Arc<Node>, Stat)> {
-        let stat = file::stat(fd.as_fd())?;
-        let fs = self.file_system(&stat, fd.as_fd())?;
-        let handle = if fs.handles.is_some() { FileHandle::of(fd.as_fd()).ok() } else { None };
-        let node = self.known_or_new(&stat, fs, handle, Place { parent, name: name.into() })?;
-        if live(&node).is_none() {
-            self.adopt(&node, fd);
+    pub(super) fn intern(&self, fd: OwnedFd, parent: &Node, name: &CStr) -> nix::Result<(Arc<Node>, Stat)> {
+        let stat = file::stat_on_mount(fd.as_fd())?;
+        let fs = match stat.mount_id == parent.key.mount {
+            true => parent.fs.clone(),
+            false => self.spare(|| self.mounts.enter(&stat, fd.as_fd(), parent.id, name))?,
+        };
+        let handle = if fs.handles { FileHandle::of(fd.as_fd()).ok() } else { None };
+        let node = self.known_or_new(&stat, fs, handle, parent.id, name)?;
+        if node.fd.live(Use::Lasting).is_none() {
+            self.adopt(&node, fd, Use::Lasting);
         }
         Ok((node, stat))
     }
@@ -261,7 +295,8 @@ impl Nodes {
         stat: &Stat,
         fs: Arc<Fs>,
         handle: Option<FileHandle>,
-        place: Place,
+        parent: u64,
+        name: &CStr,
     ) -> nix::Result<Arc<Node>> {
         let key = Key::of(stat);
         let mut state = self.state();
@@ -272,10 +307,10 @@ impl Nodes {
                 (Reach::Place(_), None) => known.node.kind == stat.kind(),
                 _ => false,
             };
-            if same {
+            if same && Arc::ptr_eq(&known.node.fs, &fs) {
                 known.lookups += 1;
-                if let Reach::Place(old) = &known.node.reach {
-                    *old.lock().expect("never poisoned: panics abort") = place;
+                if let Reach::Place(place) = &known.node.reach {
+                    place.set(parent, name);
                 }
                 return Ok(known.node.clone());
             }
@@ -285,26 +320,14 @@ impl Nodes {
         }
         let id = *next;
         *next += 1;
-        let reach = handle.map_or_else(|| Reach::Place(Mutex::new(place)), Reach::Handle);
+        let place = || Reach::Place(PlaceOf::new(parent, name));
+        let reach = handle.map_or_else(place, Reach::Handle);
         let ino = shown_ino(&self.root.key, &key);
-        let node = Arc::new(Node { id, kind: stat.kind(), ino, fs, key, reach, fd: Mutex::new(Weak::new()) });
+        let node = Arc::new(Node { id, kind: stat.kind(), ino, fs, key, reach, fd: Slot::default() });
         by_id.insert(id, Known { node: node.clone(), lookups: 1 });
         // An older inode of this number keeps its id, and is not found by number any more.
         by_key.insert(key, id);
         Ok(node)
-    }
-
-    fn file_system(&self, stat: &Stat, fd: BorrowedFd<'_>) -> nix::Result<Arc<Fs>> {
-        let mut crossed = self.crossed.lock().expect("never poisoned: panics abort");
-        if let Some(fs) = crossed.get(&stat.mount_id) {
-            return Ok(fs.clone());
-        }
-        if crossed.len() >= MOUNTS_CROSSED_MAX {
-            return Err(Errno::ENFILE);
-        }
-        let fs = Arc::new(probe(fd, stat));
-        crossed.insert(stat.mount_id, fs.clone());
-        Ok(fs)
     }
 
     /// The kernel forgets `count` of the times it was told.
@@ -320,9 +343,12 @@ impl Nodes {
         if by_key.get(&gone.node.key) == Some(&id) {
             by_key.remove(&gone.node.key);
         }
-        // Its fd may close now; not under the lock.
         drop(state);
-        drop(gone);
+        if let Some(fd) = gone.node.fd.live(Use::Glance) {
+            fd.retire();
+            drop(fd);
+            self.bell.ring();
+        }
     }
 
     /// The kernel was told of the node once more, by the near side.
@@ -334,22 +360,16 @@ impl Nodes {
 
     /// After a rename through this link: what is now at (`parent`, `name`) is found there.
     pub(super) fn moved(&self, parent: &Arc<Node>, parent_fd: &NodeFd, name: &CStr) {
-        if parent.fs.handles.is_some() {
+        if parent.fs.handles {
             return;
         }
-        let Ok(stat) = self.child(parent_fd, name).and_then(|fd| file::stat(fd.as_fd())) else { return };
+        let Ok(stat) = self.child(parent_fd, name).and_then(|fd| file::stat_on_mount(fd.as_fd())) else { return };
         let state = self.state();
         let Some(known) = state.by_key.get(&Key::of(&stat)).and_then(|id| state.by_id.get(id)) else { return };
         if let Reach::Place(place) = &known.node.reach {
-            *place.lock().expect("never poisoned: panics abort") = Place { parent: parent.id, name: name.into() };
+            place.set(parent.id, name);
         }
     }
-}
-
-fn live(node: &Node) -> Option<Arc<NodeFd>> {
-    let fd = node.fd.lock().expect("never poisoned: panics abort").upgrade()?;
-    fd.touch();
-    Some(fd)
 }
 
 /// One mount on the near side has one device number, so inodes of another device get numbers of their own.
@@ -361,22 +381,5 @@ fn shown_ino(root: &Key, key: &Key) -> u64 {
     key.ino ^ device.wrapping_mul(0x9e37_79b9_7f4a_7c15) << 32
 }
 
-/// Tries file handles on the mount that `fd` is on, by using one.
-fn probe(fd: BorrowedFd<'_>, stat: &Stat) -> Fs {
-    let device = mounted_device(stat.mount_id).unwrap_or_else(|| stat.dev());
-    let handles = match stat.kind() {
-        libc::S_IFDIR => reopen(fd, OFlag::O_RDONLY | OFlag::O_DIRECTORY).ok(),
-        libc::S_IFREG => reopen(fd, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok(),
-        _ => None,
-    };
-    let works = |mount: &OwnedFd| {
-        FileHandle::of(fd)
-            .and_then(|h| h.open(mount.as_fd(), libc::O_PATH))
-            .is_ok_and(|back| file::stat(back.as_fd()).is_ok_and(|s| Key::of(&s) == Key::of(stat)))
-    };
-    Fs { handles: handles.filter(works), device }
-}
-
-fn mounted_device(mount_id: u64) -> Option<(u32, u32)> {
-    Some(mountinfo::find(&std::fs::read("/proc/self/mountinfo").ok()?, mount_id)?.device)
-}
+#[cfg(test)]
+mod tests;

@@ -13,11 +13,13 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use nix::errno::Errno;
 use nix::unistd::UnlinkatFlags;
 
 use super::locks::Target;
+use super::sweeper;
 use super::tree::{Answer, Fault, PREFIX, Served, Tree, body};
 use crate::link::conn::Closer;
 use crate::policy::FsOp;
@@ -26,6 +28,9 @@ use crate::qtfs::frames::{self, FrameReader, read_frame};
 use crate::qtfs::wire::{self, HEADER_LEN, Header, Kind};
 use crate::wire::codec::Decoder;
 use crate::wire::{ProtocolError, WireResult, bad};
+
+/// It closes files and nothing else.
+const SWEEPER_STACK: usize = 64 << 10;
 
 pub(super) struct Session {
     tree: Tree,
@@ -69,12 +74,26 @@ impl Session {
     /// Serves until the link ends, on this thread and as many more as are needed. The thread must be prepared
     /// (`caller::prepare_thread`).
     pub(super) fn run(self: &Arc<Self>) {
+        let sweeper = self.start_sweeper();
         self.work();
         // The others see the end as soon as they are done.
         self.tree.locks.close();
         while self.threads.load(Ordering::Acquire) > 0 {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
+        self.tree.nodes.bell.end();
+        if let Some(sweeper) = sweeper {
+            sweeper.join().expect("never poisoned: panics abort");
+        }
+    }
+
+    fn start_sweeper(self: &Arc<Self>) -> Option<JoinHandle<()>> {
+        let session = self.clone();
+        let body = move || sweeper::sweep(&session.tree.nodes);
+        let started = std::thread::Builder::new().name("qtfs-sweep".into()).stack_size(SWEEPER_STACK).spawn(body);
+        started
+            .inspect_err(|e| tracing::warn!("{}: no thread to close unused files, which stay open: {e}", self.name))
+            .ok()
     }
 
     fn work(self: &Arc<Self>) {
@@ -117,7 +136,6 @@ impl Session {
             return Ok(None);
         };
         let payload = &buf[..len];
-        self.tree.nodes.unpin();
         match kind {
             Kind::Request => {}
             Kind::Ping => {

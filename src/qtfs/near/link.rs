@@ -20,9 +20,6 @@ use crate::link::conn::Closer;
 use crate::qtfs::abi::op;
 use crate::qtfs::wire::{HEADER_LEN, Header, Kind, frame};
 
-/// Uniques of requests that are made here; the kernel's are small and even.
-pub(super) const OWN_REQUEST: u64 = 1 << 63;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pending {
     pub(super) opcode: u32,

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::link::{OWN_REQUEST, Pending};
+use super::link::Pending;
 use super::{Dialled, Near, dial_mount, opens};
 use crate::limits::{FILE_FRAME_MAX, REDIAL_FIRST_MS, REDIAL_MAX_MS};
 use crate::qtfs::abi::{self, ENTRY, InHeader, OUT_HEADER, OutHeader, ROOT, op, open_flags_at};
 use crate::qtfs::frames::{self, FrameReader, read_frame};
-use crate::qtfs::wire::{HEADER_LEN, HostSocket, Kind, open_flags};
+use crate::qtfs::wire::{HEADER_LEN, HostSocket, Kind, OWN_REQUEST, open_flags};
 use crate::sys::file::Stat;
 use crate::sys::kick::Kickable;
 use crate::sys::mount_ioctl;
