@@ -219,6 +219,44 @@ fn the_group_may_and_others_may_not() {
     assert!(said.contains("group `farside`"), "{said}");
 }
 
+/// Without /etc/passwd the name service answers nothing, which is not the answer that there is no such user.
+#[test]
+fn a_deny_rule_holds_while_the_name_service_fails() {
+    let lab = Lab::up();
+    let rules = "[[exec]]\ndeny = '/usr/bin/id'\nusers = ['daemon']\n[[exec]]\ndeny = '/usr/bin/env'\nusers = ['nosuch']\n\
+                 [[exec]]\nallow = '/**'\n";
+    let file = "/etc/farside/peers.d/dpu.toml";
+    lab.write(Host, file, &format!("keys = [\"{}\"]\n{rules}", key(&lab, Dpu)));
+    lab.sh(Host, "echo 'passwd: files' >/etc/nsswitch.conf").ok();
+    let server = serve(&lab);
+    let id = |uid: &str| {
+        let who = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--inh-caps=-all"];
+        lab.run_with(Dpu, &addr(), &[&who[..], &[bin("rexec"), "id", "-u"]].concat())
+    };
+    let check = |uid: &str| {
+        let said = lab.host(&[bin("farside"), "policy", "check", "dpu", "exec", "--user", uid, "/usr/bin/id"]);
+        (said.status.code(), said.out())
+    };
+    lab.sh(Dpu, "mkdir -p /etc/farside && printf '[local]\\nusers = [\"1\", \"2\"]\\n' >/etc/farside/node.toml").ok();
+    let vouching = lab.spawn_with(Dpu, &[("CMD_NET_ADDR", "tcp://127.0.0.1:7999")], &[bin("rexec_server")]);
+    vouching.wait_for("serving on");
+    assert_eq!((id("1").status.code(), id("2").ok().as_str()), (Some(126), "2\n"), "{}", server.said());
+    assert_eq!((check("1").0, check("2").0), (Some(1), Some(0)));
+    lab.sh(Host, "mv /etc/passwd /etc/passwd.away").ok();
+    for uid in ["1", "2"] {
+        let said = id(uid);
+        assert_eq!(said.status.code(), Some(126), "user {uid}: {said:?}");
+        let (code, verdict) = check(uid);
+        assert!(code == Some(1) && verdict.contains(&format!("{file}:3 (exec rule 1) may be about it")), "{verdict}");
+    }
+    let log = server.said();
+    let line = log.lines().rfind(|l| l.contains("refused: denied")).unwrap_or_default();
+    assert!(line.contains(&format!("{file}:3 (exec rule 1)")) && line.contains("user daemon"), "{log}");
+    lab.sh(Host, "mv /etc/passwd.away /etc/passwd").ok();
+    assert_eq!(id("2").ok(), "2\n");
+    server.wait_for(&format!("{file}:6 (exec rule 2) denies user nosuch, but this machine has no such user"));
+}
+
 /// A link that is swapped as fast as a machine can, between a program that may run and one that may not.
 #[test]
 fn a_link_that_is_swapped_meanwhile_runs_nothing_that_is_not_allowed() {

@@ -14,7 +14,7 @@ use crate::auth::{Bearer, Binding, PublicKey, Tls, voucher};
 use crate::config::{NodeConfig, config_dir};
 use crate::limits::{SEEN_AGAIN, TRUST_LOOK};
 use crate::link::{Access, Authority, Judged, Shown, Stranger};
-use crate::trust::{HostKey, Rights, Stamp, Standing, Store, Trusted, Users, seen, trust_command};
+use crate::trust::{HostKey, Rights, Stamp, Standing, Store, SystemAccounts, Trusted, Users, seen, trust_command};
 use crate::vouch::{self, Asker, Commands, Host};
 
 /// Under which this machine's own connections are known.
@@ -42,6 +42,35 @@ fn read(store: &Store) -> Result<(HostKey, Tls, Trusted), String> {
     let key = store.host_key().map_err(|e| e.0)?;
     let tls = Tls::new(&key.secret).map_err(|e| e.0)?;
     Ok((key, tls, store.load().map_err(|e| e.0)?))
+}
+
+/// Says which deny rules name users that cannot be told. On a thread of its own, because the name service may hang and
+/// links must not wait for it. There is at most one such thread: what is newest waits for it in its place.
+fn warn_of_doubts(trusted: &Arc<Trusted>) {
+    static NEWEST: Mutex<(bool, Option<Arc<Trusted>>)> = Mutex::new((false, None));
+    let newest = || NEWEST.lock().expect("no holder panics: panic is abort");
+    let mut slot = newest();
+    slot.1 = Some(Arc::clone(trusted));
+    if std::mem::replace(&mut slot.0, true) {
+        return;
+    }
+    drop(slot);
+    let run = move || {
+        loop {
+            let mut slot = newest();
+            let Some(trusted) = slot.1.take() else {
+                slot.0 = false;
+                return;
+            };
+            drop(slot);
+            let doubts = trusted.peers().iter().flat_map(|peer| peer.policy.doubts(&SystemAccounts));
+            doubts.for_each(|doubt| tracing::warn!("{doubt}"));
+        }
+    };
+    if let Err(e) = std::thread::Builder::new().name("names".into()).spawn(run) {
+        newest().0 = false;
+        tracing::warn!("the users that deny rules name are not checked: start a thread: {e}");
+    }
 }
 
 fn users() -> Result<Users, String> {
@@ -95,6 +124,7 @@ impl Keys {
         let (key, tls, trusted) = read(&self.store)?;
         (state.key, state.tls, state.trusted) = (key, tls, Arc::new(trusted));
         state.version += 1;
+        warn_of_doubts(&state.trusted);
         tracing::info!("keys and peers read: {} trusted", state.trusted.peers().len());
         Ok(())
     }
@@ -117,6 +147,11 @@ impl Keys {
 
     pub(super) fn users(&self) -> Users {
         self.state().users.clone()
+    }
+
+    /// For a server, once it may have threads; afterwards whenever the files change.
+    pub(super) fn check_names(&self) {
+        warn_of_doubts(&self.trusted());
     }
 }
 

@@ -81,21 +81,29 @@ fn answer(typed: &Check) -> Answer {
 }
 
 fn exec(trusted: &Trusted, peer: &TrustedPeer, user: &str, command: &[OsString]) -> Answer {
-    let who = match user.parse() {
-        Ok(uid) => User::from_uid(Uid::from_raw(uid)).ok().flatten().map_or((uid, uid), |u| (uid, u.gid.as_raw())),
-        Err(_) => match User::from_name(user).ok().flatten() {
-            Some(user) => (user.uid.as_raw(), user.gid.as_raw()),
-            None => {
-                return Err(format!("there is no user {user} on this machine; say one of /etc/passwd, or a number"));
-            }
-        },
-    };
+    let who = ids_of(user)?;
+    // What the daemons log when they read the file.
+    peer.policy.doubts(&SystemAccounts).iter().for_each(|doubt| eprintln!("farside policy check: {doubt}"));
     let path = find(&command[0]).ok_or_else(|| format!("{} is not found on this machine", command[0].display()))?;
     let args: Vec<Vec<u8>> = command[1..].iter().map(|arg| arg.as_bytes().to_vec()).collect();
     let query = ExecQuery { path: path.as_os_str().as_bytes(), args: &args, uid: who.0, gid: who.1, groups: &[] };
     let verdict = peer.policy.exec(&trusted.machine, &SystemAccounts, &query);
     let verdict = verdict.map(|allowed| format!("{allowed}; {}", Policy::describe(&allowed)));
     Ok(worded(Path::new(&command[0]), &path, verdict.map_err(|e| e.to_string())))
+}
+
+/// User and group. A number needs no account: where there is none, or the name service cannot tell, the group has the
+/// same number, and the rules are then asked as the daemons ask them.
+fn ids_of(user: &str) -> Result<(u32, u32), String> {
+    if let Ok(uid) = user.parse() {
+        let account = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        return Ok((uid, account.map_or(uid, |account| account.gid.as_raw())));
+    }
+    match User::from_name(user) {
+        Ok(Some(account)) => Ok((account.uid.as_raw(), account.gid.as_raw())),
+        Ok(None) => Err(format!("there is no user {user} on this machine; say one of /etc/passwd, or a number")),
+        Err(e) => Err(format!("the name service cannot say who user {user} is: {}; say a number", e.desc())),
+    }
 }
 
 /// As the server finds it, in this process's PATH.

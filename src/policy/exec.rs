@@ -4,6 +4,11 @@
 //! states. With `users`, and root not among them, a command has no group that its user does not have on this machine,
 //! and no capability unless the rule gives some: either would be a way to be root all the same. What setuid programs of
 //! this machine give to its users they give to such a command too, unless `capabilities` says what there is at most.
+//!
+//! The name service may fail to answer. Then nobody can tell whether the rule matches, and so which rule decides: the
+//! command is denied, whether that rule denies or allows. A later rule could allow more than this one would.
+
+use std::fmt;
 
 use super::capabilities::CapabilityMask;
 use super::environment::Environment;
@@ -11,12 +16,21 @@ use super::glob::{PathGlob, TextGlob};
 use super::verdict::{Allowed, Denied, Place, Service, Verdict};
 use super::whitelist::{ExecList, Machine};
 use super::{Policy, peer_file::deciding};
+use crate::errno::Errno;
 
-/// What is asked of this machine's users and groups.
+/// What is asked of this machine's users and groups. An error is not a no: the name service could not answer.
 pub trait Accounts {
-    fn uid_of(&self, name: &str) -> Option<u32>;
+    /// `None`: no user has this name.
+    ///
+    /// # Errors
+    /// The name service could not answer.
+    fn uid_of(&self, name: &str) -> Result<Option<u32>, Errno>;
+
     /// Whether this is the user's own group, or one that lists the user.
-    fn is_member(&self, uid: u32, gid: u32) -> bool;
+    ///
+    /// # Errors
+    /// As for `uid_of`.
+    fn is_member(&self, uid: u32, gid: u32) -> Result<bool, Errno>;
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,12 +74,30 @@ impl User {
             .then(|| Self::Name(text.into()))
     }
 
-    fn id(&self, accounts: &dyn Accounts) -> Option<u32> {
+    fn id(&self, accounts: &dyn Accounts) -> Result<Option<u32>, Errno> {
         match self {
             Self::Name(name) => accounts.uid_of(name),
-            Self::Id(id) => Some(*id),
+            Self::Id(id) => Ok(Some(*id)),
         }
     }
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Id(id) => id.fmt(f),
+        }
+    }
+}
+
+/// Whether a rule is about a command, once its path matches.
+enum Match {
+    Yes,
+    /// Why not.
+    No(String),
+    /// The name service failed at this question.
+    Unknown(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,22 +130,40 @@ impl ExecRule {
         self.paths.iter().any(|glob| glob.matches(path))
     }
 
-    /// Why the rule does not match, when it is not for the path.
-    fn unmatched(&self, query: &ExecQuery<'_>, accounts: &dyn Accounts) -> Option<String> {
+    /// For a rule whose path matches.
+    fn judge(&self, query: &ExecQuery<'_>, accounts: &dyn Accounts) -> Match {
         if self.args.as_ref().is_some_and(|args| !args.matches(query.args)) {
-            return Some("not with these arguments".into());
+            return Match::No("not with these arguments".into());
         }
-        let users: Vec<u32> = self.users.as_ref()?.iter().filter_map(|user| user.id(accounts)).collect();
-        if !users.contains(&query.uid) {
-            return Some(format!("not as user {}", query.uid));
+        let Some(users) = &self.users else { return Match::Yes };
+        let (mut ids, mut unknown) = (Vec::new(), None);
+        for user in users {
+            match user.id(accounts) {
+                Ok(id) => ids.extend(id),
+                Err(errno) => unknown = unknown.or(Some(format!("who user {user} is: {}", errno.desc()))),
+            }
         }
-        // Who may be root gains nothing by a group; a deny rule is not escaped by one.
-        if users.contains(&0) || !self.allow {
-            return None;
+        match (ids.contains(&query.uid), unknown) {
+            (true, _) => self.judge_groups(ids.contains(&0), query, accounts),
+            (false, Some(why)) => Match::Unknown(why),
+            (false, None) => Match::No(format!("not as user {}", query.uid)),
         }
-        let mut groups = std::iter::once(&query.gid).chain(query.groups);
-        let foreign = groups.find(|gid| !accounts.is_member(query.uid, **gid))?;
-        Some(format!("user {} is not in group {foreign} on this machine", query.uid))
+    }
+
+    /// For a rule whose `users` match. Who may be root gains nothing by a group; a deny rule is not escaped by one.
+    fn judge_groups(&self, may_be_root: bool, query: &ExecQuery<'_>, accounts: &dyn Accounts) -> Match {
+        if may_be_root || !self.allow {
+            return Match::Yes;
+        }
+        let uid = query.uid;
+        for gid in std::iter::once(&query.gid).chain(query.groups) {
+            match accounts.is_member(uid, *gid) {
+                Ok(true) => {}
+                Ok(false) => return Match::No(format!("user {uid} is not in group {gid} on this machine")),
+                Err(e) => return Match::Unknown(format!("whether user {uid} is in group {gid}: {}", e.desc())),
+            }
+        }
+        Match::Yes
     }
 }
 
@@ -122,16 +172,36 @@ impl Policy {
         machine.exec.allows(query.path)?;
         let mut nearly = None;
         for rule in self.exec.iter().filter(|rule| rule.matches_path(query.path)) {
-            match rule.unmatched(query, accounts) {
-                None => {
+            match rule.judge(query, accounts) {
+                Match::Yes => {
                     let any_file = machine.exec == ExecList::Absent && self.lets_any_file(&rule.place);
                     return deciding(&rule.place, rule.allow, ExecGrant { any_file, ..rule.grant.clone() });
                 }
-                Some(but) if rule.allow && nearly.is_none() => nearly = Some((rule.place.clone(), but)),
-                Some(_) => {}
+                Match::Unknown(what) => return Err(Denied::Unknown { place: rule.place.clone(), what }),
+                Match::No(but) if rule.allow && nearly.is_none() => nearly = Some((rule.place.clone(), but)),
+                Match::No(_) => {}
             }
         }
         Err(Denied::NoRule { file: self.file.clone(), service: Service::Exec, nearly })
+    }
+
+    /// What is wrong with the users that deny rules name, one line each. Nobody has such a name here, so nobody is
+    /// denied by it: whoever misspells a name must hear of it. Asks the name service, which may take its time.
+    pub fn doubts(&self, accounts: &dyn Accounts) -> Vec<String> {
+        let deny = self.exec.iter().filter(|rule| !rule.allow);
+        let named = deny.flat_map(|rule| rule.users.iter().flatten().map(move |user| (&rule.place, user)));
+        let doubt = |(place, user): (&Place, &User)| match user.id(accounts) {
+            Ok(Some(_)) => None,
+            Ok(None) => {
+                Some(format!("{place} denies user {user}, but this machine has no such user; correct the name"))
+            }
+            Err(errno) => Some(format!(
+                "{place} denies user {user}, but the name service cannot say who that is: {}; until it can, the rule \
+                 denies every user",
+                errno.desc()
+            )),
+        };
+        named.filter_map(doubt).collect()
     }
 
     /// Whether that rule is the first one, and about every file and any arguments.

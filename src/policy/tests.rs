@@ -4,23 +4,25 @@ use std::path::Path;
 
 use super::*;
 use crate::auth::{KeyLine, SecretKey};
+use crate::errno::Errno;
 
 const KEY: &str = "farside-ed25519 BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc= dpu";
 
-/// 64055 is libvirt-qemu, of group 108.
+/// 64055 is libvirt-qemu, of group 108. The name service fails when it is asked for `far` or for group 999.
 struct Few;
 
 impl Accounts for Few {
-    fn uid_of(&self, name: &str) -> Option<u32> {
+    fn uid_of(&self, name: &str) -> Result<Option<u32>, Errno> {
         match name {
-            "root" => Some(0),
-            "libvirt-qemu" => Some(64055),
-            _ => None,
+            "root" => Ok(Some(0)),
+            "libvirt-qemu" => Ok(Some(64055)),
+            "far" => Err(Errno::EIO),
+            _ => Ok(None),
         }
     }
 
-    fn is_member(&self, uid: u32, gid: u32) -> bool {
-        (uid, gid) == (64055, 108)
+    fn is_member(&self, uid: u32, gid: u32) -> Result<bool, Errno> {
+        if gid == 999 { Err(Errno::EIO) } else { Ok((uid, gid) == (64055, 108)) }
     }
 }
 
@@ -108,8 +110,40 @@ fn a_deny_rule_for_a_user_is_not_escaped_by_a_group() {
 
 #[test]
 fn a_name_that_nobody_has_here_is_nobody() {
-    let policy = policy("[[exec]]\nallow='/a'\nusers=['nosuch']");
+    let policy =
+        policy("[[exec]]\nallow='/a'\nusers=['nosuch']\n[[exec]]\ndeny='/b'\nusers=['nosuch']\n[[exec]]\nallow='/b'");
     assert!(run(&policy, 0, 0, &["/a"]).is_err());
+    assert!(run(&policy, 0, 0, &["/b"]).is_ok());
+}
+
+#[test]
+fn a_rule_that_the_name_service_cannot_judge_denies() {
+    let policy = policy(
+        "[[exec]]\ndeny='/a'\nusers=['far', '7']\n[[exec]]\nallow='/a'\n\
+         [[exec]]\nallow='/b'\nusers=['far', 'root']\n[[exec]]\nallow='/b'\n\
+         [[exec]]\nallow='/c'\nusers=['64055']\n[[exec]]\nallow='/c'\n\
+         [[exec]]\ndeny='/d'\nargs=['-x']\nusers=['far']\n[[exec]]\nallow='/d'",
+    );
+    let unknown = "denied: /p/dpu.toml:3 (exec rule 1) may be about it, but the name service cannot say who user far \
+                   is: I/O error";
+    assert_eq!(run(&policy, 64055, 108, &["/a"]).unwrap_err().to_string(), unknown);
+    assert!(matches!(run(&policy, 7, 7, &["/a"]), Err(Denied::Rule(_))), "it is certain of this one");
+    assert!(matches!(run(&policy, 64055, 108, &["/b"]), Err(Denied::Unknown { .. })), "not by the wider rule either");
+    assert!(run(&policy, 0, 0, &["/b"]).is_ok(), "it is certain of root");
+    let said = run(&policy, 64055, 999, &["/c"]).unwrap_err().to_string();
+    assert!(said.contains("whether user 64055 is in group 999"), "{said}");
+    assert!(run(&policy, 64055, 108, &["/d"]).is_ok(), "the rule is about other arguments");
+}
+
+#[test]
+fn deny_rules_with_names_that_deny_nobody_are_told_of() {
+    let policy = policy(
+        "[[exec]]\ndeny='/a'\nusers=['nosuch', 'root', '7']\n[[exec]]\ndeny='/a'\nusers=['far']\n\
+         [[exec]]\nallow='/a'\nusers=['nosuch']",
+    );
+    let [nobody, unknown] = &policy.doubts(&Few)[..] else { panic!("{:?}", policy.doubts(&Few)) };
+    assert!(nobody.starts_with("/p/dpu.toml:3 (exec rule 1) denies user nosuch, but"), "{nobody}");
+    assert!(unknown.starts_with("/p/dpu.toml:6 (exec rule 2) denies user far, but") && unknown.contains("every user"));
 }
 
 #[test]

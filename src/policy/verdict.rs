@@ -21,7 +21,7 @@ impl fmt::Display for Service {
     }
 }
 
-/// One rule: where it is written, and the how manieth of its service it is, from 1.
+/// One rule: where it is written, and its index within the service, starting at 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub file: Arc<Path>,
@@ -57,6 +57,11 @@ pub enum Denied {
         service: Service,
         nearly: Option<(Place, String)>,
     },
+    /// The name service could not say what this rule depends on.
+    Unknown {
+        place: Place,
+        what: String,
+    },
     /// Something machine-wide: the line says which file, and what to do.
     Machine(String),
 }
@@ -69,6 +74,9 @@ impl fmt::Display for Denied {
                 write!(f, "denied: no {service} rule of {} allows it", file.display())
             }
             Self::NoRule { nearly: Some((place, but)), .. } => write!(f, "denied: {place} would allow it, but {but}"),
+            Self::Unknown { place, what } => {
+                write!(f, "denied: {place} may be about it, but the name service cannot say {what}")
+            }
             Self::Machine(why) => write!(f, "denied: {why}"),
         }
     }

@@ -27,8 +27,15 @@ impl Users {
             },
         };
         let uids = names.iter().map(uid).collect::<Result<_, _>>()?;
-        let group = Group::from_name(GROUP).ok().flatten().map(|g| g.gid.as_raw());
-        Ok(Self { uids, group })
+        // Without an answer nobody may by the group: that refuses some who may, and lets nobody in.
+        let group = Group::from_name(GROUP).unwrap_or_else(|e| {
+            tracing::warn!(
+                "no member of the group {GROUP} may reach the other machine: its look-up failed: {}",
+                e.desc()
+            );
+            None
+        });
+        Ok(Self { uids, group: group.map(|g| g.gid.as_raw()) })
     }
 
     pub fn with(mut self, uids: &[u32]) -> Self {

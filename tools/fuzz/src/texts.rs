@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use farside::auth::KeyLine;
+use farside::errno::Errno;
 use farside::policy::{
     Accounts, ExecList, ExecQuery, FsList, FsOp, Machine, Network, PathGlob, PeerFile, TextGlob, Within, with_keys,
 };
@@ -51,12 +52,12 @@ fn host_key(text: &str) {
 struct Nobody;
 
 impl Accounts for Nobody {
-    fn uid_of(&self, _: &str) -> Option<u32> {
-        Some(7)
+    fn uid_of(&self, _: &str) -> Result<Option<u32>, Errno> {
+        Ok(Some(7))
     }
 
-    fn is_member(&self, _: u32, _: u32) -> bool {
-        false
+    fn is_member(&self, _: u32, _: u32) -> Result<bool, Errno> {
+        Ok(false)
     }
 }
 
