@@ -1,7 +1,7 @@
 //! `farside policy check`: what a peer would be told, and by which line.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -75,7 +75,7 @@ fn answer(typed: &Check) -> Answer {
     let peer = trusted.named(name).ok_or_else(|| format!("{name} is not trusted; `farside peers` lists who is"))?;
     match &typed.question {
         Question::Exec { user, command } => exec(&trusted, peer, user, command),
-        Question::Uds { name } => Ok(uds(peer, name)),
+        Question::Uds { name } => uds(peer, name),
         Question::Fs { path, write } => fs(&trusted, peer, path, *write),
     }
 }
@@ -115,20 +115,20 @@ fn find(command: &OsString) -> Option<PathBuf> {
     std::env::split_paths(&path).find_map(|dir| dir.join(command).canonicalize().ok().filter(|p| p.is_file()))
 }
 
-fn uds(peer: &TrustedPeer, name: &OsString) -> Result<String, String> {
+fn uds(peer: &TrustedPeer, name: &OsString) -> Answer {
     let said = |verdict: crate::policy::Verdict<()>| verdict.map(|a| a.to_string()).map_err(|d| d.to_string());
     if let Some(abstract_name) = name.as_bytes().strip_prefix(b"@") {
-        return said(peer.policy.uds(&[&[0], abstract_name].concat()));
+        return Ok(said(peer.policy.uds(&[&[0], abstract_name].concat())));
     }
-    let path = real_path(Path::new(name));
-    worded(Path::new(name), &path, said(peer.policy.uds(&path.clone().into_os_string().into_vec())))
+    let path = real_path(Path::new(name)).map_err(|e| e.to_string())?;
+    Ok(worded(Path::new(name), &path, said(peer.policy.uds(path.as_os_str().as_bytes()))))
 }
 
 fn fs(trusted: &Trusted, peer: &TrustedPeer, asked: &Path, write: bool) -> Answer {
-    let path = real_path(asked);
+    let path = real_path(asked).map_err(|e| e.to_string())?;
     let verdict = peer.policy.fs(&trusted.machine, path.as_os_str().as_bytes(), write);
     let exports = NodeConfig::load(&config_dir()).map_err(|e| e.to_string())?.exports;
-    let exported = exports.iter().any(|export| path.starts_with(real_path(&export.path)));
+    let exported = exports.iter().any(|export| real_path(&export.path).is_ok_and(|dir| path.starts_with(dir)));
     let verdict = match verdict {
         Ok(_) if !exported => {
             let file = config_dir().join("node.toml");

@@ -233,9 +233,12 @@ fn the_machines_lists_take_away_and_never_give() {
 fn deny_rules_follow_links_and_allow_rules_only_the_machines_own() {
     struct Moved;
     impl Links for Moved {
-        fn without_any(&self, path: &[u8]) -> Option<Vec<u8>> {
+        fn without_any(&self, path: &[u8]) -> Result<Vec<u8>, Errno> {
             let path = String::from_utf8(path.to_vec()).unwrap();
-            Some(path.replace("/var/run", "/run").replace("/srv/link", "/etc").into_bytes())
+            if path.starts_with("/broken") {
+                return Err(Errno::EIO);
+            }
+            Ok(path.replace("/var/run", "/run").replace("/srv/link", "/etc").into_bytes())
         }
 
         fn without_top(&self, path: &[u8]) -> Option<Vec<u8>> {
@@ -245,10 +248,16 @@ fn deny_rules_follow_links_and_allow_rules_only_the_machines_own() {
     let policy = policy(
         "[[uds]]\ndeny='/srv/link/*'\n[[uds]]\nallow='/var/run/**'\n[[uds]]\nallow='/srv/link/**'\n[[fs]]\ndeny='/srv/link'",
     );
-    let policy = policy.following(&Moved);
+    let policy = policy.following(&Moved).unwrap();
     assert!(policy.uds(b"/run/x").is_ok() && policy.uds(b"/var/run/x").is_ok());
     assert!(matches!(policy.uds(b"/etc/x"), Err(Denied::Rule(_))) && policy.uds(b"/etc/x/y").is_err());
     assert!(matches!(policy.fs(&Machine::default(), b"/etc/x", false), Err(Denied::Rule(_))));
+    // A deny rule that may stand for another path is no rule to go on with; an allow rule only allows less.
+    for kind in ["exec", "uds", "fs"] {
+        let said = parse(&format!("[[{kind}]]\ndeny='/broken/x'")).unwrap().policy.following(&Moved).unwrap_err();
+        assert!(said.to_string().starts_with("/p/dpu.toml:3: the symbolic links of \"/broken/x\""), "{said}");
+    }
+    assert!(parse("[[uds]]\nallow='/broken/*'").unwrap().policy.following(&Moved).is_ok());
 }
 
 #[test]

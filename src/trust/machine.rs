@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use super::guarded::{Guard, read};
 use super::{Attempt, TrustError};
 use crate::auth::check_name;
+use crate::errno::{Errno, OsError, OsResult, errno_of};
 use crate::policy::{ExecList, FsList, Links, Machine};
 
 /// Everything that tells this machine from a copy of it, the best first; empty in a container that has nothing.
@@ -34,7 +35,8 @@ pub(super) fn name() -> String {
 /// Both lists below `etc`; one that cannot be used lets nothing through and says why.
 pub(super) fn lists(etc: &Path) -> Machine {
     let (exec, fs) = (etc.join("rexec/whitelist"), etc.join("qtfs/whitelist"));
-    let links = |path: &[u8]| SystemLinks.without_any(path);
+    // A listed command that cannot be followed counts as it is written alone: the list allows less.
+    let links = |path: &[u8]| SystemLinks.without_any(path).ok();
     let refuse = |what: &str, e: &TrustError| {
         tracing::error!("{e}: no peer may {what} until this is put right");
         format!("{e}; until then no peer may {what}")
@@ -59,21 +61,32 @@ pub(super) fn list_paths(etc: &Path) -> [PathBuf; 2] {
 }
 
 /// What a path really is, as far as it exists; what is behind that has no links yet.
-pub fn real_path(path: &Path) -> PathBuf {
+///
+/// # Errors
+/// It cannot be told.
+pub fn real_path(path: &Path) -> OsResult<PathBuf> {
     let real = SystemLinks.without_any(path.as_os_str().as_bytes());
-    real.map_or_else(|| path.into(), |real| std::ffi::OsString::from_vec(real).into())
+    let real = real.map_err(|errno| OsError::on("follow the symbolic links of", path.display(), errno))?;
+    Ok(std::ffi::OsString::from_vec(real).into())
 }
 
 pub(super) struct SystemLinks;
 
 impl Links for SystemLinks {
     /// What does not exist yet has no links; what is above it may.
-    fn without_any(&self, path: &[u8]) -> Option<Vec<u8>> {
+    fn without_any(&self, path: &[u8]) -> Result<Vec<u8>, Errno> {
         let path = Path::new(OsStr::from_bytes(path));
-        let (above, real) = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)))?;
-        let rest = path.strip_prefix(above).ok()?;
-        let whole = if rest.as_os_str().is_empty() { real } else { real.join(rest) };
-        Some(whole.into_os_string().into_vec())
+        for above in path.ancestors() {
+            let real = match above.canonicalize().map_err(|e| errno_of(&e)) {
+                Ok(real) => real,
+                Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
+                Err(errno) => return Err(errno),
+            };
+            let rest = path.strip_prefix(above).expect("ancestors are prefixes");
+            let whole = if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+            return Ok(whole.into_os_string().into_vec());
+        }
+        Err(Errno::ENOENT)
     }
 
     fn without_top(&self, path: &[u8]) -> Option<Vec<u8>> {
@@ -108,6 +121,9 @@ mod tests {
         assert_eq!(without(&path), b"/etc/no/such");
         assert_eq!(without(Path::new("/no/such")), b"/no/such");
         assert_eq!(SystemLinks.without_top(path.as_os_str().as_bytes()), None);
+        std::os::unix::fs::symlink(real.join("loop"), real.join("loop")).unwrap();
+        let looped = real.join("loop/x").into_os_string().into_vec();
+        assert_eq!(SystemLinks.without_any(&looped), Err(Errno::ELOOP), "it may stand for anything");
         if Path::new("/var/run").is_symlink() {
             assert_eq!(SystemLinks.without_top(b"/var/run/x/y"), Some(b"/run/x/y".to_vec()));
             assert_eq!(SystemLinks.without_top(b"/var/run"), Some(b"/run".to_vec()));

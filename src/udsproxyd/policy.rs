@@ -12,6 +12,9 @@ use std::sync::OnceLock;
 
 use farside_contract::{below, never_remote};
 
+use super::wire::printable;
+use crate::errno::{Errno, errno_of};
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     allow: bool,
@@ -67,13 +70,23 @@ impl Rule {
         }
     }
 
-    /// The rule's own path may lead through a symbolic link (/var/run and the like); the names judged never do.
+    /// The rule's own path may lead through a symbolic link (/var/run and the like); the names judged never do. A path
+    /// that cannot be followed may be any: then a deny rule is about every name, and an allow rule about none.
     fn really_matches(&self, name: &[u8]) -> bool {
-        if self.real.get().is_none()
-            && let Ok(real) = Path::new(OsStr::from_bytes(&self.names)).canonicalize()
-        {
-            // Another thread may have been first, with the same.
-            let _ = self.real.set(real.into_os_string().into_vec());
+        if self.real.get().is_none() {
+            match Path::new(OsStr::from_bytes(&self.names)).canonicalize().map_err(|e| errno_of(&e)) {
+                // Another thread may have been first, with the same.
+                Ok(real) => drop(self.real.set(real.into_os_string().into_vec())),
+                Err(Errno::ENOENT | Errno::ENOTDIR) => return false,
+                Err(errno) => {
+                    tracing::warn!(
+                        name = printable(name),
+                        "{self}: cannot follow its symbolic links: {}",
+                        errno.desc()
+                    );
+                    return !self.allow;
+                }
+            }
         }
         self.real.get().is_some_and(|real| below(name, real).is_some())
     }
@@ -110,6 +123,17 @@ mod tests {
 
     fn rules(texts: &[&str]) -> Vec<Rule> {
         texts.iter().map(|t| t.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_deny_rule_that_cannot_be_followed_denies() {
+        let dir = crate::sys::tempdir::PrivateDir::new("rule").unwrap();
+        let link = dir.path().join("loop");
+        std::os::unix::fs::symlink(&link, &link).unwrap();
+        let rule = |word: &str| format!("{word}:{}/x", link.display()).parse::<Rule>().unwrap();
+        assert!(!Policy { rules: vec![rule("deny")], otherwise: true }.allows(b"/srv/x"));
+        assert!(!Policy::only(vec![rule("allow")]).allows(b"/srv/x"));
+        assert!(Policy { rules: vec!["deny:/nonexistent/x".parse().unwrap()], otherwise: true }.allows(b"/srv/x"));
     }
 
     #[test]
