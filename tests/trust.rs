@@ -67,6 +67,33 @@ fn strangers_are_refused_in_one_line_on_both_sides_and_the_servers_line_lets_the
     assert!(peers.contains("SHA256:") && peers.contains(DPU_ADDR), "{peers}");
 }
 
+/// The host's log names the one right that the stranger has asked for. The DPU only dials, and is told of none.
+#[test]
+fn the_command_for_a_stranger_grants_what_it_asked_for_and_no_more() {
+    let lab = Lab::strangers();
+    lab.write(Host, "/etc/farside/node.toml", "listen = '0.0.0.0:7777'\n[[export]]\npath = '/home/VMs'\n");
+    lab.dpu(&["mkdir", "-p", "/mnt/there"]).ok();
+    let at = format!("host={HOST_ADDR}:{PORT}");
+    let mount = || lab.dpu(&[bin("mount_qtfs"), "/home/VMs", "/mnt/there", "-o", &at]).refused();
+    let hint = |server: &Running| {
+        let line = || server.said().lines().rfind(|l| l.contains("farside trust")).map(str::to_owned);
+        eventually("the server's line", Duration::from_secs(5), || line().is_some(), || server.said());
+        line().unwrap().split(" addr=").next().unwrap().to_owned()
+    };
+    let node = lab.spawn(Host, &[bin("farside"), "host"]);
+    node.wait_for("serving on");
+    // Neither trusts the other: the DPU goes before it has said what it wants.
+    let said = mount();
+    assert!(said.lines().count() == 1 && said.contains("farside trust") && !said.contains("--allow"), "{said}");
+    assert!(hint(&node).ends_with("', with --allow and what it may do here, of exec,uds,fs"), "{}", node.said());
+    trust(&lab, Dpu, &["host", &key(&lab, Host)]);
+    let said = mount();
+    assert!(said.lines().count() == 1 && said.contains("refused: your key") && !said.contains("--allow"), "{said}");
+    eventually("the right", Duration::from_secs(5), || hint(&node).ends_with("' --allow fs"), || node.said());
+    rexec(&lab, &["true"]).refused();
+    eventually("the right", Duration::from_secs(5), || hint(&node).ends_with("' --allow exec"), || node.said());
+}
+
 #[test]
 fn a_revoked_key_is_out_at_once_and_what_it_had_ends() {
     let lab = Lab::up();

@@ -10,11 +10,13 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::stranger;
 use crate::auth::{Bearer, Binding, PublicKey, Tls, voucher};
 use crate::config::{NodeConfig, config_dir};
 use crate::limits::{SEEN_AGAIN, TRUST_LOOK};
 use crate::link::{Access, Authority, Judged, Shown, Stranger};
-use crate::trust::{HostKey, Rights, Stamp, Standing, Store, SystemAccounts, Trusted, Users, seen, trust_command};
+use crate::policy::Grants;
+use crate::trust::{HostKey, Rights, Stamp, Standing, Store, SystemAccounts, Trusted, Users, seen};
 use crate::vouch::{self, Asker, Commands, Host};
 
 /// Under which this machine's own connections are known.
@@ -22,6 +24,8 @@ const SELF: &str = "this machine";
 
 pub(super) struct Keys {
     store: Store,
+    /// What this process gives to others.
+    serves: Grants,
     state: Mutex<State>,
 }
 
@@ -82,14 +86,14 @@ fn users() -> Result<Users, String> {
 impl Keys {
     /// # Errors
     /// One line: a file that can't be used, and what to do.
-    pub(super) fn open() -> Result<Arc<Self>, String> {
+    pub(super) fn open(serves: Grants) -> Result<Arc<Self>, String> {
         let store = Store::of_this_machine();
         let (key, tls, trusted) = read(&store)?;
         // Behind the reading: the key may just have been made.
         let stamp = store.stamp();
         let (looked, trusted, users) = (Instant::now(), Arc::new(trusted), users()?);
         let state = State { stamp, looked, key, tls, trusted, users, version: 0, seen: HashMap::new() };
-        Ok(Arc::new(Self { store, state: Mutex::new(state) }))
+        Ok(Arc::new(Self { store, serves, state: Mutex::new(state) }))
     }
 
     /// The state as last read: this touches no file, so that a worker may ask.
@@ -124,7 +128,9 @@ impl Keys {
         let (key, tls, trusted) = read(&self.store)?;
         (state.key, state.tls, state.trusted) = (key, tls, Arc::new(trusted));
         state.version += 1;
-        warn_of_doubts(&state.trusted);
+        if self.serves.count() > 0 {
+            warn_of_doubts(&state.trusted);
+        }
         tracing::info!("keys and peers read: {} trusted", state.trusted.peers().len());
         Ok(())
     }
@@ -156,7 +162,7 @@ impl Keys {
 }
 
 /// Whether the key is trusted, on that connection.
-fn judge(trusted: &Trusted, shown: &Shown) -> Result<Judged, Stranger> {
+fn judge(trusted: &Trusted, shown: &Shown, serves: &Grants) -> Result<Judged, Stranger> {
     let (key, ip) = (shown.key, shown.ends.there.ip().to_canonical());
     if trusted.is_own(&key) {
         if shown.ends.are_one_machine() {
@@ -168,18 +174,7 @@ fn judge(trusted: &Trusted, shown: &Shown) -> Result<Judged, Stranger> {
         );
         return Err(Stranger { log: text.clone(), told: text });
     }
-    let Some(peer) = trusted.find(&key) else {
-        let log = if shown.dialled {
-            format!(
-                "it shows a key that is not trusted here; if it is the one that `farside key` prints there, say: {}",
-                trust_command(key, "", ip)
-            )
-        } else {
-            format!("a key that is not trusted here; to let it in, say: {}", trust_command(key, "", ip))
-        };
-        let told = format!("{key} is not trusted here; the log of this machine says how to change that");
-        return Err(Stranger { log, told });
-    };
+    let Some(peer) = trusted.find(&key) else { return Err(stranger::unknown_key(shown, ip, serves)) };
     if !peer.may_be_at(ip) {
         let log = format!("{} ({key}) may not be at {ip}: `addresses` of its file name others", peer.name);
         return Err(Stranger { log, told: format!("{key} is not trusted at {ip}") });
@@ -200,10 +195,10 @@ impl Authority for Keys {
 
     fn judge(&self, shown: &Shown) -> Result<Judged, Stranger> {
         let trusted = Arc::clone(&self.fresh().trusted);
-        judge(&trusted, shown).or_else(|no| {
+        judge(&trusted, shown, &self.serves).or_else(|no| {
             // Whoever was let in a moment ago is not refused for what we saw before that.
             let now = Arc::clone(&self.as_of(Duration::ZERO).trusted);
-            if Arc::ptr_eq(&now, &trusted) { Err(no) } else { judge(&now, shown) }
+            if Arc::ptr_eq(&now, &trusted) { Err(no) } else { judge(&now, shown, &self.serves) }
         })
     }
 
@@ -307,7 +302,7 @@ pub(super) fn of_program() -> Result<Access, String> {
             key.display()
         ));
     }
-    Ok(Access::Keys(Keys::open()?))
+    Ok(Access::Keys(Keys::open(Grants::default())?))
 }
 
 /// Whether unencrypted links were asked for, by option or by `FARSIDE_INSECURE_PLAINTEXT=1`.

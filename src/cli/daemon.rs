@@ -6,6 +6,7 @@ use super::access::{Keys, OfDaemon};
 use crate::errno::OsResult;
 use crate::limits::DRAIN_MS;
 use crate::link::{Node, REFUSED_LOG};
+use crate::policy::Grants;
 use crate::ring::{WISH_ENV, Wish};
 use crate::sys::signals;
 
@@ -27,17 +28,17 @@ pub struct DaemonArgs {
 }
 
 impl DaemonArgs {
-    /// How the node knows who is at the other end of a link.
+    /// How the node knows who is at the other end of a link. `serves`: what it gives to others.
     ///
     /// # Errors
     /// One line: this machine's key can't be used.
-    pub(super) fn access(&self) -> Result<OfDaemon, String> {
+    pub(super) fn access(&self, serves: Grants) -> Result<OfDaemon, String> {
         #[cfg(feature = "plaintext")]
         if super::access::plaintext_wanted(self.insecure_plaintext) {
             tracing::warn!("links are NOT encrypted; loopback and 192.168.10.0/24 only");
             return Ok(OfDaemon::Plain);
         }
-        Keys::open().map(OfDaemon::Keys)
+        Keys::open(serves).map(OfDaemon::Keys)
     }
 }
 

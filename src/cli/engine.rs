@@ -8,6 +8,7 @@ use super::services::{self, Plan};
 use super::uds::UdsArgs;
 use super::udsproxyd::join;
 use crate::config::{NodeConfig, config_dir};
+use crate::policy::Grants;
 use crate::qtfs::far::Exports;
 
 /// Serves this machine's exported directories (mount -t qtfs) and unix sockets to the other machine.
@@ -58,7 +59,7 @@ pub fn main() -> Result<(), String> {
     let plan = Plan {
         workers: args.uds_threads.clamp(1, daemon::default_workers()),
         engine: args.daemon.engine,
-        access: args.daemon.access().map_err(|e| format!("engine: {e}"))?,
+        access: args.daemon.access(Grants { uds: true, fs: true, exec: false }).map_err(|e| format!("engine: {e}"))?,
         listen,
         peer,
         exec: false,

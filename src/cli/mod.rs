@@ -17,5 +17,6 @@ mod policy;
 pub mod rexec;
 pub mod rexec_server;
 mod services;
+mod stranger;
 mod uds;
 pub mod udsproxyd;

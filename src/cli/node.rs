@@ -8,6 +8,7 @@ use super::daemon;
 use super::services::{self, Plan};
 use super::uds::UdsArgs;
 use crate::config::{NodeConfig, config_dir};
+use crate::policy::Grants;
 use crate::qtfs::far::Exports;
 
 /// Where a node serves when nothing says otherwise.
@@ -39,7 +40,10 @@ fn run(args: HostArgs) -> Result<(), String> {
     let plan = Plan {
         workers: args.workers.unwrap_or_else(daemon::default_workers),
         engine: args.daemon.engine,
-        access: args.daemon.access().map_err(|e| format!("farside host: {e}"))?,
+        access: args
+            .daemon
+            .access(Grants { exec: true, uds: true, fs: true })
+            .map_err(|e| format!("farside host: {e}"))?,
         listen,
         peer: config.peer,
         exec: true,

@@ -5,6 +5,7 @@ use clap::Parser;
 use super::services::{self, Plan};
 use super::{address, daemon};
 use crate::config::{NodeConfig, config_dir};
+use crate::policy::Grants;
 
 /// Runs commands for rexec on other machines, as if they ran there.
 ///
@@ -31,7 +32,8 @@ pub fn main() -> Result<(), String> {
     let config = NodeConfig::load(&config_dir()).map_err(|e| format!("rexec_server: {e}"))?;
     let workers = args.workers.unwrap_or_else(daemon::default_workers);
     let engine = args.daemon.engine;
-    let access = args.daemon.access().map_err(|e| format!("rexec_server: {e}"))?;
+    let access =
+        args.daemon.access(Grants { exec: true, ..Grants::default() }).map_err(|e| format!("rexec_server: {e}"))?;
     let pass = config.pass;
     let plan = Plan { workers, engine, access, listen, peer: None, exec: true, uds: None, exports: None, pass };
     services::run(plan).map_err(|e| format!("rexec_server: {e}"))

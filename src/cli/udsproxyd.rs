@@ -6,6 +6,7 @@ use super::daemon;
 use super::services::{self, Plan};
 use super::uds::UdsArgs;
 use crate::config::{NodeConfig, config_dir};
+use crate::policy::Grants;
 
 /// Lets programs here (under LD_PRELOAD=libudsproxy.so) connect to the other machine's unix sockets, and its programs
 /// to the ones here.
@@ -43,7 +44,7 @@ pub fn main() -> Result<(), String> {
     let plan = Plan {
         workers: args.threads,
         engine: args.daemon.engine,
-        access: args.daemon.access().map_err(|e| format!("udsproxyd: {e}"))?,
+        access: args.daemon.access(Grants { uds: true, ..Grants::default() }).map_err(|e| format!("udsproxyd: {e}"))?,
         listen: join(&args.addr, args.port),
         peer: Some(join(&args.peer_addr, args.peer_port)),
         exec: false,

@@ -203,7 +203,7 @@ impl Dialling {
             return Err(DialError::new(format!("{}: it spoke before it was asked", self.target)));
         }
         let here = self.stream.local_addr().map_err(|e| self.failed("local address of", &e))?;
-        let shown = Shown { key, ends: Ends { here, there: self.target }, binding, dialled: true };
+        let shown = Shown { key, ends: Ends { here, there: self.target }, binding, dialled: true, role: None };
         let Judged { name, voucher } =
             authority.judge(&shown).map_err(|stranger| DialError::new(format!("{}: {}", self.target, stranger.log)))?;
         Ok((Guard::Tls { sealer, opener }, Known { name, key: Some(key), bearer: None }, voucher))

@@ -148,8 +148,8 @@ impl Door {
             #[cfg(feature = "plaintext")]
             Access::Plain => {
                 let allowed = [ends.here, ends.there].into_iter().all(crate::config::plaintext_allows);
-                let (binding, who) = ([0; 32], Ok(Known::unproven()));
-                let greeting = Greeting { guard: Guard::Plain, binding, who, raw: Vec::new(), plain: Vec::new() };
+                let (binding, key, who) = ([0; 32], None, Ok(Known::unproven()));
+                let greeting = Greeting { guard: Guard::Plain, binding, key, who, raw: Vec::new(), plain: Vec::new() };
                 allowed
                     .then(|| Stage::Greeting(Box::new(greeting)))
                     .ok_or("unencrypted links are for loopback and 192.168.10.0/24 only".into())
@@ -217,15 +217,16 @@ impl Door {
     /// Both keys are proven: is this one trusted?
     fn on_proven(&self, guest: &mut Guest<TcpStream>, established: Established) -> Result<bool, String> {
         let Established { peer: key, binding, sealer, opener, early, rest } = established;
-        let who = self.judge(key, binding, guest.ends, None);
+        let who = self.judge(Shown { key, ends: guest.ends, binding, dialled: false, role: None }, None);
         let guard = Guard::Tls { sealer, opener };
-        self.on_greeting(guest, Box::new(Greeting { guard, binding, who, raw: rest, plain: early }))
+        let greeting = Greeting { guard, binding, key: Some(key), who, raw: rest, plain: early };
+        self.on_greeting(guest, Box::new(greeting))
     }
 
-    fn judge(&self, key: PublicKey, binding: Binding, ends: Ends, bearer: Option<Bearer>) -> Result<Known, Stranger> {
+    fn judge(&self, shown: Shown, bearer: Option<Bearer>) -> Result<Known, Stranger> {
         let authority = self.node.access().authority().expect("nobody shakes hands in plaintext");
-        let judged = authority.judge(&Shown { key, ends, binding, dialled: false })?;
-        Ok(Known { name: judged.name, key: Some(key), bearer })
+        let judged = authority.judge(&shown)?;
+        Ok(Known { name: judged.name, key: Some(shown.key), bearer })
     }
 
     fn on_greeting(&self, guest: &mut Guest<TcpStream>, mut greeting: Box<Greeting>) -> Result<bool, String> {
@@ -257,22 +258,25 @@ impl Door {
     fn known(
         &self,
         ends: Ends,
-        who: Result<Known, Stranger>,
+        (key, who): (Option<PublicKey>, Result<Known, Stranger>),
         binding: Binding,
         hello: &Hello,
     ) -> Result<Known, Stranger> {
-        if who.is_ok() || hello.role != Role::Client || hello.voucher.is_empty() {
-            return who;
+        let (Err(_), Some(key)) = (&who, key) else { return who };
+        let shown = Shown { key, ends, binding, dialled: false, role: Some(hello.role) };
+        if hello.role != Role::Client || hello.voucher.is_empty() {
+            // Once more, because what it asks for is known now, and the log names that.
+            return self.judge(shown, None);
         }
         let (by, bearer) =
             voucher::redeem(&hello.voucher, &binding).map_err(|e| Stranger { log: e.0.clone(), told: e.0 })?;
-        self.judge(by, binding, ends, Some(bearer))
+        self.judge(Shown { key: by, ..shown }, Some(bearer))
     }
 
     fn answer(&self, guest: &mut Guest<TcpStream>, greeting: Greeting, hello: Hello) -> Result<bool, String> {
-        let Greeting { mut guard, binding, who, .. } = greeting;
+        let Greeting { mut guard, binding, key, who, .. } = greeting;
         let mut answer = self.node.hello(hello.role, hello.lane, hello.session, hello.index);
-        let mut known = match self.known(guest.ends, who, binding, &hello) {
+        let mut known = match self.known(guest.ends, (key, who), binding, &hello) {
             Ok(known) => known,
             Err(Stranger { log, told: reason }) => {
                 see_off(guest, &mut guard, &Hello { verdict: Verdict::Refused, reason, ..answer });

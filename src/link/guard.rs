@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::auth::{Bearer, Binding, Opener, PublicKey, Sealer, Tls};
 use crate::wire::WireResult;
+use crate::wire::hello::Role;
 
 /// Whoever keeps the keys of this machine. Asked by the door and by dialling threads, for each connection.
 pub trait Authority: Send + Sync {
@@ -43,6 +44,8 @@ pub struct Shown {
     pub binding: Binding,
     /// This end has dialled.
     pub dialled: bool,
+    /// What the other end has asked for, where it has said so: at an acceptor, once its HELLO has come.
+    pub role: Option<Role>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use super::guard::{Ends, Guard, Known, Stranger};
-use crate::auth::{Binding, Handshake};
+use crate::auth::{Binding, Handshake, PublicKey};
 use crate::limits::{
     FAILED_ADDRESSES_MAX, FAILED_BURST, FAILED_FORGET_S, FAILED_SAID_EVERY_S, HELLO_DEADLINE_MS, HELLO_PENDING_MAX,
 };
@@ -36,6 +36,8 @@ pub(super) enum Stage {
 pub(super) struct Greeting {
     pub(super) guard: Guard,
     pub(super) binding: Binding,
+    /// None in plaintext.
+    pub(super) key: Option<PublicKey>,
     /// A stranger may still have a voucher in its HELLO.
     pub(super) who: Result<Known, Stranger>,
     /// Received, and not opened yet.

@@ -22,6 +22,17 @@ impl Grants {
     fn any(&self) -> bool {
         self.exec || self.uds || self.fs
     }
+
+    /// What both have.
+    #[must_use]
+    pub fn both(&self, other: &Self) -> Self {
+        Self { exec: self.exec && other.exec, uds: self.uds && other.uds, fs: self.fs && other.fs }
+    }
+
+    /// How many services these are.
+    pub fn count(&self) -> usize {
+        [self.exec, self.uds, self.fs].into_iter().filter(|granted| *granted).count()
+    }
 }
 
 impl FromStr for Grants {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Attempt, TrustError};
-use crate::auth::{KeyLine, PublicKey, check_name};
+use crate::auth::{KeyLine, PublicKey};
 use crate::policy::{Machine, Network, PeerFile, Policy};
 
 #[derive(Debug)]
@@ -99,14 +99,13 @@ impl Trusted {
     }
 }
 
-/// The command that would let this key in, to be typed as it is. `said`: the name that it gives itself, if any, which
-/// is a stranger's word and kept only where it is a name.
-pub fn trust_command(key: PublicKey, said: &str, ip: IpAddr) -> String {
+/// The command that trusts this key and lets it do nothing here, to be typed as it is.
+pub fn trust_command(key: PublicKey, ip: IpAddr) -> String {
     let from_address: String =
         ip.to_string().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    let name = if check_name(said).is_ok() { said.to_owned() } else { format!("peer-{from_address}") };
+    let name = format!("peer-{from_address}");
     let line = KeyLine { key, name: name.clone() };
-    format!("farside trust {name} '{line}' --allow exec,uds,fs")
+    format!("farside trust {name} '{line}'")
 }
 
 #[cfg(test)]
@@ -114,12 +113,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_quotes_no_strangers_word() {
-        let key = PublicKey([7; 32]);
-        let ip = "fe80::1".parse().unwrap();
-        assert!(trust_command(key, "dpu", ip).starts_with("farside trust dpu 'farside-ed25519 Bwc"));
-        for said in ["x'; rm -rf /; '", "", "-x", "a b"] {
-            assert!(trust_command(key, said, ip).starts_with("farside trust peer-fe80--1 'farside-ed25519 "), "{said}");
-        }
+    fn the_command_is_one_for_a_shell_and_grants_nothing() {
+        let said = trust_command(PublicKey([7; 32]), "fe80::1".parse().unwrap());
+        assert!(said.starts_with("farside trust peer-fe80--1 'farside-ed25519 Bwc"), "{said}");
+        assert!(said.ends_with("= peer-fe80--1'"), "{said}");
     }
 }

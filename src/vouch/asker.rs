@@ -131,7 +131,7 @@ mod tests {
             std::thread::sleep(after);
         });
         let ends = Ends { here: "127.0.0.1:1".parse().unwrap(), there: "127.0.0.1:2".parse().unwrap() };
-        let shown = Shown { key: SecretKey::generate().public(), ends, binding: [0; 32], dialled: true };
+        let shown = Shown { key: SecretKey::generate().public(), ends, binding: [0; 32], dialled: true, role: None };
         let begun = Instant::now();
         let answer = Asker::new(dir.path()).unwrap().ask(&shown);
         assert!(begun.elapsed() < Duration::from_secs(1));

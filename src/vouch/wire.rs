@@ -77,7 +77,7 @@ pub(super) fn decode_ask(bytes: &[u8]) -> WireResult<Ask> {
     let key = PublicKey::from_bytes(d.raw(32)?).map_err(|e| ProtocolError(e.to_string()))?;
     let ends = Ends { here: addr(&mut d)?, there: addr(&mut d)? };
     d.end()?;
-    Ok(Ask::Word(Shown { key, ends, binding, dialled: true }))
+    Ok(Ask::Word(Shown { key, ends, binding, dialled: true, role: None }))
 }
 
 fn magic(d: &mut Decoder<'_>) -> WireResult<()> {
@@ -122,7 +122,7 @@ mod tests {
     fn what_was_asked_and_answered_arrives_and_no_cut_of_it_does() {
         let (here, there) = ("127.0.0.1:1".parse().unwrap(), "[2001:db8::1]:65535".parse().unwrap());
         let key = SecretKey::generate().public();
-        let ask = encode_ask(&Shown { key, ends: Ends { here, there }, binding: [3; 32], dialled: true });
+        let ask = encode_ask(&Shown { key, ends: Ends { here, there }, binding: [3; 32], dialled: true, role: None });
         assert!(ask.len() <= ASK_MAX);
         let Ok(Ask::Word(got)) = decode_ask(&ask) else { panic!("another ask") };
         assert_eq!((got.key, got.ends, got.binding), (key, Ends { here, there }, [3; 32]));
