@@ -21,6 +21,8 @@ pub mod rootfs;
 pub mod scan;
 pub mod site;
 pub mod system;
+#[cfg(test)]
+mod tests;
 pub mod trouble;
 pub mod up;
 pub mod wrapper;
