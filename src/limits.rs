@@ -278,6 +278,11 @@ pub const OFFLOAD_LATE_MOUNT: Duration = Duration::from_secs(2);
 pub const OFFLOAD_POLL: Duration = Duration::from_millis(50);
 /// A command inside the offload, such as one of virsh, that has no answer by then has none.
 pub const OFFLOAD_ASK: Duration = Duration::from_secs(20);
+/// How long a mount of the host's may take to answer a statfs(2) before it counts as dead: a disk that has to spin up
+/// answers in time.
+pub const OFFLOAD_STATFS: Duration = Duration::from_secs(10);
+/// How long a connect waits for room in the backlog of a daemon's socket: one that is only busy accepts within this.
+pub const OFFLOAD_CONNECT: Duration = Duration::from_secs(2);
 /// What is shown of a log when a daemon does not come up.
 pub const LOG_TAIL_LINES: usize = 12;
 

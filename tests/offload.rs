@@ -56,12 +56,12 @@ impl Offload {
         assert!(built.success(), "tools/guest build");
         let lab = Lab::up_with(&["--rootfs-below", rootfs().to_str().unwrap(), "--bind", &format!("{guest}:ro")]);
         let exports = "export = [{ path = '/var/lib/libvirt' }, { path = '/home/VMs' }]";
-        let host = format!("listen = '{HOST_ADDR}:7777'\npeer = '{DPU_ADDR}:7777'\n{exports}\n");
+        let host = format!("listen = '{HOST_ADDR}:7776'\npeer = '{DPU_ADDR}:7776'\n{exports}\n");
         lab.write(Host, "/etc/farside/node.toml", &host);
         let offload = format!(
             "[offload]\nrootfs = '/another_rootfs'\nmounts = ['/var/lib/libvirt', '/home/VMs']\nemulators = ['{EMULATOR}']\n"
         );
-        let dpu = format!("listen = '{DPU_ADDR}:7777'\npeer = '{HOST_ADDR}:7777'\n{offload}");
+        let dpu = format!("listen = '{DPU_ADDR}:7776'\npeer = '{HOST_ADDR}:7776'\n{offload}");
         lab.write(Dpu, "/etc/farside/node.toml", &dpu);
         lab.sh(Host, &format!("cp {guest}/vmlinuz {guest}/initramfs /home/VMs/")).ok();
         // Whatever boots, boots on the host.
@@ -73,7 +73,7 @@ impl Offload {
 
     fn node(&self) -> Running {
         let node = self.lab.spawn(Host, &[bin("farside"), "host"]);
-        let knock = format!("exec 3<>/dev/tcp/{HOST_ADDR}/7777");
+        let knock = format!("exec 3<>/dev/tcp/{HOST_ADDR}/7776");
         let answers = || self.lab.dpu(&["bash", "-c", &knock]).status.success();
         eventually("the host's node answers", Duration::from_secs(15), answers, || node.said());
         node
@@ -172,7 +172,7 @@ fn a_rootfs_is_not_made_in_somebody_elses_directory() {
 fn up_without_a_host_says_what_to_do_and_leaves_nothing() {
     let offload = Offload::prepared();
     let said = offload.lab.dpu(&[bin("farside"), "dpu", "up"]).refused();
-    assert!(said.contains(&format!("{HOST_ADDR}:7777")) && said.contains("farside host"), "{said}");
+    assert!(said.contains(&format!("{HOST_ADDR}:7776")) && said.contains("farside host"), "{said}");
     offload.assert_nothing_left();
     assert!(offload.down().contains("not up"));
     offload.assert_nothing_left();
@@ -301,6 +301,96 @@ fn a_new_libvirtd_finds_it(offload: &Offload, qemu: &str) {
     offload.virsh(&["qemu-monitor-command", "vm1", r#"{"execute":"query-status"}"#]);
     let pids = offload.lab.host(&["pgrep", "-f", "guest=vm1"]).ok();
     assert_eq!(pids.trim(), qemu, "QEMU is still the same");
+}
+
+/// What `farside dpu status` says, and its exit status.
+fn status(offload: &Offload) -> (Option<i32>, String) {
+    let said = offload.lab.dpu(&[bin("farside"), "dpu", "status"]);
+    (said.status.code(), said.out() + &said.err())
+}
+
+#[test]
+fn up_beside_another_udsproxyd_fails_and_says_so() {
+    let offload = Offload::prepared();
+    let _node = offload.node();
+    let other = |socket: &[&str]| {
+        let words = [bin("udsproxyd"), "1", DPU_ADDR, "7776", HOST_ADDR, "7776"];
+        let other = offload.lab.spawn(Dpu, &[&words, socket].concat());
+        other.wait_for("serving on");
+        other
+    };
+    let up = || offload.lab.dpu(&[bin("farside"), "dpu", "up"]).refused();
+    // It has the socket that libvirtd's shim asks at, and answers there.
+    let first = other(&[]);
+    let said = up();
+    let pid = offload.lab.dpu(&["pgrep", "-x", "udsproxyd"]).ok();
+    let line = format!("another daemon (pid {}) serves /run/farside/uds.sock; stop it", pid.trim());
+    assert!(said.contains(&line), "{said}");
+    assert_eq!(status(&offload), (Some(3), "not up\n".into()));
+    offload.lab.dpu(&["pkill", "-TERM", "-x", "udsproxyd"]).ok();
+    drop(first);
+    // It has the port alone.
+    let second = other(&["--socket", "/tmp/other/uds.sock"]);
+    let said = up();
+    assert!(said.contains("udsproxyd does not come up: it has ended") && said.contains("EADDRINUSE"), "{said}");
+    assert_eq!(status(&offload), (Some(3), "not up\n".into()));
+    offload.lab.dpu(&["pkill", "-TERM", "-x", "udsproxyd"]).ok();
+    drop(second);
+    offload.lab.dpu(&["rm", "-rf", "/tmp/other"]).ok();
+    offload.up();
+    assert_eq!(status(&offload).0, Some(0));
+    offload.down();
+}
+
+#[test]
+fn what_was_killed_is_named_by_status_and_mended_by_up() {
+    let offload = Offload::prepared();
+    let _node = offload.node();
+    assert_eq!(status(&offload), (Some(3), "not up\n".into()));
+    offload.up();
+    assert_eq!(status(&offload).0, Some(0), "{}", status(&offload).1);
+    for (kill, part) in [
+        (
+            "pkill -9 -f '^[^ ]*mount.qtfs /home/VMs'",
+            "the mount /another_rootfs/home/VMs is dead, because its mount.qtfs (pid ",
+        ),
+        ("pkill -9 -x libvirtd", "libvirtd (pid "),
+        ("pkill -9 -x udsproxyd; pkill -9 -f '^[^ ]*mount.qtfs /var/lib/libvirt'", "udsproxyd (pid "),
+    ] {
+        offload.lab.sh(Dpu, kill).ok();
+        let (code, said) = status(&offload);
+        assert!(code == Some(4) && said.contains(&format!("dead: {part}")), "{kill}: {code:?} {said}");
+        let said = offload.up();
+        assert!(said.contains(&format!("dead: {part}")) && !said.contains("already up"), "{said}");
+        assert_eq!(status(&offload).0, Some(0), "{}", status(&offload).1);
+        offload.virsh(&["list"]);
+    }
+    let inside = "nsenter --mount=/run/farside/mnt-ns test -e /another_rootfs/home/VMs/vmlinuz";
+    offload.lab.sh(Dpu, inside).ok();
+    offload.down();
+    offload.assert_nothing_left();
+}
+
+#[test]
+fn down_undoes_an_offload_whose_parts_were_killed() {
+    let offload = Offload::prepared();
+    let node = offload.node();
+    offload.up();
+    offload.lab.sh(Dpu, "pkill -9 -f '^[^ ]*mount.qtfs '; pkill -9 -x libvirtd; pkill -9 -x udsproxyd").ok();
+    let (code, said) = status(&offload);
+    assert!(code == Some(4) && said.matches("dead: ").count() == 4, "{code:?} {said}");
+    offload.down();
+    offload.assert_nothing_left();
+    // A mount whose host is gone runs, and answers nothing.
+    offload.up();
+    offload.lab.host(&["pkill", "-KILL", "-x", "farside"]).ok();
+    drop(node);
+    let dead = || status(&offload).0 == Some(4);
+    eventually("the mounts are seen to be dead", Duration::from_secs(30), dead, || status(&offload).1);
+    let said = offload.lab.dpu(&[bin("farside"), "dpu", "up"]).refused();
+    assert!(said.contains("does not answer") && said.contains("`farside dpu down`, then `farside dpu up`"), "{said}");
+    offload.down();
+    offload.assert_nothing_left();
 }
 
 #[test]

@@ -59,7 +59,7 @@ enum Rules {
 pub(crate) enum Dpu {
     /// Write a commented /etc/farside/node.toml to start from
     Init,
-    /// Mount the host's directories, and start libvirtd in its rootfs
+    /// Mount the host's directories, and start libvirtd in its rootfs; mend what has died since an earlier `up`
     Up {
         /// Another file than /etc/farside/node.toml
         #[arg(long, value_name = "FILE")]
@@ -71,7 +71,8 @@ pub(crate) enum Dpu {
         #[arg(long)]
         force: bool,
     },
-    /// What is up, and since when
+    /// Whether every part of the offload lives, and since when
+    #[command(after_help = "Exit status: 0 whole, 3 not up, 4 degraded (each dead part is named).")]
     Status,
 }
 

@@ -5,8 +5,7 @@ use std::process::ExitCode;
 
 use super::farside::{Dpu, Enter, Rootfs};
 use crate::config;
-use crate::offload::journal::Journal;
-use crate::offload::machine::Machine;
+use crate::offload::health::{self, State};
 use crate::offload::rootfs::{self, FromRoot};
 use crate::offload::scan::Choice;
 use crate::offload::system::{STATE_DIR, System};
@@ -19,12 +18,16 @@ pub(crate) fn rootfs(command: Rootfs) -> ExitCode {
     report(rootfs::from_root(&FromRoot { source: Path::new("/").into(), target: typed.dir, choice }))
 }
 
+/// Exit statuses of `farside dpu status`, as LSB has them for a service: 3 for one that does not run.
+const NOT_UP: u8 = 3;
+const DEGRADED: u8 = 4;
+
 pub(crate) fn dpu(command: Dpu) -> ExitCode {
     report(match command {
+        Dpu::Status => return status(),
         Dpu::Init => site::init(&config::config_dir()),
         Dpu::Up { config } => dpu_up(config),
         Dpu::Down { force } => System::lock(Path::new(STATE_DIR)).and_then(|mut system| down::down(&mut system, force)),
-        Dpu::Status => status(),
     })
 }
 
@@ -35,23 +38,18 @@ fn dpu_up(config: Option<PathBuf>) -> Attempt<()> {
     up::up(&mut System::lock(Path::new(STATE_DIR))?, &offload.rootfs, &steps)
 }
 
-fn status() -> Attempt<()> {
-    let system = System::look(Path::new(STATE_DIR));
-    let Some(text) = system.load()? else {
-        println!("not up");
-        return Ok(());
-    };
-    let journal = Journal::parse(&text)?;
-    let state = if journal.complete { "up" } else { "unfinished: run `farside dpu down`, or `up` again" };
-    println!("{state}: {}, for {} s", journal.rootfs.display(), system.now().saturating_sub(journal.since));
-    for process in journal.processes() {
-        let life = if system.is_alive(process) { "runs" } else { "has ended: `farside dpu up` starts it again" };
-        println!("{} (pid {}) {life}", process.name, process.pid);
+fn status() -> ExitCode {
+    match health::status(&System::look(Path::new(STATE_DIR))) {
+        Ok((state, lines)) => {
+            lines.iter().for_each(|line| println!("{line}"));
+            match state {
+                State::Whole => ExitCode::SUCCESS,
+                State::Down => NOT_UP.into(),
+                State::Degraded => DEGRADED.into(),
+            }
+        }
+        Err(trouble) => report(Err(trouble)),
     }
-    for guest in system.guests() {
-        println!("virtual machine {} (stand-in {})", guest.name, guest.process.pid);
-    }
-    Ok(())
 }
 
 pub(crate) fn enter(order: Enter) -> ExitCode {

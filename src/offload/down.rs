@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::journal::{Journal, Made, Space};
 use super::machine::{Guest, Kind, Machine};
+use super::plan::{MOUNT_HELPER, VOUCH_DIR};
 use super::trouble::{Attempt, Trouble};
 use crate::limits;
 
@@ -62,8 +63,13 @@ fn undo_one(machine: &mut impl Machine, made: &Made) -> Attempt<()> {
                 machine.stop(process, limits::OFFLOAD_STOP)?;
                 machine.say(&format!("stopped {}", process.name));
             }
+            // Left there by a udsproxyd that was killed. Another daemon that has its pid by now serves its own.
+            let socket = Path::new(VOUCH_DIR).join(process.pid.to_string());
+            if machine.kind(&socket) != Kind::Missing && machine.server_of(&socket).is_none() {
+                machine.remove_file(&socket)?;
+            }
         }
-        Made::Mount { space, path, below } => unmount(machine, *space, path, *below)?,
+        Made::Mount { space, path, below, .. } => unmount(machine, *space, path, *below)?,
         Made::File { path } => {
             if machine.kind(path) != Kind::Missing {
                 machine.remove_file(path)?;
@@ -101,8 +107,6 @@ fn unmount(machine: &mut impl Machine, space: Space, path: &Path, below: usize) 
     }
     Ok(())
 }
-
-const MOUNT_HELPER: &str = "mount.qtfs";
 
 /// A process left in the namespace would keep all its mounts alive, out of everyone's sight. One of ours may be: a mount
 /// helper whose `up` was killed while it dialled, and which has mounted since then. Its mount goes with the namespace.

@@ -2,7 +2,7 @@
 //!
 //! An entry says how to undo, not what was done; undoing what was never done is a no-op. Undone in reverse.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,9 @@ pub enum Made {
         space: Space,
         path: PathBuf,
         below: usize,
+        /// The process that serves it, once it is mounted; none for a bind mount.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        helper: Option<Process>,
     },
     Process(Process),
 }
@@ -91,6 +94,14 @@ impl Journal {
         toml::to_string(self).map_err(|e| Trouble::new(format!("the journal cannot be written: {e}"), ""))
     }
 
+    /// Of a mount inside the offload: how many lay there before, and who serves it.
+    pub fn mount_at(&mut self, at: &Path) -> Option<(&mut usize, &mut Option<Process>)> {
+        self.entries.iter_mut().find_map(|made| match made {
+            Made::Mount { space: Space::Offload, path, below, helper } if path == at => Some((below, helper)),
+            _ => None,
+        })
+    }
+
     pub fn processes(&self) -> impl Iterator<Item = &Process> {
         self.entries.iter().filter_map(|made| if let Made::Process(process) = made { Some(process) } else { None })
     }
@@ -103,13 +114,15 @@ mod tests {
     #[test]
     fn a_journal_reads_back_as_it_was_written() {
         let mut journal = Journal::new("/another rootfs".into(), 17);
+        let process = Process { name: "libvirtd".into(), pid: 7, start: 1 << 40, boot: "b".into() };
         journal.entries = vec![
             Made::Dir { path: "/a\"b".into() },
             Made::File { path: "/f".into() },
             Made::Tree { path: "/run/libvirt".into() },
             Made::Replaced { path: "/x".into(), saved: "/x.saved".into() },
-            Made::Mount { space: Space::Offload, path: "/m\n".into(), below: 2 },
-            Made::Process(Process { name: "libvirtd".into(), pid: 7, start: 1 << 40, boot: "b".into() }),
+            Made::Mount { space: Space::Offload, path: "/m\n".into(), below: 2, helper: None },
+            Made::Mount { space: Space::Offload, path: "/q".into(), below: 0, helper: Some(process.clone()) },
+            Made::Process(process),
         ];
         assert_eq!(Journal::parse(&journal.text().unwrap()).unwrap(), journal);
     }

@@ -63,9 +63,11 @@ pub trait Machine {
     /// A mount namespace that is kept alive by a mount on the file `handle`.
     fn make_space(&mut self, handle: &Path) -> Attempt<()>;
     fn bind(&mut self, from: &Path, to: &Path, recursive: bool) -> Attempt<()>;
-    /// Through the helper mount.qtfs, inside the offload's space.
-    fn mount_qtfs(&mut self, command: &[String]) -> Attempt<()>;
+    /// Through the helper mount.qtfs, inside the offload's space; the process that serves the mount.
+    fn mount_qtfs(&mut self, command: &[String]) -> Attempt<Process>;
     fn unmount(&mut self, space: Space, path: &Path) -> Attempt<()>;
+    /// Takes a dead mount away, also where it is in use.
+    fn detach(&mut self, space: Space, path: &Path) -> Attempt<()>;
 
     // Processes.
     /// A process that becomes the program when it is released, and ends by itself if it never is.
@@ -82,7 +84,10 @@ pub trait Machine {
     // Questions to the world.
     /// Connects to a TCP address; this machine's own address on that connection.
     fn reach(&self, addr: &str) -> Attempt<String>;
-    fn answers(&self, socket: &Path) -> bool;
+    /// The pid of who listens at the socket, 0 where it cannot be told; `None`: nobody listens.
+    fn server_of(&self, socket: &Path) -> Option<i32>;
+    /// Asks the file system of a mount inside the offload for something; an error is why it did not answer in time.
+    fn mount_answers(&self, at: &Path) -> Attempt<()>;
     /// A command inside the offload, with the rootfs as its /; its output, or its last words as the trouble.
     fn ask(&self, rootfs: &Path, command: &[&str]) -> Attempt<String>;
     fn tail(&self, log: &Path) -> String;

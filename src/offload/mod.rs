@@ -3,16 +3,20 @@
 //! ```text
 //!   scan ─▶ copy ─▶ rootfs        what a rootfs holds, and copying it; `wrapper`: the emulators in it
 //!   plan ─▶ up ─▶ journal ─▶ down what is to be done (pure), doing it, and undoing it
-//!             machine             the words both are spoken in; said by `system`, recorded by `rehearsal`
+//!             machine             the steps of both; `system` takes them, `rehearsal` records them
+//!   health, mend                  whether every part still lives, and what is done about one that does not
 //! ```
 //!
 //! Never: a change that the journal does not know beforehand; a signal to a pid whose start time was not compared.
 
+mod ask;
 pub mod copy;
 pub mod down;
 pub mod enter;
+pub mod health;
 pub mod journal;
 pub mod machine;
+mod mend;
 pub mod plan;
 pub mod progress;
 #[cfg(test)]

@@ -19,7 +19,13 @@ pub const LOG_DIR: &str = "/var/log/farside";
 pub const LIBVIRT_SOCKET: &str = "/run/libvirt/libvirt-sock";
 /// Where the shim asks: `farside_contract::SOCKET_PATH`.
 const UDS_SOCKET: &str = "/run/farside/uds.sock";
+/// Where udsproxyd has a socket named by its pid, as other daemons of farside have: `vouch::dir()`.
+pub const VOUCH_DIR: &str = "/run/farside-vouch";
 const VIRTLOGD_SOCKET: &str = "/run/libvirt/virtlogd-sock";
+/// Succeeds inside the offload when libvirtd serves.
+pub const LIBVIRT_ASK: [&str; 4] = ["/usr/bin/virsh", "-c", "qemu:///system", "uri"];
+/// What serves a mount, by the name of its process.
+pub const MOUNT_HELPER: &str = "mount.qtfs";
 /// Its path inside the rootfs.
 const SHIM: &str = "/usr/lib64/libudsproxy.so";
 const REXEC: &str = "/usr/bin/rexec";
@@ -72,8 +78,11 @@ pub struct Site {
 pub enum Step {
     /// A connection to the host's node, made and dropped.
     Reach(String),
-    /// No libvirtd or virtlogd of another making on this machine.
-    Alone(PathBuf),
+    /// No daemon of another making at the socket of one that `up` starts; `advice` says how to stop it.
+    Alone {
+        socket: PathBuf,
+        advice: &'static str,
+    },
     Rootfs(PathBuf),
     Dir {
         path: PathBuf,
@@ -116,7 +125,7 @@ impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Step::Reach(peer) => write!(f, "the host's node at {peer} answers"),
-            Step::Alone(socket) => write!(f, "nobody else serves {}", socket.display()),
+            Step::Alone { socket, .. } => write!(f, "nobody else serves {}", socket.display()),
             Step::Rootfs(dir) => write!(f, "{} has libvirtd and no emulator", dir.display()),
             Step::Dir { path, .. } => write!(f, "directory {}", path.display()),
             Step::File { path, .. } => write!(f, "file {}", path.display()),
@@ -164,13 +173,32 @@ fn origin(rootfs: &Path, path: &Path) -> PathBuf {
     }
 }
 
+/// Where a daemon of the offload serves.
+pub fn socket_of(name: &str) -> Option<&'static Path> {
+    let socket = match name {
+        "udsproxyd" => UDS_SOCKET,
+        "virtlogd" => VIRTLOGD_SOCKET,
+        "libvirtd" => LIBVIRT_SOCKET,
+        _ => return None,
+    };
+    Some(Path::new(socket))
+}
+
+const STOP_FARSIDE: &str = "stop it (udsproxyd, engine or farside host): `farside dpu up` starts its own";
+const STOP_LIBVIRT: &str = "stop it: systemctl stop libvirtd.socket libvirtd virtlogd.socket virtlogd";
+
+fn alone(socket: &str, advice: &'static str) -> Step {
+    Step::Alone { socket: socket.into(), advice }
+}
+
 pub fn steps(offload: &Offload, site: &Site) -> Attempt<Vec<Step>> {
     let rootfs = &offload.rootfs;
     check_path("rootfs", rootfs)?;
     let mut steps = vec![
         Step::Reach(site.peer.clone()),
-        Step::Alone(LIBVIRT_SOCKET.into()),
-        Step::Alone(VIRTLOGD_SOCKET.into()),
+        alone(UDS_SOCKET, STOP_FARSIDE),
+        alone(LIBVIRT_SOCKET, STOP_LIBVIRT),
+        alone(VIRTLOGD_SOCKET, STOP_LIBVIRT),
         Step::Rootfs(rootfs.clone()),
     ];
     namespace(&mut steps);
@@ -262,9 +290,10 @@ fn daemons(steps: &mut Vec<Step>, offload: &Offload, site: &Site) -> Attempt<()>
     steps.push(Step::Dir { path: LOG_DIR.into(), mode: 0o755 });
     let (addr, port) = host_and_port(&site.listen)?;
     let (peer_addr, peer_port) = host_and_port(&site.peer)?;
-    for path in [UDS_SOCKET, "/run/farside/uds.lock", "/run/farside/uds.d"] {
+    for path in [UDS_SOCKET, "/run/farside/uds.lock", "/run/farside/uds.d", "/run/qtfs"] {
         steps.push(Step::Leaves(path.into()));
     }
+    steps.push(Step::Dir { path: VOUCH_DIR.into(), mode: 0o755 });
     let env = vec![("PATH".into(), PATH.into())];
     let udsproxyd = [&site.udsproxyd.to_string_lossy(), "1", addr, port, peer_addr, peer_port].map(str::to_string);
     steps.push(Step::Start(Program {
@@ -298,8 +327,7 @@ fn daemons(steps: &mut Vec<Step>, offload: &Offload, site: &Site) -> Attempt<()>
     let mounts: Vec<String> = offload.mounts.iter().map(|m| m.to_string_lossy().into_owned()).collect();
     let shim = vec![("LD_PRELOAD".into(), SHIM.into()), ("FARSIDE_UDS_ONLY".into(), mounts.join(":"))];
     steps.push(Step::Start(daemon("libvirtd", shim)));
-    let ask = vec!["/usr/bin/virsh", "-c", "qemu:///system", "uri"];
-    steps.push(Step::Ready { program: "libvirtd", socket: LIBVIRT_SOCKET.into(), ask: Some(ask) });
+    steps.push(Step::Ready { program: "libvirtd", socket: LIBVIRT_SOCKET.into(), ask: Some(LIBVIRT_ASK.into()) });
     Ok(())
 }
 
@@ -316,92 +344,5 @@ fn parents(steps: &mut Vec<Step>, path: &Path) {
 }
 
 #[cfg(test)]
-pub mod tests {
-    use super::*;
-
-    pub fn offload() -> Offload {
-        Offload {
-            rootfs: "/another_rootfs".into(),
-            mounts: vec!["/var/lib/libvirt".into(), "/home/VMs".into()],
-            emulators: vec!["/usr/bin/qemu-system-x86_64".into(), "/usr/libexec/qemu-kvm".into()],
-            kvm_placeholder: false,
-        }
-    }
-
-    pub fn site() -> Site {
-        Site {
-            peer: "192.168.10.10:7777".into(),
-            listen: "192.168.10.11:7777".into(),
-            node_toml: b"peer='x'".to_vec(),
-            rexec: "/usr/bin/rexec".into(),
-            shim: "/usr/lib64/libudsproxy.so".into(),
-            udsproxyd: "/usr/bin/udsproxyd".into(),
-            mount_helper: "/usr/sbin/mount.qtfs".into(),
-        }
-    }
-
-    fn position(steps: &[Step], wanted: impl Fn(&Step) -> bool) -> usize {
-        steps.iter().position(wanted).expect("a step of that kind")
-    }
-
-    #[test]
-    fn every_directory_of_the_configuration_is_mounted_from_the_peer_at_its_own_path() {
-        let steps = steps(&offload(), &site()).unwrap();
-        let mounts: Vec<_> = steps
-            .iter()
-            .filter_map(|s| if let Step::Qtfs { command, .. } = s { Some(command) } else { None })
-            .collect();
-        assert_eq!(
-            mounts,
-            [
-                &[
-                    "/usr/sbin/mount.qtfs",
-                    "/var/lib/libvirt",
-                    "/another_rootfs/var/lib/libvirt",
-                    "-o",
-                    "host=192.168.10.10:7777"
-                ],
-                &["/usr/sbin/mount.qtfs", "/home/VMs", "/another_rootfs/home/VMs", "-o", "host=192.168.10.10:7777"],
-            ]
-        );
-    }
-
-    #[test]
-    fn a_mount_point_below_a_local_tree_is_made_in_that_tree() {
-        let rootfs = Path::new("/another_rootfs");
-        assert_eq!(origin(rootfs, Path::new("/var/lib/libvirt")), Path::new("/var/lib/libvirt"));
-        assert_eq!(origin(rootfs, Path::new("/etc/libvirt/qemu.conf")), Path::new("/etc/libvirt/qemu.conf"));
-        assert_eq!(origin(rootfs, Path::new("/home/VMs")), Path::new("/another_rootfs/home/VMs"));
-    }
-
-    #[test]
-    fn local_trees_come_before_the_hosts_and_libvirtd_comes_last() {
-        let steps = steps(&offload(), &site()).unwrap();
-        let space = position(&steps, |s| matches!(s, Step::Space(_)));
-        let etc = position(&steps, |s| matches!(s, Step::Bind { from, .. } if from == Path::new("/etc")));
-        let hidden = position(&steps, |s| matches!(s, Step::Bind { to, .. } if to.ends_with("etc/farside")));
-        let qtfs = position(&steps, |s| matches!(s, Step::Qtfs { .. }));
-        let libvirtd = position(&steps, |s| matches!(s, Step::Start(p) if p.name == "libvirtd"));
-        assert!(space < etc && etc < hidden && hidden < qtfs && qtfs < libvirtd);
-        assert!(matches!(steps.last(), Some(Step::Ready { program: "libvirtd", .. })));
-    }
-
-    #[test]
-    fn libvirtd_may_reach_far_sockets_below_its_mounts_alone() {
-        let steps = steps(&offload(), &site()).unwrap();
-        let env = steps
-            .iter()
-            .find_map(|s| if let Step::Start(p) = s { (p.name == "libvirtd").then_some(&p.env) } else { None });
-        let only = env.unwrap().iter().find(|(key, _)| key == "FARSIDE_UDS_ONLY").unwrap();
-        assert_eq!(only.1, "/var/lib/libvirt:/home/VMs");
-    }
-
-    #[test]
-    fn a_path_that_climbs_is_refused() {
-        for bad in ["home/VMs", "/home/../etc", "/"] {
-            let mut offload = offload();
-            offload.mounts = vec![bad.into()];
-            assert!(steps(&offload, &site()).is_err(), "{bad}");
-        }
-    }
-}
+#[path = "plan_tests.rs"]
+pub mod tests;

@@ -35,6 +35,12 @@ pub struct Rehearsal {
     pub crash: Option<Crash>,
     /// A program of that name ends as soon as it is released.
     pub stillborn: Option<&'static str>,
+    /// A process that serves a socket of a daemon's in its place.
+    pub usurper: Option<(PathBuf, i32)>,
+    /// Who serves each mount of the host's.
+    pub helpers: BTreeMap<PathBuf, Process>,
+    /// A mount that does not answer, though its helper runs.
+    pub silent: Option<PathBuf>,
     pub(super) words: u32,
     pids: i32,
 }
@@ -87,6 +93,7 @@ impl Rehearsal {
     pub fn reboot(&mut self) {
         self.mounts.clear();
         self.running.clear();
+        self.helpers.clear();
         self.nodes.retain(|path, _| path == Path::new("/run") || !path.starts_with("/run"));
     }
 
@@ -107,6 +114,11 @@ impl Rehearsal {
 
     fn key(space: Space, path: &Path) -> (&'static str, PathBuf) {
         (if space == Space::Dpu { "dpu" } else { "offload" }, path.into())
+    }
+
+    fn new_process(&mut self, name: &str) -> Process {
+        self.pids += 1;
+        Process { name: name.into(), pid: self.pids, start: 1, boot: "b".into() }
     }
 
     fn mount(&mut self, space: Space, path: &Path) -> Attempt<()> {
@@ -227,8 +239,14 @@ impl Machine for Rehearsal {
         })
     }
 
-    fn mount_qtfs(&mut self, command: &[String]) -> Attempt<()> {
-        self.word("mount -t qtfs", |m| m.mount(Space::Offload, Path::new(&command[2])))
+    fn mount_qtfs(&mut self, command: &[String]) -> Attempt<Process> {
+        let helper = self.new_process(plan::MOUNT_HELPER);
+        let (at, made) = (PathBuf::from(&command[2]), helper.clone());
+        self.word("mount -t qtfs", |m| {
+            m.helpers.insert(at.clone(), made);
+            m.mount(Space::Offload, &at)
+        })?;
+        Ok(helper)
     }
 
     fn unmount(&mut self, space: Space, path: &Path) -> Attempt<()> {
@@ -237,13 +255,17 @@ impl Machine for Rehearsal {
             let count = m.mounts.get_mut(&key).expect("what is unmounted is mounted");
             *count -= 1;
             m.mounts.retain(|_, count| *count > 0);
+            m.helpers.remove(path);
             Ok(())
         })
     }
 
+    fn detach(&mut self, space: Space, path: &Path) -> Attempt<()> {
+        self.unmount(space, path)
+    }
+
     fn start_held(&mut self, program: &Program) -> Attempt<Process> {
-        self.pids += 1;
-        let process = Process { name: program.name.into(), pid: self.pids, start: 1, boot: "b".into() };
+        let process = self.new_process(program.name);
         let made = process.clone();
         self.word("spawn", |m| {
             m.held.push(made);
@@ -264,6 +286,8 @@ impl Machine for Rehearsal {
                 m.nodes.insert("/run/farside/uds.d".into(), Node::Dir);
                 m.nodes.insert("/run/farside/uds.d/tree".into(), Node::Dir);
                 m.nodes.insert("/run/farside/uds.sock".into(), Node::File(Vec::new()));
+                let voucher = Path::new(plan::VOUCH_DIR).join(process.pid.to_string());
+                m.nodes.insert(voucher, Node::File(Vec::new()));
             }
             if process.name == "libvirtd" {
                 m.nodes.insert("/run/libvirt/qemu".into(), Node::Dir);
@@ -273,7 +297,7 @@ impl Machine for Rehearsal {
     }
 
     fn is_alive(&self, process: &Process) -> bool {
-        self.running.contains(process)
+        self.running.contains(process) || self.helpers.values().any(|helper| helper == process)
     }
 
     fn stop(&mut self, process: &Process, _patience: Duration) -> Attempt<()> {
@@ -284,7 +308,7 @@ impl Machine for Rehearsal {
     }
 
     fn strangers(&self) -> Vec<Process> {
-        self.running.clone()
+        self.running.iter().chain(self.helpers.values()).cloned().collect()
     }
 
     fn guests(&self) -> Vec<Guest> {
@@ -295,11 +319,16 @@ impl Machine for Rehearsal {
         Ok("192.168.10.11".into())
     }
 
-    fn answers(&self, socket: &Path) -> bool {
-        let who = if socket == Path::new(plan::LIBVIRT_SOCKET) { "libvirtd" } else { "" };
-        self.running
-            .iter()
-            .any(|p| p.name == who || (who.is_empty() && socket.to_string_lossy().contains(&p.name[..3])))
+    fn server_of(&self, socket: &Path) -> Option<i32> {
+        if let Some((_, pid)) = self.usurper.as_ref().filter(|(path, _)| path == socket) {
+            return Some(*pid);
+        }
+        self.running.iter().find(|p| plan::socket_of(&p.name) == Some(socket)).map(|p| p.pid)
+    }
+
+    fn mount_answers(&self, at: &Path) -> Attempt<()> {
+        let answers = self.helpers.contains_key(at) && self.silent.as_deref() != Some(at);
+        if answers { Ok(()) } else { Err(Trouble::new("Transport endpoint is not connected", "")) }
     }
 
     fn ask(&self, _rootfs: &Path, _command: &[&str]) -> Attempt<String> {

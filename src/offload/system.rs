@@ -1,10 +1,9 @@
-//! The words of `machine`, said to the kernel.
+//! The steps of `machine`, taken on this machine.
 
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,9 +11,10 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 
+use super::ask::{self, Enter, finish};
 use super::journal::{Process, Space};
 use super::machine::{Guest, Kind, Machine, Program};
-use super::plan::SPACE;
+use super::plan::{MOUNT_HELPER, SPACE};
 use super::trouble::{Attempt, Trouble};
 use super::wrapper;
 use crate::errno::Errno;
@@ -78,32 +78,6 @@ impl Drop for System {
 
 fn io<'a>(op: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> Trouble + 'a {
     move |e| Trouble::io(op, path, &e)
-}
-
-/// `farside enter`, on the way to a command inside the offload.
-struct Enter<'a> {
-    root: Option<&'a Path>,
-    held: bool,
-    env: &'a [(String, String)],
-}
-
-impl Enter<'_> {
-    fn command(&self, words: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>) -> Attempt<Command> {
-        let exe = std::env::current_exe().map_err(|e| Trouble::io("find", Path::new("this program"), &e))?;
-        let mut command = Command::new(exe);
-        command.args(["enter", "--space", SPACE]);
-        if let Some(root) = self.root {
-            command.arg("--root").arg(root);
-        }
-        if self.held {
-            command.arg("--held");
-        }
-        for (key, value) in self.env {
-            command.arg("--env").arg(format!("{key}={value}"));
-        }
-        command.arg("--").args(words);
-        Ok(command)
-    }
 }
 
 /// Field 22 of /proc/PID/stat; none if it has ended, zombies included.
@@ -222,12 +196,20 @@ impl Machine for System {
         Ok(self.in_space(Space::Offload, || mountns::bind(from, to, recursive))??)
     }
 
-    fn mount_qtfs(&mut self, command: &[String]) -> Attempt<()> {
+    fn mount_qtfs(&mut self, command: &[String]) -> Attempt<Process> {
         let mut child = Command::new(&command[0]);
         child.args(&command[1..]);
-        let said = self.in_space(Space::Offload, || finish(child))?;
-        said.map(drop)
-            .map_err(|said| Trouble::new(format!("{}: {said}", command.join(" ")), "is it exported by the host?"))
+        let said = self.in_space(Space::Offload, || finish(child, limits::OFFLOAD_ASK))?;
+        let failed = |why: String, advice| Trouble::new(format!("{}: {why}", command.join(" ")), advice);
+        said.map_err(|why| failed(why, "is it exported by the host?"))?;
+        // It has left a process behind, with the same words.
+        let helper = self.strangers().into_iter().find(|p| ask::has_command_line(p.pid, command));
+        let helper = helper.map(|process| Process { name: MOUNT_HELPER.into(), ..process });
+        helper.ok_or_else(|| failed("it has ended at once".into(), "its last line is in the system's log"))
+    }
+
+    fn detach(&mut self, space: Space, path: &Path) -> Attempt<()> {
+        Ok(self.in_space(space, || mountns::detach(path))??)
     }
 
     fn unmount(&mut self, space: Space, path: &Path) -> Attempt<()> {
@@ -271,6 +253,7 @@ impl Machine for System {
         gate.write_all(b"g").map_err(|e| Trouble::io("start", Path::new(&process.name), &e))
     }
 
+    /// A process that got the same pid later has another start time.
     fn is_alive(&self, known: &Process) -> bool {
         process(&known.name, known.pid).as_ref() == Some(known)
     }
@@ -347,16 +330,16 @@ impl Machine for System {
         Ok(stream.local_addr().map_err(no)?.ip().to_string())
     }
 
-    fn answers(&self, socket: &Path) -> bool {
-        match UnixStream::connect(socket) {
-            Ok(_) => true,
-            // Somebody has bound it, with another kind of socket: udsproxyd's is SEQPACKET.
-            Err(e) => e.raw_os_error() == Some(libc::EPROTOTYPE),
-        }
+    fn server_of(&self, socket: &Path) -> Option<i32> {
+        ask::server_of(socket)
+    }
+
+    fn mount_answers(&self, at: &Path) -> Attempt<()> {
+        ask::mount_answers(at)
     }
 
     fn ask(&self, rootfs: &Path, words: &[&str]) -> Attempt<String> {
-        let said = finish(Enter { root: Some(rootfs), held: false, env: &[] }.command(words)?);
+        let said = finish(Enter { root: Some(rootfs), held: false, env: &[] }.command(words)?, limits::OFFLOAD_ASK);
         said.map_err(|said| Trouble::new(format!("{}: {said}", words.join(" ")), ""))
     }
 
@@ -369,37 +352,4 @@ impl Machine for System {
     fn sleep(&self, time: Duration) {
         std::thread::sleep(time);
     }
-}
-
-/// Runs a short command to its end: its output, or the last line of what it complained.
-fn finish(mut command: Command) -> Result<String, String> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|e| e.to_string())?;
-    let deadline = Instant::now() + limits::OFFLOAD_ASK;
-    let status = loop {
-        match child.try_wait().map_err(|e| e.to_string())? {
-            Some(status) => break status,
-            None if Instant::now() > deadline => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("no answer within {} s", limits::OFFLOAD_ASK.as_secs()));
-            }
-            None => std::thread::sleep(Duration::from_millis(5)),
-        }
-    };
-    if status.success() {
-        return Ok(all(child.stdout.take()));
-    }
-    let errors = all(child.stderr.take());
-    let last = errors.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no word why");
-    Err(format!("{last} ({status})"))
-}
-
-/// What a pipe holds now. A daemon that the command left behind may keep it open, so the end is not awaited.
-fn all(pipe: Option<impl Read + std::os::fd::AsFd>) -> String {
-    let Some(mut pipe) = pipe else { return String::new() };
-    let mut text = vec![0; 16 << 10];
-    let _ = nix::fcntl::fcntl(pipe.as_fd(), nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK));
-    let count = pipe.read(&mut text).unwrap_or(0);
-    String::from_utf8_lossy(&text[..count]).into_owned()
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::down::down;
+use super::health::{State, status};
 use super::journal::{Journal, Process};
 use super::machine::{Guest, Machine as _};
 use super::plan::{self, tests as sample};
@@ -22,6 +23,7 @@ fn assert_as_before(machine: &Rehearsal, when: &str) {
     assert!(left.is_empty() && lost.is_empty(), "{when}: left {left:?}, lost {lost:?}");
     assert!(machine.mounts.is_empty(), "{when}: mounts left {:?}", machine.mounts);
     assert!(machine.running.is_empty(), "{when}: running {:?}", machine.running);
+    assert!(machine.helpers.is_empty(), "{when}: running {:?}", machine.helpers);
     assert_eq!(machine.journal, None, "{when}: a journal is left");
 }
 
@@ -140,4 +142,114 @@ fn an_emulator_of_other_content_is_put_back() {
     assert_ne!(machine.read(path).unwrap(), b"a program");
     down(&mut machine, false).unwrap();
     assert_eq!(machine.read(path).unwrap(), b"a program");
+}
+
+const UDS: &str = "/run/farside/uds.sock";
+const MOUNTED: &str = "/another_rootfs/home/VMs";
+
+fn state(machine: &Rehearsal) -> (State, String) {
+    let (state, lines) = status(machine).unwrap();
+    (state, lines.join("\n"))
+}
+
+#[test]
+fn status_is_whole_only_with_every_part() {
+    let mut machine = Rehearsal::new();
+    assert_eq!(state(&machine), (State::Down, "not up".into()));
+    rehearse(&mut machine).unwrap();
+    assert_eq!(state(&machine).0, State::Whole, "{}", state(&machine).1);
+    for name in ["udsproxyd", "virtlogd", "libvirtd"] {
+        let at = machine.running.iter().position(|p| p.name == name).unwrap();
+        let mut gone = machine.running.remove(at);
+        let (degraded, said) = state(&machine);
+        assert!(degraded == State::Degraded && said.contains(&format!("dead: {name} (pid {}) has ended", gone.pid)));
+        // Somebody else got its pid since.
+        gone.start += 1;
+        machine.running.insert(at, gone.clone());
+        assert_eq!(state(&machine).0, State::Degraded, "{}", state(&machine).1);
+        gone.start -= 1;
+        machine.running[at] = gone;
+        assert_eq!(state(&machine).0, State::Whole);
+    }
+    machine.mounts.remove(&("offload", "/another_rootfs/etc".into()));
+    let (degraded, said) = state(&machine);
+    assert!(degraded == State::Degraded && said.contains("the mount /another_rootfs/etc is not mounted"), "{said}");
+}
+
+#[test]
+fn another_daemon_at_the_socket_is_no_answer() {
+    let mut machine = Rehearsal::new();
+    machine.usurper = Some((UDS.into(), 77));
+    let said = rehearse(&mut machine).unwrap_err().to_string();
+    assert!(said.contains("another daemon (pid 77) serves /run/farside/uds.sock; stop it"), "{said}");
+    machine.usurper = None;
+    assert_as_before(&machine, "after a refused up");
+
+    rehearse(&mut machine).unwrap();
+    machine.usurper = Some((UDS.into(), 77));
+    let (degraded, said) = state(&machine);
+    assert!(degraded == State::Degraded && said.contains("another process does (pid 77)"), "{said}");
+    let said = rehearse(&mut machine).unwrap_err().to_string();
+    assert!(said.contains("pid 77") && said.ends_with("run `farside dpu down`, then `farside dpu up`"), "{said}");
+    down(&mut machine, false).unwrap();
+    assert_as_before(&machine, "after a usurped socket");
+}
+
+#[test]
+fn a_daemon_that_dies_while_another_one_answers_is_not_up() {
+    let mut machine = Rehearsal::new();
+    machine.stillborn = Some("virtlogd");
+    let steps = plan::steps(&sample::offload(), &sample::site()).unwrap();
+    let steps: Vec<_> = steps.into_iter().filter(|step| !matches!(step, plan::Step::Alone { .. })).collect();
+    machine.usurper = Some((plan::socket_of("virtlogd").unwrap().into(), 77));
+    let said = up(&mut machine, Path::new("/another_rootfs"), &steps).unwrap_err().to_string();
+    assert!(said.contains("virtlogd does not come up: it has ended") && said.contains("last words"), "{said}");
+    assert_as_before(&machine, "after the failure");
+}
+
+#[test]
+fn a_dead_mount_is_named_and_mounted_again() {
+    let mut machine = Rehearsal::new();
+    rehearse(&mut machine).unwrap();
+    let dead = machine.helpers.remove(Path::new(MOUNTED)).unwrap();
+    let (degraded, said) = state(&machine);
+    let line = format!("dead: the mount {MOUNTED} is dead, because its mount.qtfs (pid {}) has ended", dead.pid);
+    assert!(degraded == State::Degraded && said.contains(&line), "{said}");
+    machine.said.clear();
+    rehearse(&mut machine).unwrap();
+    assert!(machine.said.contains(&line) && !machine.said.contains(&"already up".into()), "{:?}", machine.said);
+    assert_eq!(machine.mounts[&("offload", MOUNTED.into())], 1, "not one upon the other");
+    assert_eq!(state(&machine).0, State::Whole, "{}", state(&machine).1);
+
+    machine.silent = Some(MOUNTED.into());
+    let said = rehearse(&mut machine).unwrap_err().to_string();
+    assert!(said.contains("not connected") && said.contains("`farside dpu down`, then"), "{said}");
+    down(&mut machine, false).unwrap();
+    assert_as_before(&machine, "after a silent mount");
+}
+
+#[test]
+fn a_repair_that_fails_leaves_the_dead_part_known() {
+    let mut machine = Rehearsal::new();
+    rehearse(&mut machine).unwrap();
+    let before = machine.words();
+    machine.running.retain(|p| p.name == "udsproxyd");
+    machine.helpers.clear();
+    let mut whole = 0;
+    for at in before.. {
+        machine.crash = Some(Crash::Before(at));
+        machine.words = before;
+        let done = rehearse(&mut machine).is_ok();
+        machine.power_back();
+        if done {
+            whole = at;
+            break;
+        }
+        assert_eq!(state(&machine).0, State::Degraded, "{at}: {}", state(&machine).1);
+        machine.running.retain(|p| p.name == "udsproxyd");
+        machine.helpers.clear();
+    }
+    assert!(whole > before && state(&machine).0 == State::Whole, "{}", state(&machine).1);
+    down(&mut machine, false).unwrap();
+    assert_as_before(&machine, "after repairs");
 }

@@ -9,8 +9,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::down;
+use super::health;
 use super::journal::{Journal, Made, Space};
 use super::machine::{Kind, Machine, Program};
+use super::mend;
 use super::plan::{SPACE, Step};
 use super::trouble::{Attempt, Trouble};
 use crate::limits;
@@ -30,19 +32,18 @@ pub fn up(machine: &mut impl Machine, rootfs: &Path, steps: &[Step]) -> Attempt<
             machine.say("this machine has been started anew since: undoing what is left");
             down::undo(machine, journal)?;
         }
-        Some(journal) => return again(machine, journal, rootfs, steps),
+        Some(journal) => return mend::mend(machine, journal, rootfs, steps),
     }
     let mut journal = Journal::new(rootfs.into(), machine.now());
     machine.save(&journal.text()?)?;
     for step in steps {
         if let Err(trouble) = take(machine, &mut journal, step) {
-            machine.say(&format!("failed: {step}; undoing what was done"));
-            // The first failure is the one to read; what could not be undone stays in the journal for `down`.
-            if let Err(second) = down::undo(machine, journal) {
-                machine.say(&format!("undoing failed too: {second}; run `farside dpu down`"));
-            }
-            return Err(trouble);
+            return Err(give_up(machine, journal, &step.to_string(), trouble));
         }
+    }
+    // One that answered when it was started may have died since.
+    if let Err(trouble) = health::whole(machine, &journal) {
+        return Err(give_up(machine, journal, "every part lives", trouble));
     }
     journal.complete = true;
     machine.save(&journal.text()?)?;
@@ -50,35 +51,20 @@ pub fn up(machine: &mut impl Machine, rootfs: &Path, steps: &[Step]) -> Attempt<
     Ok(())
 }
 
-/// Up already: what has died since is started again, all else is left alone.
-fn again(machine: &mut impl Machine, mut journal: Journal, rootfs: &Path, steps: &[Step]) -> Attempt<()> {
-    if journal.rootfs != rootfs {
-        let what = format!("the offload is up with another rootfs, {}", journal.rootfs.display());
-        return Err(Trouble::new(what, "run `farside dpu down` first"));
+/// The first failure is the one to read; what could not be undone stays in the journal for `down`.
+fn give_up(machine: &mut impl Machine, journal: Journal, step: &str, trouble: Trouble) -> Trouble {
+    machine.say(&format!("failed: {step}; undoing what was done"));
+    if let Err(second) = down::undo(machine, journal) {
+        machine.say(&format!("undoing failed too: {second}; run `farside dpu down`"));
     }
-    let dead: Vec<String> = journal.processes().filter(|p| !machine.is_alive(p)).map(|p| p.name.clone()).collect();
-    if dead.is_empty() {
-        machine.say("already up");
-        return Ok(());
-    }
-    machine.say(&format!("already up, but for {}", dead.join(", ")));
-    journal.entries.retain(|made| !matches!(made, Made::Process(p) if dead.contains(&p.name)));
-    for step in steps {
-        match step {
-            Step::Start(program) if dead.iter().any(|d| d == program.name) => start(machine, &mut journal, program)?,
-            Step::Ready { program, .. } if dead.iter().any(|d| d == program) => ready(machine, &journal, step)?,
-            _ => continue,
-        }
-        machine.say(&step.to_string());
-    }
-    Ok(())
+    trouble
 }
 
 /// One step; says its line when there was something to do.
 fn take(machine: &mut impl Machine, journal: &mut Journal, step: &Step) -> Attempt<()> {
     let done = match step {
         Step::Reach(peer) => machine.reach(peer).map(|_| true)?,
-        Step::Alone(socket) => alone(machine, socket)?,
+        Step::Alone { socket, advice } => alone(machine, socket, advice)?,
         Step::Rootfs(dir) => check_rootfs(machine, dir)?,
         Step::Dir { path, mode } => dir(machine, journal, path, *mode)?,
         Step::File { path, mode, bytes } => file(machine, journal, path, *mode, bytes)?,
@@ -106,7 +92,15 @@ fn take(machine: &mut impl Machine, journal: &mut Journal, step: &Step) -> Attem
             true
         }
         Step::Qtfs { at, command, .. } => {
-            mount(machine, journal, Space::Offload, at, |m| m.mount_qtfs(command))?;
+            let mut helper = None;
+            mount(machine, journal, Space::Offload, at, |m| {
+                helper = Some(m.mount_qtfs(command)?);
+                Ok(())
+            })?;
+            if let Some((_, known)) = journal.mount_at(at) {
+                *known = helper;
+            }
+            machine.save(&journal.text()?)?;
             true
         }
         Step::Start(program) => {
@@ -130,10 +124,10 @@ fn intend(machine: &mut impl Machine, journal: &mut Journal, made: Made) -> Atte
     machine.save(&journal.text()?)
 }
 
-fn alone(machine: &mut impl Machine, socket: &Path) -> Attempt<bool> {
-    if machine.answers(socket) {
-        let what = format!("another daemon serves {}", socket.display());
-        return Err(Trouble::new(what, "stop it: systemctl stop libvirtd.socket libvirtd virtlogd.socket virtlogd"));
+fn alone(machine: &mut impl Machine, socket: &Path, advice: &str) -> Attempt<bool> {
+    if let Some(pid) = machine.server_of(socket) {
+        let what = format!("another daemon (pid {pid}) serves {}", socket.display());
+        return Err(Trouble::new(what, advice));
     }
     if let Some(guest) = machine.guests().first() {
         let what = format!(
@@ -211,31 +205,34 @@ fn mount<M: Machine>(
     act: impl FnOnce(&mut M) -> Attempt<()>,
 ) -> Attempt<()> {
     let below = machine.mounts_at(space, path)?;
-    intend(machine, journal, Made::Mount { space, path: path.into(), below })?;
+    intend(machine, journal, Made::Mount { space, path: path.into(), below, helper: None })?;
     act(machine)
 }
 
-fn start(machine: &mut impl Machine, journal: &mut Journal, program: &Program) -> Attempt<()> {
+pub(super) fn start(machine: &mut impl Machine, journal: &mut Journal, program: &Program) -> Attempt<()> {
     let process = machine.start_held(program)?;
     // Until it is released it is nothing: a crash before the journal is written ends it.
     intend(machine, journal, Made::Process(process.clone()))?;
     machine.release(&process)
 }
 
-fn ready(machine: &mut impl Machine, journal: &Journal, step: &Step) -> Attempt<()> {
+/// Until the program's own process serves its socket, and answers.
+pub(super) fn ready(machine: &mut impl Machine, journal: &Journal, step: &Step) -> Attempt<()> {
     let Step::Ready { program, socket, ask } = step else { unreachable!("only for this step") };
-    let process = journal.processes().find(|p| p.name == *program).cloned();
+    let process = journal.processes().find(|p| p.name == *program).cloned().expect("it was started before");
     let log = Path::new(super::plan::LOG_DIR).join(format!("{program}.log"));
     let mut waited = Duration::ZERO;
     let mut last = format!("{} does not answer", socket.display());
     while waited < limits::OFFLOAD_READY {
-        if machine.answers(socket) {
-            match ask.as_ref().map(|words| machine.ask(&journal.rootfs, words)) {
+        match machine.server_of(socket) {
+            Some(pid) if pid == process.pid => match ask.as_ref().map(|words| machine.ask(&journal.rootfs, words)) {
                 None | Some(Ok(_)) => return Ok(()),
                 Some(Err(trouble)) => last = trouble.to_string(),
-            }
+            },
+            Some(pid) => last = format!("another process (pid {pid}) serves {}", socket.display()),
+            None => {}
         }
-        if process.as_ref().is_some_and(|p| !machine.is_alive(p)) {
+        if !machine.is_alive(&process) {
             last = "it has ended".into();
             break;
         }

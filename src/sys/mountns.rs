@@ -93,6 +93,11 @@ pub fn unmount(path: &Path) -> OsResult<()> {
     umount2(path, MntFlags::UMOUNT_NOFOLLOW).step_on("umount", path.display())
 }
 
+/// Takes a mount away at once; what is still in use of it goes with its last user.
+pub fn detach(path: &Path) -> OsResult<()> {
+    umount2(path, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH).step_on("umount -l", path.display())
+}
+
 /// Every mount point of this namespace, oldest first; the same one as often as it is mounted on.
 pub fn mount_points() -> OsResult<Vec<PathBuf>> {
     const TABLE: &str = "/proc/thread-self/mountinfo";
