@@ -10,6 +10,10 @@ pub const CONFIG_DIR_ENV: &str = "FARSIDE_CONFIG_DIR";
 /// Asks builds with the feature `plaintext` for unencrypted links; no other build knows it.
 pub const PLAINTEXT_ENV: &str = "FARSIDE_INSECURE_PLAINTEXT";
 
+/// Where a node serves when nothing says otherwise: the port of every example, help text and template.
+/// tests/ports.rs compares them.
+pub const DEFAULT_LISTEN: &str = "0.0.0.0:7776";
+
 pub fn config_dir() -> PathBuf {
     std::env::var_os(CONFIG_DIR_ENV).map_or_else(|| PathBuf::from("/etc/farside"), PathBuf::from)
 }

@@ -3,11 +3,11 @@
 use clap::Parser;
 
 use super::daemon;
-use super::node::{DEFAULT_LISTEN, say_exports};
+use super::node::say_exports;
 use super::services::{self, Plan};
 use super::uds::UdsArgs;
 use super::udsproxyd::join;
-use crate::config::{NodeConfig, config_dir};
+use crate::config::{DEFAULT_LISTEN, NodeConfig, config_dir};
 use crate::policy::Grants;
 use crate::qtfs::far::Exports;
 

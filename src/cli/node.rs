@@ -7,12 +7,9 @@ use clap::Args;
 use super::daemon;
 use super::services::{self, Plan};
 use super::uds::UdsArgs;
-use crate::config::{NodeConfig, config_dir};
+use crate::config::{DEFAULT_LISTEN, NodeConfig, config_dir};
 use crate::policy::Grants;
 use crate::qtfs::far::Exports;
-
-/// Where a node serves when nothing says otherwise.
-pub(super) const DEFAULT_LISTEN: &str = "0.0.0.0:7776";
 
 #[derive(Debug, Args)]
 pub(crate) struct HostArgs {
