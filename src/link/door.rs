@@ -238,7 +238,7 @@ impl Door {
                     raw.drain(..used);
                 }
             }
-            #[cfg(feature = "plaintext")]
+            #[cfg(any(test, feature = "plaintext"))]
             Guard::Plain => plain.append(raw),
         }
         if plain.len() > HELLO_MAX || raw.len() > 2 * HELLO_MAX {

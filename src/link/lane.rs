@@ -140,7 +140,7 @@ impl LaneEnd {
                     }
                     Opened::End => return Err(End::Closed),
                 },
-                #[cfg(feature = "plaintext")]
+                #[cfg(any(test, feature = "plaintext"))]
                 Guard::Plain => match into.raw().len() {
                     0 => return Ok(()),
                     all => (all, 0..all),
@@ -196,7 +196,7 @@ impl LaneEnd {
                 message.clear();
                 sealed.into_iter().for_each(|record| message.batch.push_body(Chunk::from_vec(record)));
             }
-            #[cfg(feature = "plaintext")]
+            #[cfg(any(test, feature = "plaintext"))]
             Guard::Plain => {}
         }
         // As a rule all that there is leaves at once, and nothing waits for its end.

@@ -31,6 +31,8 @@ mod pump;
 #[cfg(test)]
 mod record_tests;
 mod sealed;
+#[cfg(test)]
+mod sim;
 mod sink;
 mod standing;
 #[cfg(test)]

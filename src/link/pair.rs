@@ -128,6 +128,22 @@ impl Pair {
         }
     }
 
+    /// Its local ends, for a test that fails.
+    #[cfg(test)]
+    pub(super) fn picture(&self) -> String {
+        let port = |port: &Port| {
+            let Port { key, source, source_op, sink_op, hangup, fin, sink_closed, plant, queue, .. } = port;
+            let queue = queue.len();
+            format!(
+                "{key:?}: {source:?} {source_op:?}, sink {sink_op:?} fin={fin} closed={sink_closed} queue={queue}, \
+                 hangup {hangup:?}, {plant:?}, rebuilding={} in mux: {:?}\n",
+                port.rebuilding,
+                self.mux.find(key.id()),
+            )
+        };
+        self.ports.iter().map(|(_, one)| port(one)).collect::<String>() + &format!("{:?}", self.mux.books())
+    }
+
     pub(super) fn token(&self, what: What, index: usize) -> u64 {
         Token { what, pair: self.slot, index }.pack()
     }
@@ -524,6 +540,8 @@ impl Pair {
 
     pub(super) fn remove_port(&mut self, at: usize) -> Port {
         let port = self.ports.remove(at);
+        let idle = port.source_op.is_none() && port.sink_op.is_none() && port.hangup.is_none();
+        assert!(idle, "an operation in flight names this slot");
         self.by_key.remove(&port.key);
         port
     }

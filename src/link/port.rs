@@ -279,6 +279,7 @@ impl Port {
     /// Waits for readiness without holding a buffer.
     pub(super) fn poll_source(&mut self, ctx: &mut Ctx, token: u64) {
         let Some(fd) = &self.fd else { return };
+        assert!(self.source_op.is_none(), "one operation of a source in flight");
         self.filling = None;
         self.source = SourceState::Polling;
         let op = Op::Poll { fd: Rc::clone(fd), events: libc::POLLIN };
@@ -293,6 +294,7 @@ impl Port {
     /// Reads at most `room` bytes; a listener accepts.
     pub(super) fn read_source(&mut self, ctx: &mut Ctx, room: u32, token: u64) {
         let Some(fd) = &self.fd else { return };
+        assert!(self.source_op.is_none(), "one operation of a source in flight");
         let fd = Rc::clone(fd);
         self.source = SourceState::Reading;
         self.cooling = false;

@@ -32,6 +32,9 @@ pub(super) enum News<'a> {
     Ended(&'a End),
 }
 
+/// The time since the worker's start.
+pub(super) type Clock = Box<dyn Fn() -> Duration>;
+
 /// Told of a pair, by its number.
 pub(super) type OnNews = Box<dyn Fn(u64, News<'_>) + Send>;
 
@@ -44,7 +47,9 @@ pub(super) struct Worker {
     /// Pairs to advance at the end of the turn.
     dirty: Vec<usize>,
     wake: Fd,
-    born: Instant,
+    clock: Clock,
+    next_tick: Duration,
+    done: Vec<Done>,
     stopping: bool,
     ticks: u64,
     /// Of streams, and of buffers that were in use at once.
@@ -78,8 +83,13 @@ impl Worker {
     /// On the worker's own thread: the ring takes no other. Also returns which engine it is, for people.
     pub(super) fn new(shared: Shared, on_news: OnNews, wish: Wish) -> OsResult<(Self, String)> {
         let Opened { engine, line } = open(wish)?;
+        let born = Instant::now();
+        Ok((Self::with(engine, Box::new(move || born.elapsed()), shared, on_news)?, line))
+    }
+
+    pub(super) fn with(engine: Box<dyn Engine>, clock: Clock, shared: Shared, on_news: OnNews) -> OsResult<Self> {
         let wake = std::os::fd::AsFd::as_fd(&shared.inbox.event).try_clone_to_owned().step("dup")?;
-        let worker = Self {
+        let mut worker = Self {
             engine,
             pool: Pool::default(),
             shared,
@@ -87,45 +97,57 @@ impl Worker {
             by_id: HashMap::new(),
             dirty: Vec::new(),
             wake: Rc::new(wake),
-            born: Instant::now(),
+            clock,
+            next_tick: TICK,
+            done: Vec::new(),
             stopping: false,
             ticks: 0,
             bursts: Default::default(),
             pace: Pace::default(),
             on_news,
         };
-        Ok((worker, line))
+        worker.listen_to_inbox();
+        Ok(worker)
     }
 
     /// Runs until it was told to stop and its last pair is over.
     pub(super) fn run(mut self) -> OsResult<()> {
-        self.listen_to_inbox();
-        let mut done: Vec<Done> = Vec::new();
-        let mut next_tick = TICK;
         while !(self.stopping && self.pairs.is_empty()) {
-            let now = self.born.elapsed();
-            self.engine.wait(Some(next_tick.saturating_sub(now)), &mut done)?;
-            let now_us = self.now_us();
-            self.pace.add(done.len()).into_iter().for_each(sched::defer);
-            for one in done.drain(..) {
-                self.on_done(one, now_us);
-            }
-            if self.born.elapsed() >= next_tick {
-                if self.born.elapsed() > next_tick + AWAY {
-                    self.pairs.iter_mut().for_each(|(_, pair)| pair.was_away(now_us));
-                }
-                next_tick = self.born.elapsed() + TICK;
-                self.on_tick(now_us);
-                self.pace.tick().into_iter().for_each(sched::defer);
-                slack::vec(&mut done);
-            }
-            self.advance(now_us);
+            self.turn()?;
         }
         Ok(())
     }
 
+    /// Waits for completions, and does all that follows from them.
+    pub(super) fn turn(&mut self) -> OsResult<()> {
+        let mut done = std::mem::take(&mut self.done);
+        self.engine.wait(Some(self.next_tick.saturating_sub((self.clock)())), &mut done)?;
+        let now_us = self.now_us();
+        self.pace.add(done.len()).into_iter().for_each(sched::defer);
+        for one in done.drain(..) {
+            self.on_done(one, now_us);
+        }
+        if (self.clock)() >= self.next_tick {
+            if (self.clock)() > self.next_tick + AWAY {
+                self.pairs.iter_mut().for_each(|(_, pair)| pair.was_away(now_us));
+            }
+            self.next_tick = (self.clock)() + TICK;
+            self.on_tick(now_us);
+            self.pace.tick().into_iter().for_each(sched::defer);
+            slack::vec(&mut done);
+        }
+        self.done = done;
+        self.advance(now_us);
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn pairs(&self) -> impl Iterator<Item = &Pair> {
+        self.pairs.iter().map(|(_, pair)| pair)
+    }
+
     fn now_us(&self) -> u64 {
-        u64::try_from(self.born.elapsed().as_micros()).expect("half a million years")
+        u64::try_from((self.clock)().as_micros()).expect("half a million years")
     }
 
     fn listen_to_inbox(&mut self) {

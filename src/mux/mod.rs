@@ -21,7 +21,7 @@ mod machine;
 mod recv;
 mod send;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 mod types;
 
 pub use batch::{Batch, Part};

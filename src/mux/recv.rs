@@ -204,6 +204,7 @@ impl<P: Payload> RecvHalf<P> {
     pub(super) fn on_consumed(&mut self, count: u32, growth: &mut u64, rtt_us: u64, now_us: u64) -> bool {
         let due = self.is_due_after(count);
         self.consumed = self.consumed.wrapping_add(count);
+        assert!(reaches(self.charged, self.consumed), "no more is consumed than has come");
         if !due {
             return false;
         }

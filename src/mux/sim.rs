@@ -17,21 +17,26 @@ use crate::wire::hello::Lane;
 use crate::wire::parser::{Parser, Step};
 
 /// xorshift64*: the same seed gives the same run everywhere.
-struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    fn next(&mut self) -> u64 {
+    /// Not 0, whatever the seed.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         usize::try_from(self.next() % n as u64).unwrap()
     }
 
-    fn chance(&mut self, percent: u64) -> bool {
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.next() % 100 < percent
     }
 }
@@ -81,7 +86,7 @@ impl World {
             Lane::ALL.into_iter().for_each(|lane| mux.on_link_up(lane));
             End { mux, parsers: Default::default(), streams: BTreeMap::new() }
         };
-        let rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let rng = Rng::new(seed);
         Self { rng, ends: [end(true), end(false)], wires: Default::default(), now_us: 0, seed, seen: BTreeMap::new() }
     }
 

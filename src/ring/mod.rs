@@ -10,6 +10,8 @@ mod buf;
 mod calls;
 mod envelope;
 mod epoll;
+#[cfg(test)]
+pub(crate) mod faulty;
 mod op;
 mod pages;
 mod probe;
