@@ -91,8 +91,12 @@ pub const FAILED_FORGET_S: u64 = 600;
 /// Addresses whose failures are counted, 64 bytes each; above it the counting begins anew.
 pub const FAILED_ADDRESSES_MAX: usize = 4096;
 
-/// How often a daemon looks whether the files with keys and peers have changed: a stat of each.
+/// How often a daemon looks whether the files with keys and peers have changed: a stat of each, on a thread of its own.
 pub const TRUST_LOOK: Duration = Duration::from_millis(200);
+/// Between two looks that strangers ask for, so that many of them cost what one does: 1,000 files take a few milliseconds.
+pub const TRUST_LOOK_APART: Duration = Duration::from_millis(20);
+/// How often the acceptor looks whether trust has been read anew while a stranger waits for that.
+pub const TRUST_AWAIT_MS: u16 = 10;
 /// A peer that comes often is noted so often.
 pub const SEEN_AGAIN: Duration = Duration::from_secs(10);
 /// Commands whose first answer a daemon waits for at once, a thread each; more wait, up to a bound, and above that go their

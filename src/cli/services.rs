@@ -252,6 +252,7 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     if let Err(e) = nofile::raise() {
         tracing::warn!("the limit of open files stays as it is: {e}");
     }
+    plan.access.watch()?;
     let exports = plan.exports.map(Arc::new);
     let rights = plan.access.rights();
     let files = exports.clone().map(|e| Arc::new(Files(e, Arc::clone(&rights))) as Arc<dyn FileServer>);

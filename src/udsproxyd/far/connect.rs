@@ -6,8 +6,8 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open, readlink};
@@ -25,7 +25,8 @@ use crate::udsproxyd::wire::{ConnectRequest, printable};
 
 /// What all threads share.
 pub(super) struct Connector {
-    policy: RwLock<Policy>,
+    /// Locked for a clone or a swap alone: a rule may look at a file system that does not answer.
+    policy: RwLock<Arc<Policy>>,
     /// Connects that wait for a backlog now.
     waiting: AtomicUsize,
 }
@@ -34,11 +35,11 @@ impl Connector {
     pub(super) fn new(policy: Policy) -> OsResult<Self> {
         // Without /proc no socket could be reached: said once at start, not at every connect.
         open("/proc/self/fd", OFlag::O_PATH, Mode::empty()).map(drop).step_on("open", "/proc/self/fd")?;
-        Ok(Self { policy: RwLock::new(policy), waiting: AtomicUsize::new(0) })
+        Ok(Self { policy: RwLock::new(Arc::new(policy)), waiting: AtomicUsize::new(0) })
     }
 
     pub(super) fn set_policy(&self, policy: Policy) {
-        *self.policy.write().expect("a panic ends the process") = policy;
+        *self.policy.write().expect("a panic ends the process") = Arc::new(policy);
     }
 
     /// The whole job on the calling thread. `restored` in the outcome says whether that thread may go on.
@@ -87,7 +88,8 @@ impl Attempt<'_> {
     fn judge(&self, name: &[u8]) -> Result<(), Errno> {
         // First who asks, then whether anybody may.
         (self.rules)(name).map_err(|_| Errno::EACCES)?;
-        if self.connector.policy.read().expect("a panic ends the process").serves(name) {
+        let policy = Arc::clone(&self.connector.policy.read().expect("a panic ends the process"));
+        if policy.serves(name) {
             return Ok(());
         }
         warn!(
