@@ -2,7 +2,9 @@
 
 mod lab;
 
-use lab::{DPU_ADDR, Dpu, HOST_ADDR, Host, Lab, Machine, Running, bin, repository, shim};
+use std::time::{Duration, Instant};
+
+use lab::{DPU_ADDR, Dpu, HOST_ADDR, Host, Lab, Machine, Running, bin, eventually, repository, shim};
 
 const PORT: &str = "12121";
 
@@ -67,4 +69,113 @@ fn streams_do_not_wait_while_the_files_of_etc_farside_answer_slowly() {
     assert!(number(&said, "WORST") < 1.0, "{said}\n{}\n{}", daemons.host.said(), daemons.dpu.said());
     assert_eq!(number(&said, "FAILED"), 0.0, "{said}");
     drop(slow);
+}
+
+/// `farside host` on the host, for a DPU that may do no more than that.
+fn host_for(grants: &[&str]) -> (Lab, Running) {
+    let lab = Lab::strangers();
+    let key = |machine| lab.run(machine, &[bin("farside"), "key"]).ok().trim_end().to_owned();
+    lab.run(Host, &[&[bin("farside"), "trust", "dpu", &key(Dpu)], grants].concat()).ok();
+    lab.run(Dpu, &[bin("farside"), "trust", "host", &key(Host), "--allow", "uds"]).ok();
+    lab.write(Host, "/etc/farside/node.toml", "listen = '0.0.0.0:12121'\n[[export]]\npath = '/home/VMs'\n");
+    let node = lab.spawn(Host, &[bin("farside"), "host"]);
+    node.wait_for("serving on");
+    (lab, node)
+}
+
+/// The DPU asks for so many; what it got.
+fn crowd(lab: &Lab, what: &str, count: &str) -> (Running, f64, String) {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_farside")).with_file_name("examples").join("crowd");
+    assert!(program.exists(), "{} is missing: cargo build --example crowd", program.display());
+    let words =
+        ["prlimit", "--nofile=20000:20000", program.to_str().unwrap(), &format!("{HOST_ADDR}:{PORT}"), what, count];
+    let crowd = lab.spawn(Dpu, &words);
+    eventually("the crowd has its answers", Duration::from_secs(60), || crowd.said().contains("HELD"), || crowd.said());
+    let said = crowd.said();
+    (crowd, number(&said, "HELD"), said)
+}
+
+/// Threads of the host's node.
+fn threads(lab: &Lab) -> usize {
+    let said = lab.sh(Host, "ls /proc/$(pgrep -x farside)/task | wc -l").ok();
+    said.trim().parse().unwrap()
+}
+
+/// Somebody else's command: of the host itself, which may do everything there.
+#[track_caller]
+fn others_run(lab: &Lab, node: &Running) {
+    let began = Instant::now();
+    let said = lab.run_with(Host, &[("CMD_NET_ADDR", "tcp://127.0.0.1:12121")], &[bin("rexec"), "echo", "in"]);
+    assert_eq!(said.out(), "in\n", "{}\n{}", said.err(), node.said());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+fn lines(node: &Running, what: &str) -> usize {
+    node.said().lines().filter(|line| line.contains(what)).count()
+}
+
+#[test]
+fn a_peer_that_may_run_nothing_takes_no_place_for_a_command() {
+    let (lab, node) = host_for(&["--allow", "uds"]);
+    let before = threads(&lab);
+    let (_crowd, held, said) = crowd(&lab, "exec", "1100");
+    assert!(held == 0.0 && said.contains("{13: 1100}"), "EACCES to each: {said}");
+    assert!(threads(&lab) <= before + 8, "{before} threads before, {} after", threads(&lab));
+    assert_eq!(lines(&node, "no exec rule of /etc/farside/peers.d/dpu.toml"), 1, "{}", node.said());
+    others_run(&lab, &node);
+}
+
+#[test]
+fn a_peer_at_its_share_of_commands_leaves_the_others_theirs() {
+    let (lab, node) = host_for(&["--allow", "exec"]);
+    let (_crowd, held, said) = crowd(&lab, "exec", "1100");
+    assert!(held == 512.0 && said.contains("{11: 588}"), "EAGAIN to the rest: {said}");
+    assert_eq!(lines(&node, "too many commands"), 1, "{}", node.said());
+    others_run(&lab, &node);
+}
+
+#[test]
+fn a_peer_that_may_mount_nothing_has_no_file_link_and_others_have_a_deadline() {
+    let (lab, node) = host_for(&["--allow", "uds"]);
+    let before = threads(&lab);
+    let (first, held, said) = crowd(&lab, "files", "200");
+    assert!(held == 0.0 && said.contains("no fs rule"), "{said}");
+    assert!(threads(&lab) <= before + 2, "{before} threads before, {} after", threads(&lab));
+    assert!((1..20).contains(&lines(&node, "no fs rule")), "{}", node.said());
+    drop(first);
+    let rules = lab.read(Host, "/etc/farside/peers.d/dpu.toml") + "\n[[fs]]\nallow = '/home/VMs'\naccess = 'rw'\n";
+    lab.write(Host, "/etc/farside/peers.d/dpu.toml", &rules);
+    node.wait_for("keys and peers read");
+    let (_second, held, said) = crowd(&lab, "files", "100");
+    assert!(held == 64.0 && said.contains("64 at once are the most for one"), "{said}");
+    assert!(threads(&lab) <= before + 64 + 2, "one thread each: {before} before, {} now", threads(&lab));
+    let gone = || threads(&lab) <= before + 2;
+    eventually("those that mount nothing end", Duration::from_secs(10), gone, || node.said());
+    assert_eq!(lines(&node, "it mounted nothing within 5000 ms"), 64, "{}", node.said());
+}
+
+#[test]
+fn a_peer_that_may_do_nothing_has_no_session_unless_this_machine_dials_it() {
+    let (lab, node) = host_for(&[]);
+    let (_crowd, held, said) = crowd(&lab, "sessions", "20");
+    assert!(held == 0.0 && said.contains("no rule allows it anything here"), "{said}");
+    drop(node);
+    // The host dials it: the DPU's sockets are for programs of the host, and not the other way round.
+    let daemons = Daemons::up(lab);
+    let said = daemons.lab.sh(Dpu, &format!("python3 {} serve /var/tmp/near >/tmp/log 2>&1 &", script("near.py")));
+    said.ok();
+    let reached = || {
+        let preload = format!("LD_PRELOAD={}", shim().display());
+        let words = ["/usr/bin/env", &preload, "/usr/bin/python3", &script("near.py"), "beats", "/var/tmp/near", "0.1"];
+        daemons.lab.host(&words).status.success()
+    };
+    eventually("a program of the host reaches the DPU", Duration::from_secs(10), reached, || daemons.host.said());
+}
+
+#[test]
+fn a_key_has_so_many_sessions_and_no_more() {
+    let (lab, node) = host_for(&["--allow", "exec"]);
+    let (_crowd, held, said) = crowd(&lab, "sessions", "1100");
+    assert!(held == 1024.0 && said.contains("sessions of this machine are the most"), "{said}");
+    others_run(&lab, &node);
 }

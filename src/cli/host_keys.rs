@@ -86,16 +86,18 @@ impl Keys {
     /// # Errors
     /// One line: a file that can't be used, and what to do.
     pub(super) fn open() -> Result<Arc<Self>, String> {
-        let store = Store::of_this_machine();
+        Self::of(Store::of_this_machine(), users()?)
+    }
+
+    fn of(store: Store, users: Users) -> Result<Arc<Self>, String> {
         // Makes the key if there is none. What changes behind the stamp is then seen by the next look.
         store.host_key().map_err(|e| e.0)?;
         let (begun, stamp) = (Instant::now(), store.stamp());
         let (key, tls, trusted) = read(&store)?;
         let (key, trusted) = (Arc::new(key), Arc::new(trusted));
-        let published = Published { key, tls, trusted, users: users()?, version: 0 };
         Ok(Arc::new(Self {
             store,
-            published: Mutex::new(Arc::new(published)),
+            published: Mutex::new(Arc::new(Published { key, tls, trusted, users, version: 0 })),
             reading: Mutex::new(Reading { stamp, begun }),
             looked: Mutex::new(begun),
             wanted: Mutex::new(false),
@@ -334,20 +336,7 @@ mod tests {
     use crate::sys::tempdir::PrivateDir;
 
     fn keys(dir: &PrivateDir) -> Arc<Keys> {
-        let store = Store::new(dir.path());
-        let (key, tls, trusted) = read(&store).unwrap();
-        let (key, trusted, begun) = (Arc::new(key), Arc::new(trusted), Instant::now());
-        let published = Published { key, tls, trusted, users: Users::default(), version: 0 };
-        Arc::new(Keys {
-            reading: Mutex::new(Reading { stamp: store.stamp(), begun }),
-            store,
-            published: Mutex::new(Arc::new(published)),
-            looked: Mutex::new(begun),
-            wanted: Mutex::new(false),
-            wake: Condvar::new(),
-            noted: Mutex::default(),
-            notes: OnceLock::new(),
-        })
+        Keys::of(Store::new(dir.path()), Users::default()).unwrap()
     }
 
     fn shown(key: PublicKey) -> Shown {

@@ -9,6 +9,7 @@ mod enrol;
 pub mod farside;
 mod guide_link;
 mod host_keys;
+mod incoming;
 mod keys;
 pub mod mount;
 mod node;

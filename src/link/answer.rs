@@ -14,9 +14,11 @@ use socket2::SockRef;
 
 use super::conn::{self, Conn};
 use super::door::Door;
+use super::file_links::FilePlace;
 use super::guard::{Ends, Guard, Known, Stranger};
 use super::guests::{Awaiting, Greeting, Guest, Stage};
-use super::node::{Admission, Peer};
+use super::node::Peer;
+use super::node::admission::Admission;
 use crate::auth::voucher;
 use crate::wire::hello::{Hello, Role, Verdict};
 
@@ -123,8 +125,8 @@ impl Door {
             let _ = SockRef::from(&stream).set_tcp_user_timeout(None);
         }
         match (admitted, said.and(tuned)) {
-            (Admission::Files, Ok(())) => {
-                self.serve_files(Conn::new(stream, guard, known, hello, guest.ends.there));
+            (Admission::Files(place), Ok(())) => {
+                self.serve_files(Conn::new(stream, guard, known, hello, guest.ends.there), place);
             }
             // Even a connection that has just failed goes to its worker: the session must learn of its end there.
             (link @ Admission::Link { .. }, _) => self.node.hand_over(link, stream.into(), guard),
@@ -133,7 +135,7 @@ impl Door {
         Ok(false)
     }
 
-    fn serve_files(&self, conn: Conn) {
+    fn serve_files(&self, conn: Conn, place: FilePlace) {
         let Some(files) = self.node.files() else { return };
         let node = self.node.clone();
         let serve = move || {
@@ -141,6 +143,7 @@ impl Door {
             let Ok(number) = node.file_links().begun(&conn) else { return };
             files.serve(conn);
             node.file_links().ended(number);
+            drop(place);
         };
         let spawned = std::thread::Builder::new().name("files".into()).spawn(serve);
         if let Err(e) = spawned {

@@ -8,6 +8,8 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
@@ -28,6 +30,21 @@ pub struct Conn {
     /// What the other end said.
     pub peer: Hello,
     pub peer_addr: SocketAddr,
+    first_came: FirstCame,
+}
+
+/// Told when the first request of a link has come: until then the link has a deadline.
+#[derive(Debug, Clone, Default)]
+pub struct FirstCame(Arc<AtomicBool>);
+
+impl FirstCame {
+    pub fn tell(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_told(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Why there is no connection; one line for a person.
@@ -54,12 +71,17 @@ impl std::error::Error for DialError {}
 
 impl Conn {
     pub(super) fn new(stream: TcpStream, guard: Guard, known: Known, peer: Hello, peer_addr: SocketAddr) -> Self {
-        Self { stream, guard, known, peer, peer_addr }
+        Self { stream, guard, known, peer, peer_addr, first_came: FirstCame::default() }
     }
 
     /// For a worker's ring.
     pub(super) fn into_parts(self) -> (OwnedFd, Guard) {
         (self.stream.into(), self.guard)
+    }
+
+    /// For whoever serves the link, to be told by it.
+    pub fn first_came(&self) -> FirstCame {
+        self.first_came.clone()
     }
 
     /// A handle that ends the connection from outside.

@@ -83,6 +83,7 @@ impl Door {
             if std::mem::replace(&mut version, now) != now {
                 self.node.recheck();
             }
+            self.node.file_links().end_late(Instant::now());
             let (doors, ready) = ready.split_at(self.listeners.len());
             guests.hear(ready, &mut failed, Instant::now(), |guest, failed| self.hear(guest, failed));
             for guest in guests.late(Instant::now()) {

@@ -14,6 +14,7 @@ mod dialer;
 mod door;
 #[cfg(test)]
 mod fd_tests;
+mod file_links;
 mod guard;
 mod guests;
 mod helpers;
