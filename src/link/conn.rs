@@ -16,7 +16,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::guard::{Access, Authority, Ends, Guard, Judged, Known, Shown};
 use super::sealed;
-use crate::auth::{Established, Handshake, Progress};
+use crate::auth::{Established, Handshake, Progress, PublicKey};
 use crate::limits::{HELLO_MAX, LAT_NOTSENT_LOWAT, PING_AFTER_MS, TCP_USER_TIMEOUT_MS};
 use crate::wire::hello::{Hello, Lane, Role, Verdict};
 
@@ -53,11 +53,13 @@ pub struct DialError {
     pub text: String,
     /// The listener knows of another session between the same two nodes.
     pub duplicate: bool,
+    /// What the listener has proven, if it came to a HELLO.
+    pub(super) key: Option<PublicKey>,
 }
 
 impl DialError {
     fn new(text: String) -> Self {
-        Self { text, duplicate: false }
+        Self { text, duplicate: false, key: None }
     }
 }
 
@@ -290,7 +292,8 @@ fn dial_one(target: SocketAddr, hello: &Hello, deadline: Instant, access: &Acces
             Ok(Conn::new(dialling.stream, guard, known, peer, target))
         }
         Verdict::Duplicate => {
-            Err(DialError { text: format!("{target} has a session with this node already"), duplicate: true })
+            let text = format!("{target} has a session with this node already");
+            Err(DialError { text, duplicate: true, key: known.key })
         }
         Verdict::Refused => Err(DialError::new(format!("{target} refused: {}", peer.reason))),
     }

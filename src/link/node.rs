@@ -28,6 +28,7 @@ use super::inbox::{Cmd, Inbox, PairRef, Pending};
 use super::pair::End;
 use super::standing::Expected;
 use super::worker::{self, News, Worker};
+use crate::auth::PublicKey;
 use crate::errno::{Errno, OsError, OsResult};
 use crate::fdpass::Maker;
 use crate::limits::{INITIAL_WINDOW, LINKS_MAX, RECORD_MAX, REOPEN_MS};
@@ -361,10 +362,19 @@ impl Node {
         self.state().expected.at(ips.into_iter().flatten().map(|a| a.ip()));
     }
 
+    /// The peer that this node dials has proven this key and has a session with this node already, from wherever it has
+    /// dialled. Returns whether that session is here.
+    pub(super) fn learn(&self, key: Option<PublicKey>) -> bool {
+        let mut state = self.state();
+        state.expected.learn(key);
+        self.0.changed.notify_all();
+        state.has_expected()
+    }
+
     /// Waits until no session with a peer is up, or the node leaves. Returns false when it leaves.
     pub(super) fn wait_without_peer(&self) -> bool {
         let mut state = self.state();
-        while !state.leaving && state.sessions.iter().any(|s| s.takes_streams() && state.expected.is(&s.peer)) {
+        while !state.leaving && state.has_expected() {
             state = self.0.changed.wait(state).expect("no holder panics: panic is abort");
         }
         !state.leaving
@@ -462,6 +472,11 @@ impl State {
         let retired = |s: &Session| s.role == Role::Peer && s.retired && self.expected.is(&s.peer);
         let lately = self.drained.is_some_and(|at| at.elapsed() < Duration::from_millis(REOPEN_MS));
         !self.leaving && (lately || self.sessions.iter().any(retired))
+    }
+
+    /// Whether programs here reach the peer that this node dials.
+    fn has_expected(&self) -> bool {
+        self.sessions.iter().any(|s| s.takes_streams() && self.expected.is(&s.peer))
     }
 
     fn peers(&self) -> Vec<Arc<Peer>> {

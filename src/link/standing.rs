@@ -20,7 +20,11 @@ pub(super) struct Expected {
 
 impl Expected {
     pub(super) fn at(&mut self, ips: impl Iterator<Item = IpAddr>) {
-        self.at = Some(ips.map(|ip| ip.to_canonical()).collect());
+        let found: Vec<IpAddr> = ips.map(|ip| ip.to_canonical()).collect();
+        // A name that has no address just now had the ones that it had.
+        if !found.is_empty() || self.at.is_none() {
+            self.at = Some(found);
+        }
     }
 
     pub(super) fn learn(&mut self, key: Option<PublicKey>) {
