@@ -99,16 +99,24 @@ pub const TRUST_LOOK_APART: Duration = Duration::from_millis(20);
 pub const TRUST_AWAIT_MS: u16 = 10;
 /// A peer that comes often is noted so often.
 pub const SEEN_AGAIN: Duration = Duration::from_secs(10);
-/// Commands whose first answer a daemon waits for at once, a thread each; more wait, up to a bound, and above that go their
-/// own way.
-pub const CARRIERS_MAX: usize = 32;
-pub const CARRIERS_QUEUE_MAX: usize = 64;
+/// Commands of one user whose first answer a daemon waits for at once, a thread each; further ones of that user wait, up to a
+/// bound, and above that go their own way.
+pub const CARRIERS_A_USER: usize = 8;
+pub const CARRIERS_WAITING_A_USER: usize = 24;
+/// Those of all users: three at their share leave as much for others.
+pub const CARRIERS_MAX: usize = 4 * CARRIERS_A_USER;
 /// How long a daemon waits for the other machine before the program goes its own way.
 pub const CARRY_DEADLINE_MS: u64 = 2_000;
-/// Programs that wait for a voucher: each is answered within a millisecond or two.
+/// Programs that have connected for a voucher and were not accepted yet: that takes microseconds.
 pub const VOUCH_BACKLOG: i32 = 128;
-/// How long one of them may keep the others waiting before it asks.
+/// How long one of them may take until it has asked, and hold a thread of its user's.
 pub const VOUCH_PATIENCE_MS: u64 = 200;
+/// Programs of one user that are heard at once, a thread each: one that asks is answered within a millisecond or two.
+pub const VOUCHERS_A_USER: usize = 8;
+/// Further ones of one user that wait for those, an fd each; above it they are told so.
+pub const VOUCHERS_WAITING_A_USER: usize = 256;
+/// Those of all users: three at their share leave as much for others.
+pub const VOUCHERS_MAX: usize = 4 * VOUCHERS_A_USER;
 /// How long a program waits for a daemon's word: a backlog of slow ones, and then another daemon may answer.
 pub const VOUCH_WAIT_MS: u64 = 3_000;
 
@@ -233,8 +241,13 @@ pub const HOST_PATH_MAX: usize = 4096;
 pub const CONNECT_DEADLINE_MS: u64 = 4_500;
 /// A whole request must have come by then: the shim sends it right behind its connect.
 pub const ASK_DEADLINE_MS: u64 = 1_000;
-/// Asks served at once. Each holds a thread (256 KiB of stack, mostly untouched) and a few fds until its verdict.
-pub const ASKS_MAX: usize = 512;
+/// Asks of one user served at once: more than may wait for a backlog over there (BACKLOG_WAITERS_A_KEY), and as many again.
+/// Each holds a thread (256 KiB of stack, mostly untouched) and a few fds until its verdict.
+pub const ASKS_A_USER: usize = 2 * BACKLOG_WAITERS_A_KEY;
+/// Further ones of one user that wait for those, an fd each; above it EAGAIN.
+pub const ASKS_WAITING_A_USER: usize = 1024;
+/// Asks of all users served at once: three users at their share leave as much for others.
+pub const ASKS_MAX: usize = 4 * ASKS_A_USER;
 /// Threads that stay when there is nothing to do: a burst of this size starts none.
 pub const ASK_THREADS_KEPT: usize = 8;
 /// A thread with nothing to do for so long closes its listeners, and ends if it is not one of those kept.

@@ -179,3 +179,43 @@ fn a_key_has_so_many_sessions_and_no_more() {
     assert!(held == 1024.0 && said.contains("sessions of this machine are the most"), "{said}");
     others_run(&lab, &node);
 }
+
+/// A user of the DPU's, besides root, who may reach the host; and who says nothing on so many connections to `socket`.
+fn holder(lab: &Lab, socket: &str) -> Running {
+    let words = ["/usr/bin/python3", &script("near.py"), "hold", socket, "400"];
+    let who = ["setpriv", "--reuid", "65534", "--regid", "65534", "--init-groups", "prlimit", "--nofile=4096:4096"];
+    let holder = lab.spawn(Dpu, &[&who[..], &words].concat());
+    holder.wait_for("HOLDING");
+    std::thread::sleep(Duration::from_secs(1));
+    holder
+}
+
+#[test]
+fn a_user_who_holds_the_shims_socket_delays_no_other() {
+    let lab = Lab::up();
+    lab.sh(Dpu, "groupadd farside && usermod -a -G farside nobody").ok();
+    let daemons = Daemons::up(lab);
+    let quiet = daemons.near(&["connects", "/var/tmp/far", "30"]);
+    let _holder = holder(&daemons.lab, "/run/farside/uds.sock");
+    let said = daemons.near(&["connects", "/var/tmp/far", "30"]);
+    println!("{quiet}{said}");
+    assert!(number(&said, "P90") < 0.3, "{quiet}{said}");
+}
+
+#[test]
+fn a_user_who_holds_the_vouchers_socket_delays_no_other() {
+    let lab = Lab::up();
+    lab.sh(Dpu, "groupadd farside && usermod -a -G farside nobody && usermod -a -G farside games").ok();
+    let server = lab.spawn_with(Host, &[("CMD_NET_ADDR", "tcp://0.0.0.0:7777")], &[bin("rexec_server")]);
+    let vouching = lab.spawn_with(Dpu, &[("CMD_NET_ADDR", "tcp://127.0.0.1:7999")], &[bin("rexec_server")]);
+    [&server, &vouching].iter().for_each(|daemon| daemon.wait_for("serving on"));
+    let socket = lab.sh(Dpu, "ls -d /run/farside-vouch/*").ok();
+    let _holder = holder(&lab, socket.trim());
+    for _ in 0..3 {
+        let who = ["setpriv", "--reuid", "5", "--regid", "60", "--init-groups", bin("rexec"), "id", "-u"];
+        let began = Instant::now();
+        let said = lab.run_with(Dpu, &[("CMD_NET_ADDR", "tcp://192.168.10.10:7777")], &who);
+        assert_eq!(said.out(), "5\n", "{}\n{}", said.err(), vouching.said());
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+}

@@ -65,6 +65,12 @@ impl<K: Eq + Hash, J> Fair<K, J> {
         Turn::Later
     }
 
+    /// Whether a job of that holder would have a turn, now or later.
+    pub fn has_room(&self, holder: &K) -> bool {
+        let Share { each, waiting } = self.share;
+        self.holders().get(holder).is_none_or(|own| own.under_way < each || own.waiting.len() < waiting)
+    }
+
     /// A job whose turn was now is done. The one that is returned takes its place.
     pub fn leave(&self, holder: &K) -> Option<J> {
         let mut holders = self.holders();

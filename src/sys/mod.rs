@@ -5,6 +5,7 @@ pub mod caps;
 pub mod closer;
 pub mod daemon;
 pub mod fair;
+pub mod fair_pool;
 pub mod fd_edge;
 pub mod file;
 pub mod filemeta;

@@ -1,6 +1,7 @@
 """Clients of tests/admission.rs, under LD_PRELOAD=libudsproxy.so: `near.py PROMISE ARG ...`."""
 import errno
 import os
+import select
 import socket
 import sys
 import threading
@@ -36,6 +37,41 @@ def beats(path, seconds):
         time.sleep(0.01)
     others.join()
     print(f"WORST {worst:.3f} FAILED {len(failed)} {failed[:3]}")
+
+
+def hold(path, count):
+    """So many connections that say nothing; one that is closed is made anew at once."""
+    poll, all = select.poll(), {}
+
+    def come():
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.setblocking(False)
+        # A full backlog is tried again with the next turn.
+        if sock.connect_ex(path) == 0:
+            all[sock.fileno()] = sock
+            poll.register(sock, select.POLLIN | select.POLLHUP)
+
+    print("HOLDING", flush=True)
+    while True:
+        while len(all) < int(count):
+            before = len(all)
+            come()
+            if len(all) == before:
+                break
+        for fd, _ in poll.poll(20):
+            poll.unregister(fd)
+            all.pop(fd).close()
+
+
+def connects(path, count):
+    """How long a connect takes, nine times out of ten."""
+    took = []
+    for _ in range(int(count)):
+        begun = time.monotonic()
+        connect(path).close()
+        took.append(time.monotonic() - begun)
+    took.sort()
+    print(f"P90 {took[len(took) * 9 // 10]:.3f} WORST {took[-1]:.3f}")
 
 
 def serve(path):

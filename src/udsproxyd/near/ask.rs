@@ -83,6 +83,12 @@ impl Desk {
         }
     }
 
+    /// One whose user has too many others waiting: as for a full backlog.
+    pub(super) fn turn_away(&self, control: &OwnedFd) {
+        // An asker that has gone needs no verdict.
+        let _ = scm::send(control.as_fd(), &Verdict::Refused(Errno::EAGAIN as i32).encode(), &[]);
+    }
+
     /// A yes, and the fd that goes with it.
     fn answer(&self, control: BorrowedFd<'_>) -> Result<Option<OwnedFd>, No> {
         let asker = peer::peer(control)?;
