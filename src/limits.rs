@@ -91,20 +91,32 @@ pub const FAILED_FORGET_S: u64 = 600;
 /// Addresses whose failures are counted, 64 bytes each; above it the counting begins anew.
 pub const FAILED_ADDRESSES_MAX: usize = 4096;
 
-/// How often a daemon looks whether the files with keys and peers have changed: a stat of each.
+/// How often a daemon looks whether the files with keys and peers have changed: a stat of each, on a thread of its own.
 pub const TRUST_LOOK: Duration = Duration::from_millis(200);
+/// Between two looks that strangers ask for, so that many of them cost what one does: 1,000 files take a few milliseconds.
+pub const TRUST_LOOK_APART: Duration = Duration::from_millis(20);
+/// How often the acceptor looks whether trust has been read anew while a stranger waits for that.
+pub const TRUST_AWAIT_MS: u16 = 10;
 /// A peer that comes often is noted so often.
 pub const SEEN_AGAIN: Duration = Duration::from_secs(10);
-/// Commands whose first answer a daemon waits for at once, a thread each; more wait, up to a bound, and above that go their
-/// own way.
-pub const CARRIERS_MAX: usize = 32;
-pub const CARRIERS_QUEUE_MAX: usize = 64;
+/// Commands of one user whose first answer a daemon waits for at once, a thread each; further ones of that user wait, up to a
+/// bound, and above that go their own way.
+pub const CARRIERS_A_USER: usize = 8;
+pub const CARRIERS_WAITING_A_USER: usize = 24;
+/// Those of all users: three at their share leave as much for others.
+pub const CARRIERS_MAX: usize = 4 * CARRIERS_A_USER;
 /// How long a daemon waits for the other machine before the program goes its own way.
 pub const CARRY_DEADLINE_MS: u64 = 2_000;
-/// Programs that wait for a voucher: each is answered within a millisecond or two.
+/// Programs that have connected for a voucher and were not accepted yet: that takes microseconds.
 pub const VOUCH_BACKLOG: i32 = 128;
-/// How long one of them may keep the others waiting before it asks.
+/// How long one of them may take until it has asked, and hold a thread of its user's.
 pub const VOUCH_PATIENCE_MS: u64 = 200;
+/// Programs of one user that are heard at once, a thread each: one that asks is answered within a millisecond or two.
+pub const VOUCHERS_A_USER: usize = 8;
+/// Further ones of one user that wait for those, an fd each; above it they are told so.
+pub const VOUCHERS_WAITING_A_USER: usize = 256;
+/// Those of all users: three at their share leave as much for others.
+pub const VOUCHERS_MAX: usize = 4 * VOUCHERS_A_USER;
 /// How long a program waits for a daemon's word: a backlog of slow ones, and then another daemon may answer.
 pub const VOUCH_WAIT_MS: u64 = 3_000;
 
@@ -192,10 +204,29 @@ pub const GATHER_MAX: usize = 64;
 pub const PEER_LOOKS: usize = 3;
 /// Link pairs of one session, and so worker threads of one node: the cores of a large DPU.
 pub const LINKS_MAX: usize = 64;
-/// Sessions of one node: one with its peer, and one for each command that came without a node of its own.
-pub const SESSIONS_MAX: usize = 4096;
-/// Commands that one node runs at once: each costs a thread, a keeper process and a few fds.
-pub const COMMANDS_MAX: usize = 1024;
+/// Sessions of one key: one with its node, and one for each command that no daemon carries: twice COMMANDS_A_KEY, because a
+/// command's session may outlive it for a moment.
+pub const SESSIONS_A_KEY: usize = 2 * COMMANDS_A_KEY;
+/// Sessions of one node: three keys at their quota leave as much for others.
+pub const SESSIONS_MAX: usize = 4 * SESSIONS_A_KEY;
+/// Commands of one key at once: the virtual machines of a large host and their helpers. Each costs a thread, a keeper process
+/// and a few fds.
+pub const COMMANDS_A_KEY: usize = 512;
+/// Commands that one node runs at once: three keys at their quota leave as much for others. With 6 fds each 12,288, below the
+/// usual limit of 20,000.
+pub const COMMANDS_MAX: usize = 4 * COMMANDS_A_KEY;
+/// File links of one key, one a mounted directory: the offload has five, and one that broke may be there for a moment beside
+/// the one that follows it.
+pub const FILE_LINKS_A_KEY: usize = 64;
+/// File links that one node serves: three keys at their quota leave as much for others. A thread and 4 fds each while nothing
+/// is mounted.
+pub const FILE_LINKS_MAX: usize = 4 * FILE_LINKS_A_KEY;
+/// A file link must say what it mounts by then: the near side sends that right behind its HELLO.
+pub const FILE_MOUNT_DEADLINE_MS: u64 = 5_000;
+/// How often a refusal that a peer can cause at will is said, for each peer and reason.
+pub const REFUSED_SAID_EVERY: Duration = Duration::from_secs(60);
+/// Such refusals that are remembered, 100 bytes each: a few reasons for each of PEERS_MAX peers.
+pub const SELDOM_CONDITIONS_MAX: usize = 4 * PEERS_MAX;
 /// A peer that has opened a command must send its whole request by then.
 pub const EXEC_REQUEST_DEADLINE_MS: u64 = 30_000;
 /// A verdict on OPEN must come within this time.
@@ -210,8 +241,13 @@ pub const HOST_PATH_MAX: usize = 4096;
 pub const CONNECT_DEADLINE_MS: u64 = 4_500;
 /// A whole request must have come by then: the shim sends it right behind its connect.
 pub const ASK_DEADLINE_MS: u64 = 1_000;
-/// Asks served at once. Each holds a thread (256 KiB of stack, mostly untouched) and a few fds until its verdict.
-pub const ASKS_MAX: usize = 512;
+/// Asks of one user served at once: more than may wait for a backlog over there (BACKLOG_WAITERS_A_KEY), and as many again.
+/// Each holds a thread (256 KiB of stack, mostly untouched) and a few fds until its verdict.
+pub const ASKS_A_USER: usize = 2 * BACKLOG_WAITERS_A_KEY;
+/// Further ones of one user that wait for those, an fd each; above it EAGAIN.
+pub const ASKS_WAITING_A_USER: usize = 1024;
+/// Asks of all users served at once: three users at their share leave as much for others.
+pub const ASKS_MAX: usize = 4 * ASKS_A_USER;
 /// Threads that stay when there is nothing to do: a burst of this size starts none.
 pub const ASK_THREADS_KEPT: usize = 8;
 /// A thread with nothing to do for so long closes its listeners, and ends if it is not one of those kept.
@@ -242,12 +278,19 @@ pub const OUTLET_FRESH_MS: u64 = 1_000;
 pub const PRIVATE_DIRS_MAX: usize = 512;
 /// Threads that assume callers' identities and stay; they never wait for a backlog.
 pub const IDENTITY_THREADS: usize = 4;
-/// Connects that wait for room in a listener's backlog at once, a thread each; above it EAGAIN.
-pub const BACKLOG_WAITERS_MAX: usize = 256;
+/// Connects of one key that wait for room in a listener's backlog at once, a thread each; above it EAGAIN.
+pub const BACKLOG_WAITERS_A_KEY: usize = 64;
+/// Those of all keys: three at their quota leave as much for others.
+pub const BACKLOG_WAITERS_MAX: usize = 4 * BACKLOG_WAITERS_A_KEY;
+/// Threads that connect as callers: all waiters may be waiting, and as many again are there for the rest.
+pub const IDENTITY_THREADS_MAX: usize = 2 * BACKLOG_WAITERS_MAX;
+/// Of which one key has at most so many: its waiters, and as many that are at work. Its further connects wait for these.
+pub const CONNECTS_A_KEY: usize = 2 * BACKLOG_WAITERS_A_KEY;
+/// Connects of one key that wait for one of its threads; above it EAGAIN. More than another node asks for at once
+/// (ASKS_MAX), 4 KiB each at most.
+pub const CONNECTS_WAITING_A_KEY: usize = 1024;
 /// How long one wait for room lasts before the waiter looks whether it is still wanted.
 pub const BACKLOG_LOOK_MS: u64 = 100;
-/// Connects that wait for a thread; above it EAGAIN.
-pub const IDENTITY_QUEUE_MAX: usize = 4096;
 /// Mounts whose kind is remembered; then all are forgotten and learnt again.
 pub const MOUNTS_REMEMBERED_MAX: usize = 1024;
 

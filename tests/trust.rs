@@ -356,6 +356,35 @@ fn sockets_and_directories_are_judged_by_what_they_are() {
     lab.dpu(&["umount", "/mnt/there"]).ok();
 }
 
+/// Whoever of two has the smaller number keeps the session that it has dialled: which one that is differs from start to start.
+#[test]
+fn a_host_with_two_addresses_is_the_peer_that_is_dialled_whichever_it_dials_from() {
+    let lab = Lab::up();
+    lab.sh(Host, "mkdir -p /var/tmp/open /var/tmp/closed").ok();
+    lab.sh(
+        Host,
+        "ip addr add 192.168.10.20/24 dev eth0 && ip route replace 192.168.10.0/24 dev eth0 src 192.168.10.20",
+    )
+    .ok();
+    let script = repository().join("tests/trust/sockets.py");
+    let servers = lab.spawn(Host, &["/usr/bin/python3", script.to_str().unwrap(), "serve"]);
+    servers.wait_for("READY");
+    let ask = format!("import socket; socket.socket(socket.AF_UNIX).connect('{}')", "/var/tmp/open/yes");
+    let preload = format!("LD_PRELOAD={}", shim().display());
+    let connects = || lab.dpu(&["/usr/bin/env", &preload, "/usr/bin/python3", "-c", &ask]).status.success();
+    for round in 0..6 {
+        let dpu = lab.spawn(Dpu, &[bin("udsproxyd"), "1", DPU_ADDR, UDS, HOST_ADDR, UDS]);
+        dpu.wait_for("no session yet");
+        let host = lab.spawn(Host, &[bin("udsproxyd"), "1", "0.0.0.0", UDS, DPU_ADDR, UDS]);
+        host.wait_for("session up");
+        eventually("a program reaches the host", Duration::from_secs(5), connects, || {
+            format!("round {round}\n{}\n{}", host.said(), dpu.said())
+        });
+        let lines = dpu.said().lines().filter(|line| line.contains("has a session with this node already")).count();
+        assert!(lines <= 1, "{}", dpu.said());
+    }
+}
+
 /// Ten thousand connections that say nothing, and a thousand handshakes a second that are none, from the very address of
 /// the machine that is trusted.
 #[test]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::access::{Keys, OfDaemon};
+use super::access::OfDaemon;
+use super::host_keys::Keys;
 use crate::errno::OsResult;
 use crate::limits::DRAIN_MS;
 use crate::link::{Node, REFUSED_LOG};

@@ -8,6 +8,8 @@ pub mod engine;
 mod enrol;
 pub mod farside;
 mod guide_link;
+mod host_keys;
+mod incoming;
 mod keys;
 pub mod mount;
 mod node;

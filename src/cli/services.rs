@@ -8,32 +8,32 @@
 use std::net::ToSocketAddrs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::access::{OfDaemon, serve_programs};
 use super::daemon;
 use super::guide_link::GuideLink;
+use super::incoming::{Files, Services};
 use super::notify::Notify;
 use super::uds::UdsArgs;
 use crate::config::{self, NodeConfig, Pass, PassedDevice, config_dir};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Maker, OnRefusal, Pump, PumpKind};
-use crate::limits::{ARENAS_BESIDE, CARRY_DEADLINE_MS, CONNECT_DEADLINE_MS, RECORD_MAX};
-use crate::link::conn::Conn;
-use crate::link::{Door, FileServer, First, Handler, Incoming, Node, NodeOptions, Peer, Pending, Terms, keep_session};
-use crate::qtfs::far::{Exports, serve};
+use crate::limits::{ARENAS_BESIDE, CARRY_DEADLINE_MS, RECORD_MAX};
+use crate::link::{Door, FileServer, First, Node, NodeOptions, Peer, Pending, Terms, keep_session};
+use crate::qtfs::far::Exports;
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
 use crate::ring::Wish;
 use crate::sys::scm::Credentials;
+use crate::sys::seldom::Seldom;
 use crate::sys::unix::{self, SocketKind};
-use crate::sys::{memory, nofile, peer};
-use crate::trust::{Rights, Standing};
-use crate::udsproxyd::far::{Cancel, Far};
+use crate::sys::{memory, nofile};
+use crate::udsproxyd::far::Far;
 use crate::udsproxyd::near::{self, End, FarSide, FarStream};
-use crate::udsproxyd::wire::{ConnectRequest, Listener, printable};
+use crate::udsproxyd::wire::{ConnectRequest, Listener};
 use crate::vouch::{Carriage, Command, Commands};
 use crate::wire::service;
 
@@ -69,95 +69,14 @@ impl From<Pass> for Maker {
     }
 }
 
-struct Services {
-    exec: Option<rexec::Server>,
-    uds: Option<Arc<Far>>,
-    rights: Rights,
-}
-
-impl Handler for Services {
-    fn on_open(&self, incoming: Incoming) {
-        if incoming.peer.known.bearer.is_some() && incoming.service != service::EXEC {
-            tracing::warn!(peer = %incoming.peer, "refused: a voucher is for commands alone");
-            return incoming.stream.refuse(Errno::EPERM);
-        }
-        match (incoming.service, &self.exec, &self.uds) {
-            (service::EXEC, Some(exec), _) => exec.on_open(incoming),
-            (service::UDS, _, Some(uds)) => connect(uds, &self.rights, incoming),
-            (number, ..) => {
-                tracing::warn!(peer = %incoming.peer, "refused: this node has no service {number}");
-                incoming.stream.refuse(Errno::EOPNOTSUPP);
-            }
-        }
-    }
-}
-
-/// A program of the peer's machine wants one of this machine's sockets.
-fn connect(uds: &Far, rights: &Rights, incoming: Incoming) {
-    let Incoming { request, peer, stream, .. } = incoming;
-    let request = match ConnectRequest::decode(&request) {
-        Ok(request) => request,
-        Err(e) => {
-            tracing::error!(%peer, "{e}");
-            return stream.refuse(Errno::EPROTO);
-        }
-    };
-    let (uid, name) = (request.caller.uid, printable(&request.name));
-    let (kind, speaks_as) = (request.kind, speaks_as(request.caller.uid, request.caller.gid));
-    let deadline = Instant::now() + Duration::from_millis(CONNECT_DEADLINE_MS);
-    let standing = rights(peer.known.key);
-    // By which rule, for the one line that is said of each; none was asked if there is no such socket.
-    let by = Arc::new(Mutex::new(String::new()));
-    let judged = Arc::clone(&by);
-    let rules = Box::new(move |name: &[u8]| {
-        let verdict = may_connect(&standing, name);
-        let line = verdict.as_ref().unwrap_or_else(|denied| denied).clone();
-        *judged.lock().expect("no holder panics: panic is abort") = line;
-        verdict
-    });
-    uds.start(request, deadline, Cancel::default(), rules, move |result| {
-        let by = by.lock().expect("no holder panics: panic is abort").clone();
-        match result {
-            Ok(fd) => {
-                tracing::info!(%peer, uid, "connect {name}: {by}");
-                let said = listener_of(&fd, kind);
-                stream.attach_on(pump(fd, kind), Terms { said, speaks_as });
-            }
-            Err(errno) => {
-                tracing::info!(%peer, uid, "connect {name}: {} {by}", errno.desc());
-                stream.refuse(errno);
-            }
-        }
-    });
-}
-
 /// Whom a receiver with SO_PASSCRED is shown: a message is of whoever speaks over there. Only root may say another than
 /// itself, and need not say so of root.
-fn speaks_as(uid: u32, gid: u32) -> Option<Credentials> {
+pub(super) fn speaks_as(uid: u32, gid: u32) -> Option<Credentials> {
     static ROOT: LazyLock<bool> = LazyLock::new(|| nix::unistd::geteuid().is_root());
     (*ROOT && (uid, gid) != (0, 0)).then_some(Credentials { uid, gid })
 }
 
-/// For the caller's SO_PEERCRED. A datagram socket has no listener.
-fn listener_of(fd: &OwnedFd, kind: SocketKind) -> Vec<u8> {
-    if kind == SocketKind::Datagram {
-        return Vec::new();
-    }
-    peer::peer(fd.as_fd()).map_or_else(|_| Vec::new(), |p| Listener { uid: p.uid, gid: p.gid }.encode())
-}
-
-fn may_connect(standing: &Standing, name: &[u8]) -> Result<String, String> {
-    match standing {
-        Standing::Everything => Ok("by this machine itself".into()),
-        Standing::Peer(_, peer) => match peer.policy.uds(name) {
-            Ok(allowed) => Ok(allowed.to_string()),
-            Err(denied) => Err(denied.to_string()),
-        },
-        Standing::Nothing => Err("its key is not trusted any more".into()),
-    }
-}
-
-fn pump(fd: OwnedFd, kind: SocketKind) -> Pump {
+pub(super) fn pump(fd: OwnedFd, kind: SocketKind) -> Pump {
     let kind = match kind {
         SocketKind::Stream => PumpKind::Socket,
         SocketKind::SeqPacket => PumpKind::SeqPacket,
@@ -229,19 +148,6 @@ impl Commands for Carrier {
     }
 }
 
-struct Files(Arc<Exports>, Rights);
-
-impl FileServer for Files {
-    fn serve(&self, conn: Conn) {
-        let peer = format!("{} ({})", conn.known.name, conn.peer_addr);
-        let standing = (self.1)(conn.known.key);
-        match serve(conn, Arc::clone(&self.0), standing) {
-            Ok(()) => tracing::info!(peer, "file link closed"),
-            Err(e) => tracing::warn!(peer, "file link: {e}"),
-        }
-    }
-}
-
 /// Runs the node until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -252,6 +158,7 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     if let Err(e) = nofile::raise() {
         tracing::warn!("the limit of open files stays as it is: {e}");
     }
+    plan.access.watch()?;
     if let Some(keys) = plan.access.keys() {
         keys.check_names();
     }
@@ -262,7 +169,9 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     let fds = Maker { files: files_again, mounted: Some(Arc::new(SeenMounts)), ..plan.pass.into() };
     let uds = plan.uds.map(|(args, file)| Uds::prepare(args, file, plan.access.clone())).transpose()?;
     let services = Services {
-        exec: plan.exec.then(|| rexec::Server::new(Arc::clone(&rights))),
+        files: files.is_some(),
+        refused: Seldom::default(),
+        exec: plan.exec.then(rexec::Server::default),
         uds: uds.as_ref().map(|uds| Arc::clone(&uds.far)),
         rights: Arc::clone(&rights),
     };

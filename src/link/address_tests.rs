@@ -50,3 +50,35 @@ fn a_door_opens_at_the_addresses_that_can_be_had() {
     assert_eq!(error(&[strange]), Errno::EADDRNOTAVAIL);
     node.leave(Duration::ZERO);
 }
+
+/// Of two nodes that dial each other the one with the smaller id keeps the session that it has dialled: which one that is
+/// differs from start to start.
+#[test]
+fn a_peer_that_dials_first_from_another_address_is_the_one_that_is_dialled() {
+    for _ in 0..8 {
+        let (near, far) = (node(), node());
+        let door = |node: &Node, at: &str| {
+            let door = Door::bind_any([at.parse().unwrap()].into_iter(), node.clone()).unwrap().unwrap();
+            let addr = door.addresses()[0];
+            door.open().unwrap();
+            addr
+        };
+        let (near_at, far_at) = (door(&near, "127.0.0.1:0"), door(&far, "127.0.0.2:0"));
+        // From 127.0.0.1, which near does not dial.
+        keep_session(&far, near_at.to_string()).unwrap();
+        let begun = Instant::now();
+        while !near.has_session(None) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "far has dialled");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        keep_session(&near, far_at.to_string()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while near.open(99, Vec::new(), deadline).unwrap_err() == Errno::ENOTCONN {
+            assert!(Instant::now() < deadline, "near reaches the peer that it dials");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for node in [near, far] {
+            node.leave(Duration::ZERO);
+        }
+    }
+}

@@ -8,13 +8,15 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 
 use super::guard::{Access, Authority, Ends, Guard, Judged, Known, Shown};
 use super::sealed;
-use crate::auth::{Established, Handshake, Progress};
+use crate::auth::{Established, Handshake, Progress, PublicKey};
 use crate::limits::{HELLO_MAX, LAT_NOTSENT_LOWAT, PING_AFTER_MS, TCP_USER_TIMEOUT_MS};
 use crate::wire::hello::{Hello, Lane, Role, Verdict};
 
@@ -28,6 +30,21 @@ pub struct Conn {
     /// What the other end said.
     pub peer: Hello,
     pub peer_addr: SocketAddr,
+    first_came: FirstCame,
+}
+
+/// Told when the first request of a link has come: until then the link has a deadline.
+#[derive(Debug, Clone, Default)]
+pub struct FirstCame(Arc<AtomicBool>);
+
+impl FirstCame {
+    pub fn tell(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_told(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Why there is no connection; one line for a person.
@@ -36,11 +53,13 @@ pub struct DialError {
     pub text: String,
     /// The listener knows of another session between the same two nodes.
     pub duplicate: bool,
+    /// What the listener has proven, if it came to a HELLO.
+    pub(super) key: Option<PublicKey>,
 }
 
 impl DialError {
     fn new(text: String) -> Self {
-        Self { text, duplicate: false }
+        Self { text, duplicate: false, key: None }
     }
 }
 
@@ -54,12 +73,17 @@ impl std::error::Error for DialError {}
 
 impl Conn {
     pub(super) fn new(stream: TcpStream, guard: Guard, known: Known, peer: Hello, peer_addr: SocketAddr) -> Self {
-        Self { stream, guard, known, peer, peer_addr }
+        Self { stream, guard, known, peer, peer_addr, first_came: FirstCame::default() }
     }
 
     /// For a worker's ring.
     pub(super) fn into_parts(self) -> (OwnedFd, Guard) {
         (self.stream.into(), self.guard)
+    }
+
+    /// For whoever serves the link, to be told by it.
+    pub fn first_came(&self) -> FirstCame {
+        self.first_came.clone()
     }
 
     /// A handle that ends the connection from outside.
@@ -268,7 +292,8 @@ fn dial_one(target: SocketAddr, hello: &Hello, deadline: Instant, access: &Acces
             Ok(Conn::new(dialling.stream, guard, known, peer, target))
         }
         Verdict::Duplicate => {
-            Err(DialError { text: format!("{target} has a session with this node already"), duplicate: true })
+            let text = format!("{target} has a session with this node already");
+            Err(DialError { text, duplicate: true, key: known.key })
         }
         Verdict::Refused => Err(DialError::new(format!("{target} refused: {}", peer.reason))),
     }

@@ -15,43 +15,78 @@ const DIAL_TIMEOUT: Duration = Duration::from_millis(HELLO_DEADLINE_MS);
 pub fn keep_session(node: &Node, addr: String) -> OsResult<()> {
     let node = node.clone();
     let run = move || {
-        let mut pause = Duration::from_millis(REDIAL_FIRST_MS);
-        let mut last = String::new();
-        let mut up: Option<Instant> = None;
+        let mut redial = Redial::default();
         node.expect(&addr);
         while node.wait_without_peer() {
-            // One that ends as soon as it has begun would be dialled without a breath.
-            match up.take().map(|since| since.elapsed() < Duration::from_millis(REDIAL_MAX_MS)) {
-                Some(true) => {
-                    node.pause(pause);
-                    pause = (pause * 2).min(Duration::from_millis(REDIAL_MAX_MS));
-                    if node.has_session(None) {
-                        continue;
-                    }
-                }
-                Some(false) => pause = Duration::from_millis(REDIAL_FIRST_MS),
-                None => {}
+            // A name may stand for another machine by now.
+            node.expect(&addr);
+            if redial.is_early(&node) {
+                continue;
             }
             match dial_session(&node, &addr) {
-                Ok(()) => {
-                    last.clear();
-                    up = Some(Instant::now());
-                }
-                Err(e) if e.duplicate => node.pause(pause),
-                Err(e) => {
-                    // Once for each new reason: a peer that is down for a night must not fill the log.
-                    if e.text != last {
-                        tracing::info!("no session yet: {e}; trying again");
-                        last = e.text;
-                    }
-                    node.pause(pause);
-                    pause = (pause * 2).min(Duration::from_millis(REDIAL_MAX_MS));
-                }
+                Ok(()) => redial.on_up(),
+                Err(e) => redial.on_failure(&node, &e),
             }
         }
     };
     std::thread::Builder::new().name("dialer".into()).spawn(run).step("start the dialer")?;
     Ok(())
+}
+
+/// When the next attempt is, and what has been said of the last one.
+struct Redial {
+    pause: Duration,
+    said: String,
+    up: Option<Instant>,
+}
+
+impl Default for Redial {
+    fn default() -> Self {
+        Self { pause: Duration::from_millis(REDIAL_FIRST_MS), said: String::new(), up: None }
+    }
+}
+
+impl Redial {
+    /// Behind a session that has ended. One that ends as soon as it has begun would be dialled without a breath: then this
+    /// waits. Returns whether another session has come meanwhile.
+    fn is_early(&mut self, node: &Node) -> bool {
+        let Some(since) = self.up.take() else { return false };
+        if since.elapsed() >= Duration::from_millis(REDIAL_MAX_MS) {
+            self.pause = Duration::from_millis(REDIAL_FIRST_MS);
+            return false;
+        }
+        self.wait(node);
+        node.has_session(None)
+    }
+
+    fn on_up(&mut self) {
+        self.said.clear();
+        self.up = Some(Instant::now());
+    }
+
+    fn on_failure(&mut self, node: &Node, e: &DialError) {
+        // Also one that dialled first, and from an address that this node does not dial, is the peer that is dialled.
+        let is_here = e.duplicate && e.key.is_some() && node.learn(e.key);
+        // Once for each new reason: a peer that is down for a night must not fill the log.
+        if e.text != self.said {
+            match is_here {
+                true => tracing::info!("{e}, which it has dialled; programs here use that one"),
+                false => tracing::info!("no session yet: {e}; trying again"),
+            }
+            self.said.clone_from(&e.text);
+        }
+        if is_here {
+            self.up = Some(Instant::now());
+        } else {
+            self.wait(node);
+        }
+    }
+
+    /// Longer each time.
+    fn wait(&mut self, node: &Node) {
+        node.pause(self.pause);
+        self.pause = (self.pause * 2).min(Duration::from_millis(REDIAL_MAX_MS));
+    }
 }
 
 /// All links of a new session: pair 0 first, whose answer tells how many there are to be.

@@ -2,10 +2,11 @@
 //! of them.
 //!
 //! ```text
-//!   accept ──▶ Guest ──TLS──▶ Authority::judge ──HELLO──▶ Node::admit ──▶ answer ──▶ worker, or a file server's thread
+//!   accept ──▶ Guest ──TLS──▶ Authority::judge_now ──HELLO──▶ answer.rs ──▶ worker, or a file server's thread
 //!                └── deadline, garbage, a stranger ──▶ one line, closed
 //! ```
 //!
+//! It waits for no file either: whoever is a stranger by what is known waits until another thread has looked again.
 //! Before it is known a guest costs one fd and HANDSHAKE_MAX bytes; see `guests.rs` for who makes room.
 
 use std::io::{self, Read, Write};
@@ -14,21 +15,19 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use socket2::SockRef;
 
-use super::conn::{self, Conn};
 use super::guard::{Access, Ends, Guard, Known, Shown, Stranger};
 use super::guests::{Failed, Greeting, Guest, Guests, Stage};
-use super::node::{Admission, Node, Peer};
-use crate::auth::{Bearer, Binding, Established, Handshake, Opened, Progress, PublicKey, voucher};
+use super::node::Node;
+use crate::auth::{Bearer, Established, Handshake, Opened, Progress};
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::limits::{HELLO_DEADLINE_MS, HELLO_MAX};
-use crate::wire::hello::{Hello, Role, Verdict};
+use crate::limits::{HELLO_DEADLINE_MS, HELLO_MAX, TRUST_AWAIT_MS};
+use crate::wire::hello::Hello;
 
 #[derive(Debug)]
 pub struct Door {
     listeners: Vec<TcpListener>,
-    node: Node,
+    pub(super) node: Node,
 }
 
 impl Door {
@@ -84,12 +83,11 @@ impl Door {
             if std::mem::replace(&mut version, now) != now {
                 self.node.recheck();
             }
+            self.node.file_links().end_late(Instant::now());
             let (doors, ready) = ready.split_at(self.listeners.len());
             guests.hear(ready, &mut failed, Instant::now(), |guest, failed| self.hear(guest, failed));
             for guest in guests.late(Instant::now()) {
-                if !matches!(guest.stage, Stage::Leaving) {
-                    complain(&mut failed, guest.ends, &format!("no whole HELLO within {HELLO_DEADLINE_MS} ms"));
-                }
+                self.send_off(guest, &mut failed);
             }
             for (listener, ready) in self.listeners.iter().zip(doors) {
                 if *ready {
@@ -101,13 +99,19 @@ impl Door {
 
     /// Which listeners and guests have something; also wakes for deadlines and to see whether the node leaves.
     fn poll(&self, guests: &Guests<TcpStream>) -> Vec<bool> {
+        let awaits = guests.iter().any(|g| matches!(g.stage, Stage::Awaiting(_)));
+        let wake_ms = if awaits { TRUST_AWAIT_MS } else { WAKE_MS };
         let listeners = self.listeners.iter().map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN));
-        let guests = guests.iter().map(|g| PollFd::new(g.stream.as_fd(), PollFlags::POLLIN));
-        let mut fds: Vec<PollFd<'_>> = listeners.chain(guests).collect();
-        if let Err(e) = poll(&mut fds, PollTimeout::from(WAKE_MS)) {
+        let streams = guests.iter().map(|g| PollFd::new(g.stream.as_fd(), PollFlags::POLLIN));
+        let mut fds: Vec<PollFd<'_>> = listeners.chain(streams).collect();
+        if let Err(e) = poll(&mut fds, PollTimeout::from(wake_ms)) {
             tracing::debug!("poll: {e}");
         }
-        fds.iter().map(|f| f.revents().is_some_and(|r| !r.is_empty())).collect()
+        let mut ready: Vec<bool> = fds.iter().map(|f| f.revents().is_some_and(|r| !r.is_empty())).collect();
+        for (ready, guest) in ready[self.listeners.len()..].iter_mut().zip(guests.iter()) {
+            *ready |= self.can_answer(guest);
+        }
+        ready
     }
 
     fn accept(&self, listener: &TcpListener, guests: &mut Guests<TcpStream>, failed: &mut Failed) {
@@ -148,8 +152,9 @@ impl Door {
             #[cfg(feature = "plaintext")]
             Access::Plain => {
                 let allowed = [ends.here, ends.there].into_iter().all(crate::config::plaintext_allows);
+                let (guard, judged, raw, plain) = (Guard::Plain, Instant::now(), Vec::new(), Vec::new());
                 let (binding, key, who) = ([0; 32], None, Ok(Known::unproven()));
-                let greeting = Greeting { guard: Guard::Plain, binding, key, who, raw: Vec::new(), plain: Vec::new() };
+                let greeting = Greeting { guard, binding, key, who, judged, raw, plain };
                 allowed
                     .then(|| Stage::Greeting(Box::new(greeting)))
                     .ok_or("unencrypted links are for loopback and 192.168.10.0/24 only".into())
@@ -159,6 +164,9 @@ impl Door {
 
     /// Reads what has come. Returns whether the guest still waits.
     fn hear(&self, guest: &mut Guest<TcpStream>, failed: &mut Failed) -> bool {
+        if self.can_answer(guest) {
+            return self.stays(guest, failed, |guest| self.answer_at_last(guest));
+        }
         let mut buffer = [0; 4096];
         let bytes = match guest.stream.read(&mut buffer) {
             Ok(0) => {
@@ -176,12 +184,28 @@ impl Door {
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return true,
             Err(_) => return false,
         };
-        match self.on_bytes(guest, bytes) {
-            Ok(stays) => stays,
-            Err(e) => {
-                complain(failed, guest.ends, &e);
-                matches!(guest.stage, Stage::Leaving)
-            }
+        self.stays(guest, failed, |guest| self.on_bytes(guest, bytes))
+    }
+
+    /// Whether a guest still waits after that step; says why not.
+    fn stays(
+        &self,
+        guest: &mut Guest<TcpStream>,
+        failed: &mut Failed,
+        step: impl FnOnce(&mut Guest<TcpStream>) -> Result<bool, String>,
+    ) -> bool {
+        step(guest).unwrap_or_else(|e| {
+            complain(failed, guest.ends, &e);
+            matches!(guest.stage, Stage::Leaving)
+        })
+    }
+
+    /// One whose time is over.
+    fn send_off(&self, mut guest: Guest<TcpStream>, failed: &mut Failed) {
+        match &guest.stage {
+            Stage::Leaving => {}
+            Stage::Awaiting(_) => drop(self.stays(&mut guest, failed, |guest| self.answer_at_last(guest))),
+            _ => complain(failed, guest.ends, &format!("no whole HELLO within {HELLO_DEADLINE_MS} ms")),
         }
     }
 
@@ -193,6 +217,7 @@ impl Door {
                 guest.stage = Stage::Leaving;
                 Ok(true)
             }
+            Stage::Awaiting(_) => Err("bytes behind the HELLO".into()),
             Stage::Nothing => Ok(false),
             Stage::Shaking(handshake) => {
                 let mut out = Vec::new();
@@ -217,15 +242,15 @@ impl Door {
     /// Both keys are proven: is this one trusted?
     fn on_proven(&self, guest: &mut Guest<TcpStream>, established: Established) -> Result<bool, String> {
         let Established { peer: key, binding, sealer, opener, early, rest } = established;
-        let who = self.judge(Shown { key, ends: guest.ends, binding, dialled: false, role: None }, None);
-        let guard = Guard::Tls { sealer, opener };
-        let greeting = Greeting { guard, binding, key: Some(key), who, raw: rest, plain: early };
-        self.on_greeting(guest, Box::new(greeting))
+        let shown = Shown { key, ends: guest.ends, binding, dialled: false, role: None };
+        let (judged, who) = (Instant::now(), self.judge(shown, None));
+        let (guard, key) = (Guard::Tls { sealer, opener }, Some(key));
+        self.on_greeting(guest, Box::new(Greeting { guard, binding, key, who, judged, raw: rest, plain: early }))
     }
 
-    fn judge(&self, shown: Shown, bearer: Option<Bearer>) -> Result<Known, Stranger> {
+    pub(super) fn judge(&self, shown: Shown, bearer: Option<Bearer>) -> Result<Known, Stranger> {
         let authority = self.node.access().authority().expect("nobody shakes hands in plaintext");
-        let judged = authority.judge(&shown)?;
+        let judged = authority.judge_now(&shown)?;
         Ok(Known { name: judged.name, key: Some(shown.key), bearer })
     }
 
@@ -253,86 +278,6 @@ impl Door {
             Some(hello) => self.answer(guest, *greeting, hello),
         }
     }
-
-    /// Who has said this HELLO: whose key it is, or whose word it has.
-    fn known(
-        &self,
-        ends: Ends,
-        (key, who): (Option<PublicKey>, Result<Known, Stranger>),
-        binding: Binding,
-        hello: &Hello,
-    ) -> Result<Known, Stranger> {
-        let (Err(_), Some(key)) = (&who, key) else { return who };
-        let shown = Shown { key, ends, binding, dialled: false, role: Some(hello.role) };
-        if hello.role != Role::Client || hello.voucher.is_empty() {
-            // Once more, because what it asks for is known now, and the log names that.
-            return self.judge(shown, None);
-        }
-        let (by, bearer) =
-            voucher::redeem(&hello.voucher, &binding).map_err(|e| Stranger { log: e.0.clone(), told: e.0 })?;
-        self.judge(Shown { key: by, ..shown }, Some(bearer))
-    }
-
-    fn answer(&self, guest: &mut Guest<TcpStream>, greeting: Greeting, hello: Hello) -> Result<bool, String> {
-        let Greeting { mut guard, binding, key, who, .. } = greeting;
-        let mut answer = self.node.hello(hello.role, hello.lane, hello.session, hello.index);
-        let mut known = match self.known(guest.ends, (key, who), binding, &hello) {
-            Ok(known) => known,
-            Err(Stranger { log, told: reason }) => {
-                see_off(guest, &mut guard, &Hello { verdict: Verdict::Refused, reason, ..answer });
-                return Err(log);
-            }
-        };
-        if known.key.is_none() {
-            known.name.clone_from(&hello.name);
-        }
-        let peer = Peer { known: known.clone(), addr: guest.ends.there, node: hello.node, role: hello.role };
-        // Before the node counts the link: nobody would ever end one that no worker has.
-        let stream = guest.stream.try_clone().map_err(|e| format!("{}: {e}", known.name))?;
-        let admitted = match self.node.admit(&hello, peer) {
-            Ok(admitted) => admitted,
-            Err((verdict, reason)) => {
-                let line = (verdict == Verdict::Refused).then(|| format!("{} refused: {reason}", known.name));
-                see_off(guest, &mut guard, &Hello { verdict, reason, ..answer });
-                return line.map_or(Ok(true), Err);
-            }
-        };
-        if let (Some(authority), Some(key)) = (self.node.access().authority(), &known.key) {
-            authority.seen(&known.name, key, guest.ends.there.ip());
-        }
-        answer.verdict = Verdict::Ok;
-        // A HELLO's few bytes always fit an empty socket buffer.
-        let said = say(guest, &mut guard, &answer);
-        let tuned = stream.set_nonblocking(false).and_then(|()| conn::tune(&stream, hello.role, hello.lane));
-        if hello.role == Role::Client {
-            // One that is stopped reads nothing for as long as somebody likes: the pair tells that from a machine that is gone.
-            let _ = SockRef::from(&stream).set_tcp_user_timeout(None);
-        }
-        match (admitted, said.and(tuned)) {
-            (Admission::Files, Ok(())) => {
-                self.serve_files(Conn::new(stream, guard, known, hello, guest.ends.there));
-            }
-            // Even a connection that has just failed goes to its worker: the session must learn of its end there.
-            (link @ Admission::Link { .. }, _) => self.node.hand_over(link, stream.into(), guard),
-            _ => {}
-        }
-        Ok(false)
-    }
-
-    fn serve_files(&self, conn: Conn) {
-        let Some(files) = self.node.files() else { return };
-        let node = self.node.clone();
-        let serve = move || {
-            // Without a handle on it nobody could end it.
-            let Ok(number) = node.file_links().begun(&conn) else { return };
-            files.serve(conn);
-            node.file_links().ended(number);
-        };
-        let spawned = std::thread::Builder::new().name("files".into()).spawn(serve);
-        if let Err(e) = spawned {
-            tracing::warn!("start a file server: {e}");
-        }
-    }
 }
 
 #[cfg(feature = "plaintext")]
@@ -348,21 +293,6 @@ fn check_plaintext(node: &Node, target: SocketAddr) -> OsResult<()> {
 
 fn stranger_of(greeting: &Greeting) -> &Stranger {
     greeting.who.as_ref().expect_err("asked only where it is one")
-}
-
-fn say(guest: &Guest<TcpStream>, guard: &mut Guard, hello: &Hello) -> io::Result<()> {
-    let mut out = Vec::new();
-    guard.seal(&hello.encode(), &mut out).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.0))?;
-    (&guest.stream).write_all(&out)
-}
-
-/// Says no, and gives the guest a moment to read it.
-fn see_off(guest: &mut Guest<TcpStream>, guard: &mut Guard, hello: &Hello) {
-    // Who does not take our words has lost them.
-    let _ = say(guest, guard, hello);
-    let _ = guest.stream.shutdown(std::net::Shutdown::Write);
-    guest.stage = Stage::Leaving;
-    guest.deadline = guest.deadline.min(Instant::now() + Duration::from_millis(LEAVE_MS));
 }
 
 /// Counts a failed handshake, and says so unless its address has been said a moment ago.
@@ -383,8 +313,6 @@ fn listen(target: SocketAddr) -> OsResult<TcpListener> {
 }
 
 /// How often the door looks up even when nothing happens.
-const WAKE_MS: u8 = 200;
+const WAKE_MS: u16 = 200;
 /// Accepted in one go; then the guests have their turn again.
 const ACCEPTS_A_TURN: usize = 64;
-/// How long a guest that was refused may take to read why.
-const LEAVE_MS: u64 = 1_000;

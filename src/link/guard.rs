@@ -3,12 +3,14 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::auth::{Bearer, Binding, Opener, PublicKey, Sealer, Tls};
 use crate::wire::WireResult;
 use crate::wire::hello::Role;
 
-/// Whoever keeps the keys of this machine. Asked by the door and by dialling threads, for each connection.
+/// Whoever keeps the keys of this machine. Asked by the door and by dialling threads, for each connection; workers and the
+/// door never wait for it.
 pub trait Authority: Send + Sync {
     /// This machine's key, for a handshake that begins now.
     ///
@@ -16,11 +18,29 @@ pub trait Authority: Send + Sync {
     /// One line: the key can't be read, and what to do.
     fn tls(&self) -> Result<Tls, String>;
 
-    /// Whether who has shown that key may have that connection.
+    /// Whether who has shown that key may have that connection. May wait for files: for a thread that dials.
     ///
     /// # Errors
     /// It is nobody's that may.
     fn judge(&self, shown: &Shown) -> Result<Judged, Stranger>;
+
+    /// The same by what is known now, without waiting: for the acceptor.
+    ///
+    /// # Errors
+    /// As `judge`; a look at the files may say otherwise.
+    fn judge_now(&self, shown: &Shown) -> Result<Judged, Stranger> {
+        self.judge(shown)
+    }
+
+    /// Has the files looked at once more, on another thread. False: that would change nothing.
+    fn look_again(&self) -> bool {
+        false
+    }
+
+    /// Whether a look at the files that began after that moment has ended.
+    fn has_looked_since(&self, _moment: Instant) -> bool {
+        true
+    }
 
     /// Another number when keys or trust have changed.
     fn version(&self) -> u64 {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   Shaking ──both keys proven──▶ Greeting ──whole HELLO──▶ admitted
-//!      │                             └── a stranger without a voucher, a no ──▶ Leaving: told why, closed
+//!      │                             ├── a stranger ──▶ Awaiting: trust is read anew ──▶ admitted
+//!      │                             └── a no ──▶ Leaving: told why, closed ◀──┘
 //!      └── deadline, garbage, no room ──▶ closed
 //! ```
 //!
@@ -21,12 +22,15 @@ use crate::auth::{Binding, Handshake, PublicKey};
 use crate::limits::{
     FAILED_ADDRESSES_MAX, FAILED_BURST, FAILED_FORGET_S, FAILED_SAID_EVERY_S, HELLO_DEADLINE_MS, HELLO_PENDING_MAX,
 };
+use crate::wire::hello::Hello;
 
 /// How far a guest is.
 pub(super) enum Stage {
     Shaking(Box<Handshake>),
     /// Its key is proven; its HELLO is on its way.
     Greeting(Box<Greeting>),
+    /// A stranger by what was known: the files are being looked at once more.
+    Awaiting(Box<Awaiting>),
     /// It was told no: what it still sends is dropped until it closes, so that our words are not lost in a reset.
     Leaving,
     /// Only between two stages.
@@ -36,14 +40,23 @@ pub(super) enum Stage {
 pub(super) struct Greeting {
     pub(super) guard: Guard,
     pub(super) binding: Binding,
-    /// None in plaintext.
+    /// What it has proven; none in plaintext.
     pub(super) key: Option<PublicKey>,
-    /// A stranger may still have a voucher in its HELLO.
+    /// As judged when that was proven. A stranger may still have a voucher in its HELLO.
     pub(super) who: Result<Known, Stranger>,
+    /// When it was judged.
+    pub(super) judged: Instant,
     /// Received, and not opened yet.
     pub(super) raw: Vec<u8>,
     /// The HELLO as far as it has come.
     pub(super) plain: Vec<u8>,
+}
+
+pub(super) struct Awaiting {
+    pub(super) greeting: Greeting,
+    pub(super) hello: Hello,
+    /// What it is told if nothing has changed.
+    pub(super) no: Stranger,
 }
 
 pub(super) struct Guest<S> {

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod address_tests;
+mod answer;
 mod budget;
 pub mod conn;
 mod ctx;
@@ -13,6 +14,7 @@ mod dialer;
 mod door;
 #[cfg(test)]
 mod fd_tests;
+mod file_links;
 mod guard;
 mod guests;
 mod helpers;

@@ -9,6 +9,8 @@
 //! A session of role Peer is the one session between two nodes: both may dial, and of two sessions born at once the
 //! one dialled by the smaller node id survives. A session of role Client is one command's.
 
+pub(super) mod admission;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -16,18 +18,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use self::admission::{Admission, begins_session};
 use super::conn::Conn;
 use super::ctx::Shared;
+use super::file_links::FileLinks;
 use super::guard::{Access, Guard, Known};
 use super::helpers::Helpers;
 use super::inbox::{Cmd, Inbox, PairRef, Pending};
 use super::pair::End;
-use super::standing::{Expected, FileLinks};
+use super::standing::Expected;
 use super::worker::{self, News, Worker};
+use crate::auth::PublicKey;
 use crate::errno::{Errno, OsError, OsResult};
 use crate::fdpass::Maker;
 use crate::limits::{INITIAL_WINDOW, LINKS_MAX, RECORD_MAX, REOPEN_MS};
-use crate::mux::Options;
 use crate::ring::Wish;
 use crate::wire::hello::{Hello, Lane, Role, Verdict};
 
@@ -60,11 +64,28 @@ pub struct Incoming {
 /// What a node does with streams that a peer opens. Called on a worker: it must not block.
 pub trait Handler: Send + Sync {
     fn on_open(&self, incoming: Incoming);
+
+    /// Whether a peer that no program here is to reach may have a session, to ask for things. Must not block.
+    ///
+    /// # Errors
+    /// Nothing that it may ask for is here; the line goes to the peer, and to the log.
+    fn admits(&self, _peer: &Peer) -> Result<(), String> {
+        Ok(())
+    }
 }
 
-/// What a node does with a file link. Called on a thread of its own.
+/// What a node does with a file link.
 pub trait FileServer: Send + Sync {
+    /// Called on a thread of the link's own, which ends afterwards.
     fn serve(&self, conn: Conn);
+
+    /// Whether such a peer may have a file link. Must not block.
+    ///
+    /// # Errors
+    /// There is nothing here that it may mount; the line goes to the peer, and to the log.
+    fn admits(&self, _known: &Known) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 pub struct NodeOptions {
@@ -105,6 +126,7 @@ struct State {
 struct Inner {
     id: [u8; 16],
     access: Access,
+    handler: Arc<dyn Handler>,
     name: String,
     inboxes: Vec<Arc<Inbox>>,
     files: Option<Arc<dyn FileServer>>,
@@ -125,21 +147,6 @@ impl fmt::Debug for Node {
     }
 }
 
-/// What becomes of a connection after its HELLO was answered with Ok.
-#[derive(Debug)]
-pub(super) enum Admission {
-    /// `begins`: the pair is new, and the worker knows nothing of it yet.
-    Link {
-        pair: u64,
-        worker: usize,
-        options: Options,
-        peer: Arc<Peer>,
-        lane: Lane,
-        begins: bool,
-    },
-    Files,
-}
-
 impl Node {
     /// Starts the workers.
     ///
@@ -154,6 +161,7 @@ impl Node {
         let node = Self(Arc::new(Inner {
             id,
             access: options.access.clone(),
+            handler: Arc::clone(&options.handler),
             name,
             inboxes,
             files: options.files.clone(),
@@ -253,56 +261,6 @@ impl Node {
 
     // ---- sessions ------------------------------------------------------------------------------------------------
 
-    /// What a dialler's HELLO gets.
-    ///
-    /// # Errors
-    /// The verdict to answer, and the reason.
-    pub(super) fn admit(&self, hello: &Hello, peer: Peer) -> Result<Admission, (Verdict, String)> {
-        if hello.role == Role::Files {
-            return match self.0.files {
-                Some(_) => Ok(Admission::Files),
-                None => Err((Verdict::Refused, "this node serves no directories".into())),
-            };
-        }
-        if usize::from(hello.index) >= LINKS_MAX || hello.workers == 0 {
-            return Err((Verdict::Refused, format!("link {} of {} workers", hello.index, hello.workers)));
-        }
-        let mut state = self.state();
-        if state.leaving {
-            return Err((Verdict::Refused, "this node is shutting down".into()));
-        }
-        if !state.sessions.iter().any(|s| s.is_of(hello.session, &peer)) {
-            if !begins_session(hello) {
-                // Of two sessions born at once, a further link of the one that has just ended.
-                let rival = state.sessions.iter().any(|s| s.role == hello.role && s.peer.is(&peer));
-                let verdict = if rival && hello.role == Role::Peer { Verdict::Duplicate } else { Verdict::Refused };
-                return Err((verdict, "a link of a session that is not (or no longer) here".into()));
-            }
-            if hello.node == self.0.id {
-                return Err((Verdict::Refused, "this is the same process; name another machine as the peer".into()));
-            }
-            if hello.role == Role::Peer && !self.survives(&mut state, &peer, false) {
-                return Err((Verdict::Duplicate, String::new()));
-            }
-            if state.sessions.len() >= crate::limits::SESSIONS_MAX {
-                return Err((Verdict::Refused, format!("{} sessions already", state.sessions.len())));
-            }
-        }
-        self.place(&mut state, hello, peer, false).ok_or((Verdict::Duplicate, String::new()))
-    }
-
-    /// Of two sessions between the same nodes the one dialled by the smaller id survives; both ends judge alike. Returns
-    /// whether a new one, dialled by this node or by the peer, may live, and retires the other one if so.
-    fn survives(&self, state: &mut State, peer: &Peer, dialled: bool) -> bool {
-        let rival = |s: &&mut Session| s.role == Role::Peer && s.peer.is(peer) && s.dialled != dialled && !s.retired;
-        let Some(rival) = state.sessions.iter_mut().find(rival) else { return true };
-        if dialled != (self.0.id < peer.node) {
-            return false;
-        }
-        rival.retire();
-        true
-    }
-
     /// A link of a dialled session. Returns whether it may live: the peer may have dialled at the same moment.
     pub(super) fn dialled(&self, conn: Conn, hello: &Hello) -> bool {
         let peer = Peer { known: conn.known.clone(), addr: conn.peer_addr, node: conn.peer.node, role: hello.role };
@@ -328,46 +286,6 @@ impl Node {
             self.on_peer_leaving(pair);
         }
         lives
-    }
-
-    /// `None`: the session takes no new pairs any more. One that this node has dialled is taken, and left in the orderly
-    /// way: the peer has it already, and would take a link that just closes for the end of the whole session.
-    fn place(&self, state: &mut State, hello: &Hello, peer: Peer, dialled: bool) -> Option<Admission> {
-        let at = state.sessions.iter().position(|s| s.is_of(hello.session, &peer));
-        let at = at.unwrap_or_else(|| {
-            let (id, role) = (hello.session, hello.role);
-            match role {
-                Role::Peer => tracing::info!(%peer, dialled, "session up"),
-                _ => tracing::debug!(%peer, "client session up"),
-            }
-            let peer = Arc::new(peer);
-            state.sessions.push(Session { id, role, peer, dialled, pairs: Vec::new(), retired: false });
-            state.sessions.len() - 1
-        });
-        let index = usize::from(hello.index);
-        let worker = match hello.role {
-            // Each end deals the session's links over its own workers.
-            Role::Peer => index % self.0.inboxes.len(),
-            _ => usize::try_from(hello.session % self.0.inboxes.len() as u64).expect("a small remainder"),
-        };
-        let next = state.next_pair;
-        let session = &mut state.sessions[at];
-        if session.pairs.len() <= index {
-            session.pairs.resize_with(index + 1, || None);
-        }
-        let begins = session.pairs[index].is_none();
-        // LAT is dialled first: a BULK link without it is of a pair that has ended.
-        if begins && (hello.lane != Lane::Lat || session.retired && !dialled) {
-            return None;
-        }
-        let inbox = &self.0.inboxes[worker];
-        let pair = session.pairs[index].get_or_insert_with(|| PairRef { inbox: Arc::clone(inbox), pair: next }).pair;
-        let peer = Arc::clone(&session.peer);
-        state.next_pair += u64::from(begins);
-        let (window, peer_window) = (INITIAL_WINDOW, hello.initial_window);
-        let options = Options { dialer: dialled, window, peer_window, now_us: 0 };
-        self.0.changed.notify_all();
-        Some(Admission::Link { pair, worker, options, peer, lane: hello.lane, begins })
     }
 
     pub(super) fn hand_over(&self, admission: Admission, fd: OwnedFd, guard: Guard) {
@@ -444,10 +362,19 @@ impl Node {
         self.state().expected.at(ips.into_iter().flatten().map(|a| a.ip()));
     }
 
+    /// The peer that this node dials has proven this key and has a session with this node already, from wherever it has
+    /// dialled. Returns whether that session is here.
+    pub(super) fn learn(&self, key: Option<PublicKey>) -> bool {
+        let mut state = self.state();
+        state.expected.learn(key);
+        self.0.changed.notify_all();
+        state.has_expected()
+    }
+
     /// Waits until no session with a peer is up, or the node leaves. Returns false when it leaves.
     pub(super) fn wait_without_peer(&self) -> bool {
         let mut state = self.state();
-        while !state.leaving && state.sessions.iter().any(|s| s.takes_streams() && state.expected.is(&s.peer)) {
+        while !state.leaving && state.has_expected() {
             state = self.0.changed.wait(state).expect("no holder panics: panic is abort");
         }
         !state.leaving
@@ -547,15 +474,15 @@ impl State {
         !self.leaving && (lately || self.sessions.iter().any(retired))
     }
 
+    /// Whether programs here reach the peer that this node dials.
+    fn has_expected(&self) -> bool {
+        self.sessions.iter().any(|s| s.takes_streams() && self.expected.is(&s.peer))
+    }
+
     fn peers(&self) -> Vec<Arc<Peer>> {
         let up = self.sessions.iter().filter(|s| s.takes_streams());
         up.map(|s| Arc::clone(&s.peer)).collect()
     }
-}
-
-/// A session is born with the LAT link of its first pair.
-fn begins_session(hello: &Hello) -> bool {
-    (hello.index, hello.lane) == (0, Lane::Lat)
 }
 
 impl Peer {

@@ -1,10 +1,8 @@
 //! Who has links now, and whether that is still right: trust may end while they live.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
-use super::conn::{Closer, Conn};
 use super::guard::Known;
 use super::inbox::Cmd;
 use super::node::{Node, Peer};
@@ -22,7 +20,11 @@ pub(super) struct Expected {
 
 impl Expected {
     pub(super) fn at(&mut self, ips: impl Iterator<Item = IpAddr>) {
-        self.at = Some(ips.map(|ip| ip.to_canonical()).collect());
+        let found: Vec<IpAddr> = ips.map(|ip| ip.to_canonical()).collect();
+        // A name that has no address just now had the ones that it had.
+        if !found.is_empty() || self.at.is_none() {
+            self.at = Some(found);
+        }
     }
 
     pub(super) fn learn(&mut self, key: Option<PublicKey>) {
@@ -53,30 +55,6 @@ impl Expected {
     }
 }
 
-/// File links that are being served, by numbers of our own.
-#[derive(Default)]
-pub(super) struct FileLinks {
-    next: AtomicU64,
-    open: Mutex<Vec<(u64, Known, Closer)>>,
-}
-
-impl FileLinks {
-    fn open(&self) -> MutexGuard<'_, Vec<(u64, Known, Closer)>> {
-        self.open.lock().expect("no holder panics: panic is abort")
-    }
-
-    /// Until the returned number is given back to `ended`.
-    pub(super) fn begun(&self, conn: &Conn) -> std::io::Result<u64> {
-        let (number, closer) = (self.next.fetch_add(1, Ordering::Relaxed), conn.closer()?);
-        self.open().push((number, conn.known.clone(), closer));
-        Ok(number)
-    }
-
-    pub(super) fn ended(&self, number: u64) {
-        self.open().retain(|(other, ..)| *other != number);
-    }
-}
-
 impl Node {
     /// Ends every link whose key is trusted no longer.
     pub(super) fn recheck(&self) {
@@ -90,12 +68,7 @@ impl Node {
                 }
             }
         }
-        for (_, known, closer) in self.file_links().open().iter() {
-            if fallen(known) {
-                tracing::warn!(peer = known.name, "its key is not trusted any more: its file link ends");
-                closer.close();
-            }
-        }
+        self.file_links().end_those(fallen);
     }
 }
 

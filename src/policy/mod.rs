@@ -16,6 +16,7 @@
 //! Pure: no file, no clock. Accounts and symbolic links are asked of whoever calls.
 
 mod address;
+mod any;
 mod capabilities;
 mod environment;
 mod exec;

@@ -275,9 +275,7 @@ impl Way {
             Node::start(NodeOptions { workers: 1, engine, access, handler, files: None, fds: Maker::default() })?;
         let bulk = dial_client(&node, addr).map_err(|e| Trouble::failed(e.to_string()))?;
         let deadline = Instant::now() + Duration::from_millis(OPEN_DEADLINE_MS);
-        let stream = node
-            .open(service::EXEC, Vec::new(), deadline)
-            .map_err(|e| Trouble::failed(format!("{addr} runs no commands for this machine: {}", e.desc())))?;
+        let stream = node.open(service::EXEC, Vec::new(), deadline).map_err(|errno| refused(addr, errno))?;
         let (control, theirs) = UnixStream::pair().step("socketpair")?;
         let pump = Pump { fd: theirs.into(), kind: PumpKind::Socket };
         let attached = stream.attach_sending(pump, First { bytes: first, fds });
@@ -294,6 +292,18 @@ impl Way {
             }
             Self::Carried { ended } => ended.try_clone().step("dup"),
         }
+    }
+}
+
+/// A node that does not even listen to what the command is.
+fn refused(addr: &str, errno: Errno) -> Trouble {
+    match errno {
+        Errno::EACCES => {
+            let text = format!("not allowed there: {addr} runs no commands for this machine; the log there says why");
+            Trouble { text, code: CANNOT_RUN }
+        }
+        Errno::EAGAIN => Trouble::failed(format!("{addr} runs too many commands for this machine; try again later")),
+        errno => Trouble::failed(format!("{addr} runs no commands for this machine: {}", errno.desc())),
     }
 }
 

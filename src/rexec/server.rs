@@ -14,71 +14,73 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::judge::{Judged, judge};
 use super::wire::{CHDIR, LISTEN_PID, Message, REQUEST_MAX, Request, Signal, Status};
-use crate::auth::Bearer;
+use crate::auth::{Bearer, PublicKey};
 use crate::errno::{Errno, OsError, OsResult, Step as _};
 use crate::fdpass::{Pump, PumpKind};
-use crate::limits::{COMMANDS_MAX, EXEC_REQUEST_DEADLINE_MS};
+use crate::limits::{COMMANDS_A_KEY, COMMANDS_MAX, EXEC_REQUEST_DEADLINE_MS};
 use crate::link::{Attached, Incoming, Peer};
+use crate::sys::quota::{Limits, Quota};
+use crate::sys::seldom::Seldom;
 use crate::sys::spawn::{Identity, Keeper, Order, Plan, Report, Step};
 use crate::sys::{caps, frames, sched, scm};
-use crate::trust::{Rights, Standing};
+use crate::trust::Standing;
 use crate::wire::{WireResult, bad};
 
 /// The exec service of a node.
 pub struct Server {
-    running: Arc<AtomicUsize>,
-    rights: Rights,
+    running: Quota<Option<PublicKey>>,
+    /// Whose refusals have been logged.
+    refused: Seldom<Option<PublicKey>>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        let running = Quota::new(Limits { each: COMMANDS_A_KEY, all: COMMANDS_MAX });
+        Self { running, refused: Seldom::default() }
+    }
 }
 
 impl Server {
-    pub fn new(rights: Rights) -> Self {
-        Self { running: Arc::default(), rights }
-    }
-
-    /// Called on a worker for each OPEN of the service.
-    pub fn on_open(&self, incoming: Incoming) {
-        if self.running.fetch_add(1, Ordering::Relaxed) >= COMMANDS_MAX {
-            self.running.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(peer = %incoming.peer, "exec refused: {COMMANDS_MAX} commands are running");
-            return incoming.stream.refuse(Errno::EAGAIN);
-        }
+    /// Called on a worker for each OPEN of the service by a peer that may run some command.
+    pub fn on_open(&self, incoming: Incoming, standing: Standing) {
         let Incoming { peer, stream, request, .. } = incoming;
+        let place = match self.running.take(peer.known.key) {
+            Ok(place) => place,
+            Err(full) => {
+                if let Some(unsaid) = self.refused.due(peer.known.key, Instant::now()) {
+                    tracing::warn!(%peer, unsaid, "exec refused: it has too many commands: {full}");
+                }
+                return stream.refuse(Errno::EAGAIN);
+            }
+        };
         let bearer = match bearer(&peer, &request) {
             Ok(bearer) => bearer,
             Err(e) => {
-                self.running.fetch_sub(1, Ordering::Relaxed);
                 tracing::error!(%peer, "exec: {e}");
                 return stream.refuse(Errno::EPROTO);
             }
         };
-        let running = Arc::clone(&self.running);
         let (ours, theirs) = match UnixStream::pair() {
             Ok(pair) => pair,
-            Err(e) => {
-                running.fetch_sub(1, Ordering::Relaxed);
-                return stream.refuse(crate::errno::errno_of(&e));
-            }
+            Err(e) => return stream.refuse(crate::errno::errno_of(&e)),
         };
         let attached = stream.attach(Pump { fd: theirs.into(), kind: PumpKind::Socket });
-        let standing = (self.rights)(peer.known.key);
         let run = move || {
             sched::begin_as_usual();
             let command = Command { peer, bearer, control: ours, attached, standing };
             if let Err(e) = command.run() {
                 tracing::warn!(peer = %command.peer, "exec: {e}");
             }
-            running.fetch_sub(1, Ordering::Relaxed);
+            drop(place);
         };
-        let (stack, counted) = (256 << 10, Arc::clone(&self.running));
+        let stack = 256 << 10;
         if let Err(e) = std::thread::Builder::new().name("command".into()).stack_size(stack).spawn(run) {
-            counted.fetch_sub(1, Ordering::Relaxed);
             tracing::warn!("start a command's thread: {e}");
         }
     }

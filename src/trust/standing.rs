@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Trusted, TrustedPeer};
 use crate::auth::PublicKey;
+use crate::policy::Service;
 
 /// By the key that was proven; none in plaintext.
 pub type Rights = Arc<dyn Fn(Option<PublicKey>) -> Standing + Send + Sync>;
@@ -16,6 +17,21 @@ pub enum Standing {
     Peer(Arc<Trusted>, Arc<TrustedPeer>),
     /// Its key is trusted no longer.
     Nothing,
+}
+
+impl Standing {
+    /// Whether anything of that service may be asked for: before a place, a thread or a file is spent on it. Touches no
+    /// file, so that a worker may ask.
+    ///
+    /// # Errors
+    /// Why not, in a line for this machine's log.
+    pub fn admits(&self, service: Service) -> Result<(), String> {
+        match self {
+            Self::Everything => Ok(()),
+            Self::Peer(_, peer) => peer.policy.admits(service).map_err(|denied| denied.to_string()),
+            Self::Nothing => Err("its key is not trusted any more".into()),
+        }
+    }
 }
 
 impl Trusted {

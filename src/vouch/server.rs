@@ -1,5 +1,11 @@
-//! The daemon's end: one thread, one asker after the other. Each is a program of a user who may ask, and has a moment;
-//! what must wait for another machine goes to further threads.
+//! The daemon's end: one thread accepts, others hear and answer; what must wait for another machine goes to further threads.
+//!
+//! ```text
+//!   accept ──▶ whose is it? ──▶ a thread of that user's share: hear, judge, answer
+//!                                   └── a command to be carried ──▶ a carrier of that user's share
+//! ```
+//!
+//! A program that connects and asks nothing delays programs of its own user, and of no other.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,11 +22,14 @@ use super::wire::{ASK_MAX, Ask, CommandAsk, decode_ask, encode_answer};
 use crate::auth::{Bearer, Binding};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::{
-    ASK_IDLE_MS, ASK_STACK_BYTES, CALLER_GROUPS_MAX, CARRIERS_MAX, CARRIERS_QUEUE_MAX, VOUCH_BACKLOG, VOUCH_PATIENCE_MS,
+    ASK_IDLE_MS, ASK_STACK_BYTES, CALLER_GROUPS_MAX, CARRIERS_A_USER, CARRIERS_MAX, CARRIERS_WAITING_A_USER,
+    VOUCH_BACKLOG, VOUCH_PATIENCE_MS, VOUCHERS_A_USER, VOUCHERS_MAX, VOUCHERS_WAITING_A_USER,
 };
 use crate::link::{Authority, Judged, Shown};
 use crate::sys::closer::{self, Received};
-use crate::sys::pool::{Bounds, Job, Pool};
+use crate::sys::fair::Share;
+use crate::sys::fair_pool::FairPool;
+use crate::sys::pool::Bounds;
 use crate::sys::unix::{self, SocketKind};
 use crate::sys::{caps, peer, scm};
 
@@ -57,7 +66,7 @@ impl Server {
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).step_on("chmod", socket.display())?;
         unix::listen(listener.as_fd(), VOUCH_BACKLOG).step_on("listen on", socket.display())?;
         let serving = listener.try_clone().step("dup")?;
-        let run = move || serve(&serving, &Daemon::new(host, commands));
+        let run = move || serve(&serving, &Arc::new(Daemon::new(host, commands)));
         std::thread::Builder::new().name("vouch".into()).spawn(run).step("start a thread")?;
         Ok(Self { listener, socket })
     }
@@ -92,7 +101,9 @@ fn prepare(dir: &Path) -> OsResult<()> {
     Ok(())
 }
 
-fn serve(listener: &OwnedFd, daemon: &Daemon) {
+fn serve(listener: &OwnedFd, daemon: &Arc<Daemon>) {
+    let share = Share { each: VOUCHERS_A_USER, waiting: VOUCHERS_WAITING_A_USER };
+    let vouchers = FairPool::new(bounds("voucher", VOUCHERS_MAX), share);
     loop {
         match unix::accept(listener.as_fd()) {
             Ok(asker) => {
@@ -101,7 +112,7 @@ fn serve(listener: &OwnedFd, daemon: &Daemon) {
                 if socket.set_read_timeout(patience).and_then(|()| socket.set_write_timeout(patience)).is_err() {
                     continue;
                 }
-                daemon.serve(asker);
+                daemon.take_turns(&vouchers, asker);
             }
             Err(Errno::EINTR | Errno::ECONNABORTED) => {}
             // Shut down: the daemon ends.
@@ -124,14 +135,29 @@ struct Daemon {
     host: Arc<dyn Host>,
     commands: Option<Arc<dyn Commands>>,
     /// For those that wait for another machine.
-    carriers: Pool<Job>,
+    carriers: FairPool<u32>,
+}
+
+fn bounds(name: &'static str, most: usize) -> Bounds {
+    Bounds { name, kept: 0, most, idle: Duration::from_millis(ASK_IDLE_MS), stack_bytes: ASK_STACK_BYTES }
 }
 
 impl Daemon {
     fn new(host: Arc<dyn Host>, commands: Option<Arc<dyn Commands>>) -> Self {
-        let idle = Duration::from_millis(ASK_IDLE_MS);
-        let bounds = Bounds { name: "carrier", kept: 0, most: CARRIERS_MAX, idle, stack_bytes: ASK_STACK_BYTES };
-        Self { host, commands, carriers: Pool::of_jobs(bounds) }
+        let share = Share { each: CARRIERS_A_USER, waiting: CARRIERS_WAITING_A_USER };
+        Self { host, commands, carriers: FairPool::new(bounds("carrier", CARRIERS_MAX), share) }
+    }
+
+    /// Serves an asker when it is its user's turn.
+    fn take_turns(self: &Arc<Self>, vouchers: &FairPool<u32>, asker: OwnedFd) {
+        let Ok(who) = peer::peer(asker.as_fd()) else { return };
+        // Nobody else submits here, so that room which is there stays.
+        if !vouchers.has_room(who.uid) {
+            say(&asker, &Err(format!("too many programs of user {} ask at once; try again later", who.uid)), &[]);
+            return closer::close_unread(asker);
+        }
+        let daemon = Arc::clone(self);
+        vouchers.submit(who.uid, move || daemon.serve(asker));
     }
 
     fn serve(&self, asker: OwnedFd) {
@@ -177,14 +203,16 @@ impl Daemon {
     }
 
     fn carry(&self, asker: OwnedFd, who: Who, ask: CommandAsk, fds: Vec<OwnedFd>) {
-        let Some(commands) = self.commands.clone().filter(|_| self.carriers.waiting() < CARRIERS_QUEUE_MAX) else {
+        let uid = who.peer.uid;
+        let Some(commands) = self.commands.clone().filter(|_| self.carriers.has_room(uid)) else {
             closer::close(fds);
             say(&asker, &Err("this daemon carries no commands".into()), &[]);
             return closer::close_unread(asker);
         };
-        self.carriers.submit(Box::new(move || {
-            let (uid, pid, to) = (who.peer.uid, who.peer.pid, ask.to);
-            let fds: Vec<Received> = fds.into_iter().map(Received::from).collect();
+        let fds: Vec<Received> = fds.into_iter().map(Received::from).collect();
+        // Where there is no room any more the program's connection ends, and it goes its own way.
+        self.carriers.submit(uid, move || {
+            let (pid, to) = (who.peer.pid, ask.to);
             let bearer = who.bearer(asker.as_fd());
             let taken = || fds.into_iter().map(Received::into_inner).collect();
             let mut give = |Carriage { control, ended }: Carriage| {
@@ -197,7 +225,7 @@ impl Daemon {
                 Ok(()) => tracing::info!(uid, pid, %to, "carries a command"),
                 Err(why) => _ = say(&asker, &Err(why), &[]),
             }
-        }));
+        });
     }
 }
 

@@ -37,7 +37,7 @@ impl FileServer for Files {
             return;
         }
         self.links.lock().unwrap().push(conn.closer().unwrap());
-        if let Err(e) = serve(conn, Arc::clone(&self.exports), Standing::Everything) {
+        if let Err(e) = serve(conn, &self.exports, &Standing::Everything) {
             eprintln!("far: {e}");
         }
     }

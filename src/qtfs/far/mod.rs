@@ -22,15 +22,14 @@ mod sockets;
 mod sweeper;
 mod tree;
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::config::{Access, Export};
 use crate::limits::{FILE_THREADS, FILE_THREADS_DEFAULT, NODE_FDS_MAX, PATH_MAX};
@@ -117,21 +116,15 @@ impl Exports {
     }
 }
 
-/// Serves one file link (`Role::Files`) until it ends; blocks, on threads of its own. The caller has answered the HELLO.
+/// Serves one file link (`Role::Files`) until it ends, on the calling thread and more of its own. The caller has answered the
+/// HELLO. The calling thread must do nothing else afterwards: it gets a umask and ids of its own, for good.
 ///
 /// # Errors
 /// One line about a link that never became a mount. What ends a mounted link is logged.
-pub fn serve(conn: Conn, exports: Arc<Exports>, standing: Standing) -> Result<(), ServeError> {
-    // Not on the caller's thread: a thread that serves gets a umask and ids of its own, for good.
-    let served =
-        std::thread::Builder::new().name("qtfs-far".into()).spawn(move || serve_here(conn, &exports, &standing));
-    let served = served.map_err(|e| ServeError(format!("a thread for a file link: {e}")))?;
-    served.join().expect("panics abort")
-}
-
-fn serve_here(conn: Conn, exports: &Exports, standing: &Standing) -> Result<(), ServeError> {
+pub fn serve(conn: Conn, exports: &Exports, standing: &Standing) -> Result<(), ServeError> {
     let name = format!("files for {} ({})", conn.peer_addr, conn.known.name);
     let failed = |what: &dyn fmt::Display| ServeError(format!("{name}: {what}"));
+    let first_came = conn.first_came();
     let (reader, mut writer, closer) = conn.split().map_err(|e| failed(&e))?;
     let mut reader = frames::reader(reader);
     let mut first = vec![0; FIRST_FRAME_MAX];
@@ -139,6 +132,7 @@ fn serve_here(conn: Conn, exports: &Exports, standing: &Standing) -> Result<(), 
     if kind != Kind::Mount {
         return Err(failed(&format_args!("the first frame is {kind:?}, not Mount")));
     }
+    first_came.tell();
     let mount = Mount::decode(&first[..len]).map_err(|e| failed(&e))?;
     let Beginning { tree, mode, by } = match begin(&mount, exports, standing) {
         Ok(found) => found,

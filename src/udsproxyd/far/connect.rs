@@ -6,8 +6,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::sync::RwLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open, readlink};
@@ -15,9 +14,11 @@ use nix::sys::stat::Mode;
 use socket2::SockRef;
 use tracing::warn;
 
-use super::{Cancel, PeerRules};
+use super::{Asker, Cancel};
+use crate::auth::PublicKey;
 use crate::errno::{Errno, OsResult, Step};
-use crate::limits::{BACKLOG_LOOK_MS, BACKLOG_WAITERS_MAX};
+use crate::limits::{BACKLOG_LOOK_MS, BACKLOG_WAITERS_A_KEY, BACKLOG_WAITERS_MAX};
+use crate::sys::quota::{Limits, Quota};
 use crate::sys::thread_identity::{Outcome, ThreadIdentity};
 use crate::sys::unix;
 use crate::udsproxyd::policy::Policy;
@@ -25,20 +26,22 @@ use crate::udsproxyd::wire::{ConnectRequest, printable};
 
 /// What all threads share.
 pub(super) struct Connector {
-    policy: RwLock<Policy>,
+    /// Locked for a clone or a swap alone: a rule may look at a file system that does not answer.
+    policy: RwLock<Arc<Policy>>,
     /// Connects that wait for a backlog now.
-    waiting: AtomicUsize,
+    waiting: Quota<Option<PublicKey>>,
 }
 
 impl Connector {
     pub(super) fn new(policy: Policy) -> OsResult<Self> {
         // Without /proc no socket could be reached: said once at start, not at every connect.
         open("/proc/self/fd", OFlag::O_PATH, Mode::empty()).map(drop).step_on("open", "/proc/self/fd")?;
-        Ok(Self { policy: RwLock::new(policy), waiting: AtomicUsize::new(0) })
+        let waiting = Quota::new(Limits { each: BACKLOG_WAITERS_A_KEY, all: BACKLOG_WAITERS_MAX });
+        Ok(Self { policy: RwLock::new(Arc::new(policy)), waiting })
     }
 
     pub(super) fn set_policy(&self, policy: Policy) {
-        *self.policy.write().expect("a panic ends the process") = policy;
+        *self.policy.write().expect("a panic ends the process") = Arc::new(policy);
     }
 
     /// The whole job on the calling thread. `restored` in the outcome says whether that thread may go on.
@@ -48,9 +51,9 @@ impl Connector {
         request: &ConnectRequest,
         deadline: Instant,
         cancel: &Cancel,
-        rules: &PeerRules,
+        asker: &Asker,
     ) -> Outcome<OwnedFd> {
-        let attempt = Attempt { connector: self, request, deadline, cancel, rules };
+        let attempt = Attempt { connector: self, request, deadline, cancel, asker };
         let outcome = thread.act_as(&request.caller, || attempt.run());
         if let Err(errno) = outcome.result {
             warn!(uid = request.caller.uid, gid = request.caller.gid, %errno, "refused: can't assume the caller's identity");
@@ -64,7 +67,7 @@ struct Attempt<'a> {
     request: &'a ConnectRequest,
     deadline: Instant,
     cancel: &'a Cancel,
-    rules: &'a PeerRules,
+    asker: &'a Asker,
 }
 
 impl Attempt<'_> {
@@ -86,8 +89,9 @@ impl Attempt<'_> {
 
     fn judge(&self, name: &[u8]) -> Result<(), Errno> {
         // First who asks, then whether anybody may.
-        (self.rules)(name).map_err(|_| Errno::EACCES)?;
-        if self.connector.policy.read().expect("a panic ends the process").serves(name) {
+        (self.asker.rules)(name).map_err(|_| Errno::EACCES)?;
+        let policy = Arc::clone(&self.connector.policy.read().expect("a panic ends the process"));
+        if policy.serves(name) {
             return Ok(());
         }
         warn!(
@@ -113,7 +117,7 @@ impl Attempt<'_> {
 
     /// A blocking connect, in slices short enough to notice a cancel.
     fn wait_for_room(&self, socket: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
-        let _place = WaitingPlace::take(&self.connector.waiting)?;
+        let _place = self.connector.waiting.take(self.asker.key).map_err(|_| Errno::EAGAIN)?;
         fcntl(socket, FcntlArg::F_SETFL(OFlag::empty()))?;
         let timeout = |slice| SockRef::from(socket).set_write_timeout(slice).map_err(|e| crate::errno::errno_of(&e));
         timeout(Some(Duration::from_millis(BACKLOG_LOOK_MS)))?;
@@ -130,23 +134,5 @@ impl Attempt<'_> {
                 Ok(()) => return timeout(None),
             }
         }
-    }
-}
-
-struct WaitingPlace<'a>(&'a AtomicUsize);
-
-impl<'a> WaitingPlace<'a> {
-    fn take(waiting: &'a AtomicUsize) -> Result<Self, Errno> {
-        let place = Self(waiting);
-        if waiting.fetch_add(1, Ordering::Relaxed) >= BACKLOG_WAITERS_MAX {
-            return Err(Errno::EAGAIN);
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for WaitingPlace<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

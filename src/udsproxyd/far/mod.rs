@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Threads are the pool's own, because a thread whose return to its own identity failed must end and never serve
-//! anybody again. A connect that waits for room in a backlog keeps its thread; the pool grows meanwhile, up to a bound.
+//! anybody again. A connect that waits for room in a backlog keeps its thread; the pool grows meanwhile, up to a bound. Each
+//! peer has a share of the threads, and its further connects wait for those alone.
 //!
 //! Never as root for somebody who is not: an identity that can't be assumed is EPERM.
 
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
+use crate::auth::PublicKey;
 use crate::errno::{Errno, OsResult};
 use crate::udsproxyd::policy::Policy;
 use crate::udsproxyd::wire::ConnectRequest;
@@ -43,6 +45,13 @@ type Done = Box<dyn FnOnce(Result<OwnedFd, Errno>) + Send>;
 /// which line it may, or why not.
 pub type PeerRules = Box<dyn Fn(&[u8]) -> Result<String, String> + Send>;
 
+/// Which peer's program asks, and what that peer's rules say.
+pub struct Asker {
+    /// None in plaintext, and for this machine itself.
+    pub key: Option<PublicKey>,
+    pub rules: PeerRules,
+}
+
 pub struct Far {
     pool: pool::Pool,
 }
@@ -59,23 +68,23 @@ impl Far {
     }
 
     /// Connects without keeping the calling thread. After `deadline` a waiting connect is ETIMEDOUT, after a cancel
-    /// ECANCELED; with too many connects under way, EAGAIN.
+    /// ECANCELED; with too many connects of the asking peer under way, EAGAIN.
     pub fn start(
         &self,
         request: ConnectRequest,
         deadline: Instant,
         cancel: Cancel,
-        rules: PeerRules,
+        asker: Asker,
         done: impl FnOnce(Result<OwnedFd, Errno>) + Send + 'static,
     ) {
-        self.pool.submit(pool::Job { request, deadline, cancel, rules, done: Box::new(done) });
+        self.pool.submit(pool::Job { request, deadline, cancel, asker, done: Box::new(done) });
     }
 
     /// Connects, and waits for it: not for a worker's thread.
     pub fn connect_as(&self, request: &ConnectRequest, deadline: Instant) -> Result<OwnedFd, Errno> {
         let (verdict, comes) = mpsc::sync_channel(1);
-        let anything: PeerRules = Box::new(|_| Ok("asked here".into()));
-        self.start(request.clone(), deadline, Cancel::default(), anything, move |result| {
+        let itself = Asker { key: None, rules: Box::new(|_| Ok("asked here".into())) };
+        self.start(request.clone(), deadline, Cancel::default(), itself, move |result| {
             // Nobody waits any more: the socket closes here.
             let _ = verdict.send(result);
         });

@@ -6,27 +6,30 @@ use std::time::{Duration, Instant};
 use tracing::error;
 
 use super::connect::Connector;
-use super::{Cancel, Done, PeerRules};
+use super::{Asker, Cancel, Done};
+use crate::auth::PublicKey;
 use crate::errno::{Errno, OsResult, Step};
-use crate::limits::{ASK_IDLE_MS, ASK_STACK_BYTES, BACKLOG_WAITERS_MAX, IDENTITY_QUEUE_MAX, IDENTITY_THREADS};
+use crate::limits::{
+    ASK_IDLE_MS, ASK_STACK_BYTES, CONNECTS_A_KEY, CONNECTS_WAITING_A_KEY, IDENTITY_THREADS, IDENTITY_THREADS_MAX,
+};
+use crate::sys::fair::{Fair, Share, Turn};
 use crate::sys::pool::{self, Bounds, Work};
 use crate::sys::thread_identity::ThreadIdentity;
 use crate::udsproxyd::wire::ConnectRequest;
-
-/// All waiters may be waiting, and as many again are there for the rest.
-const THREADS_MAX: usize = 2 * BACKLOG_WAITERS_MAX;
 
 pub(super) struct Job {
     pub(super) request: ConnectRequest,
     pub(super) deadline: Instant,
     pub(super) cancel: Cancel,
-    pub(super) rules: PeerRules,
+    pub(super) asker: Asker,
     pub(super) done: Done,
 }
 
+#[derive(Clone)]
 pub(super) struct Pool {
     connector: Arc<Connector>,
-    threads: pool::Pool<Job>,
+    threads: Arc<pool::Pool<Job>>,
+    turns: Arc<Fair<Option<PublicKey>, Job>>,
 }
 
 impl Pool {
@@ -35,14 +38,15 @@ impl Pool {
         let bounds = Bounds {
             name: "uds-far",
             kept: IDENTITY_THREADS,
-            most: THREADS_MAX,
+            most: IDENTITY_THREADS_MAX,
             idle: Duration::from_millis(ASK_IDLE_MS),
             stack_bytes: ASK_STACK_BYTES,
         };
         let theirs = Arc::clone(&connector);
         let threads = pool::Pool::new(bounds, move || begin(Arc::clone(&theirs)));
         threads.start().step("start a thread")?;
-        Ok(Self { connector, threads })
+        let turns = Arc::new(Fair::new(Share { each: CONNECTS_A_KEY, waiting: CONNECTS_WAITING_A_KEY }));
+        Ok(Self { connector, threads: Arc::new(threads), turns })
     }
 
     pub(super) fn connector(&self) -> &Connector {
@@ -50,10 +54,23 @@ impl Pool {
     }
 
     pub(super) fn submit(&self, job: Job) {
-        if self.threads.waiting() >= IDENTITY_QUEUE_MAX {
-            return (job.done)(Err(Errno::EAGAIN));
+        match self.turns.enter(job.asker.key, job) {
+            Turn::Now(job) => drop(self.threads.submit(self.counted(job))),
+            Turn::Later => {}
+            Turn::Full(job) => (job.done)(Err(Errno::EAGAIN)),
         }
-        self.threads.submit(job);
+    }
+
+    /// The job, and behind it the next one of the same peer.
+    fn counted(&self, job: Job) -> Job {
+        let (pool, key, done) = (self.clone(), job.asker.key, job.done);
+        let then = Box::new(move |result| {
+            done(result);
+            if let Some(next) = pool.turns.leave(&key) {
+                pool.threads.submit(pool.counted(next));
+            }
+        });
+        Job { done: then, ..job }
     }
 }
 
@@ -61,8 +78,8 @@ impl Pool {
 fn begin(connector: Arc<Connector>) -> Option<Work<Job>> {
     let thread =
         ThreadIdentity::of_this_thread().inspect_err(|e| error!("a thread can't read its own identity: {e}")).ok()?;
-    Some(Box::new(move |Job { request, deadline, cancel, rules, done }| {
-        let outcome = connector.connect(&thread, &request, deadline, &cancel, &rules);
+    Some(Box::new(move |Job { request, deadline, cancel, asker, done }| {
+        let outcome = connector.connect(&thread, &request, deadline, &cancel, &asker);
         done(outcome.result);
         if !outcome.restored {
             error!("a thread could not return to its own identity and ends");

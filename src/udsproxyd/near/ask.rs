@@ -1,7 +1,7 @@
 //! One asker, from its request to its verdict.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::RwLock;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use farside_contract::{Op, REQUEST_MAX, Request, Verdict, flags};
@@ -28,8 +28,9 @@ use crate::udsproxyd::wire::{ConnectRequest, check_name, printable};
 
 /// What serving an ask takes.
 pub(super) struct Desk {
-    pub(super) far: std::sync::Arc<dyn FarSide>,
-    pub(super) policy: RwLock<Policy>,
+    pub(super) far: Arc<dyn FarSide>,
+    /// Locked for a clone or a swap alone: a rule may look at a file system that does not answer.
+    pub(super) policy: RwLock<Arc<Policy>>,
     pub(super) users: RwLock<Users>,
     pub(super) proc: Proc,
     pub(super) names: Names,
@@ -80,6 +81,12 @@ impl Desk {
         if readable::bytes(&control) > 0 {
             closer::close_unread(control);
         }
+    }
+
+    /// One whose user has too many others waiting: as for a full backlog.
+    pub(super) fn turn_away(&self, control: &OwnedFd) {
+        // An asker that has gone needs no verdict.
+        let _ = scm::send(control.as_fd(), &Verdict::Refused(Errno::EAGAIN as i32).encode(), &[]);
     }
 
     /// A yes, and the fd that goes with it.
@@ -219,12 +226,12 @@ impl Desk {
     }
 
     fn allows(&self, names: &[Vec<u8>]) -> bool {
-        let policy = self.policy.read().expect("a panic ends the process");
+        let policy = Arc::clone(&self.policy.read().expect("a panic ends the process"));
         names.iter().all(|name| policy.allows(name))
     }
 
     pub(super) fn set_policy(&self, policy: Policy, users: Users) {
-        *self.policy.write().expect("a panic ends the process") = policy;
+        *self.policy.write().expect("a panic ends the process") = Arc::new(policy);
         *self.users.write().expect("a panic ends the process") = users;
     }
 

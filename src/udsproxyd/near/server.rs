@@ -1,9 +1,14 @@
 //! The pool: threads that wait in accept, each serving one asker at a time.
 //!
+//! ```text
+//!   accept ──▶ whose is it? ──under its user's share──▶ serve ──▶ the next one of that user that waits
+//!                    └── at its share ──▶ waits, and holds no thread
+//! ```
+//!
 //! A few threads stay. When the last idle one takes an asker, another is started; those beyond the first few end after
 //! a while of idleness.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::thread;
 use std::time::Duration;
@@ -20,8 +25,9 @@ use super::private::Private;
 use super::view::Proc;
 use super::{FarSide, Options};
 use crate::errno::{Errno, OsResult, Step};
-use crate::limits::{ASK_STACK_BYTES, ASK_THREADS_KEPT, ASKS_MAX};
-use crate::sys::unix;
+use crate::limits::{ASK_STACK_BYTES, ASK_THREADS_KEPT, ASKS_A_USER, ASKS_MAX, ASKS_WAITING_A_USER};
+use crate::sys::fair::{Fair, Share, Turn};
+use crate::sys::{peer, unix};
 
 /// The daemon's local side, listening.
 pub struct Server {
@@ -38,6 +44,8 @@ struct Shared {
     desk: Arc<Desk>,
     /// Dropped after the desk, whose listeners are in its directory.
     control: Control,
+    /// Askers by their users.
+    turns: Fair<u32, OwnedFd>,
     counts: Mutex<Counts>,
     ended: Condvar,
 }
@@ -55,7 +63,7 @@ impl Server {
         let control = Control::bind(&options)?;
         let desk = Arc::new(Desk {
             far,
-            policy: RwLock::new(options.policy),
+            policy: RwLock::new(Arc::new(options.policy)),
             users: RwLock::new(options.users),
             proc: Proc::open()?,
             names: Names::new()?,
@@ -64,7 +72,8 @@ impl Server {
         });
         let exports = Exports::new(desk.clone());
         exports.set(&options.exports)?;
-        let shared = Shared { exports, desk, control, counts: Mutex::default(), ended: Condvar::new() };
+        let turns = Fair::new(Share { each: ASKS_A_USER, waiting: ASKS_WAITING_A_USER });
+        let shared = Shared { exports, desk, control, turns, counts: Mutex::default(), ended: Condvar::new() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -111,6 +120,21 @@ impl Handle {
 }
 
 impl Shared {
+    /// An asker whose user is below its share, and those of the same user that wait; or it waits for them.
+    fn serve(&self, control: OwnedFd) {
+        // One that has gone already.
+        let Ok(asker) = peer::peer(control.as_fd()) else { return };
+        let mut turn = match self.turns.enter(asker.uid, control) {
+            Turn::Now(control) => Some(control),
+            Turn::Later => None,
+            Turn::Full(control) => return self.desk.turn_away(&control),
+        };
+        while let Some(control) = turn {
+            self.desk.serve(control);
+            turn = self.turns.leave(&asker.uid);
+        }
+    }
+
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().expect("a panic ends the process")
     }
@@ -135,7 +159,7 @@ fn serve(shared: &Arc<Shared>) {
             return;
         }
         match accepted {
-            Ok(control) => shared.desk.serve(control),
+            Ok(control) => shared.serve(control),
             Err(Errno::EAGAIN) => shared.desk.private.forget(),
             Err(Errno::EINTR | Errno::ECONNABORTED) => {}
             Err(errno) => {
