@@ -17,6 +17,7 @@ mod nodes;
 mod passed;
 mod pins;
 mod places;
+mod rights;
 mod session;
 mod sockets;
 mod sweeper;
@@ -206,7 +207,7 @@ impl Tree {
         Ok(Self {
             nodes: nodes::Nodes::new(root, base, node_fds)?,
             files: files::Files::new(base),
-            locks: Arc::default(),
+            locks: Arc::new(locks::Locks::new(read_only)),
             read_only,
             without: FsOps::default(),
         })
