@@ -213,11 +213,7 @@ impl Policy {
 
     /// How an allowed command runs, for people.
     pub fn describe(allowed: &Allowed<ExecGrant>) -> String {
-        let environment = match &allowed.grant.environment {
-            Environment::All => "the whole environment",
-            Environment::Harmless => "the environment without LD_* and its like",
-            Environment::Named(_) => "the variables that `env` names",
-        };
-        format!("with {environment}; capabilities: {}", allowed.grant.capabilities)
+        let ExecGrant { environment, capabilities, .. } = &allowed.grant;
+        format!("with {environment}; capabilities: {capabilities}")
     }
 }

@@ -146,6 +146,34 @@ fn deny_rules_with_names_that_deny_nobody_are_told_of() {
     assert!(unknown.starts_with("/p/dpu.toml:6 (exec rule 2) denies user far, but") && unknown.contains("every user"));
 }
 
+fn handed_on_by(grant: &ExecGrant, variable: &str) -> bool {
+    let mut variables = vec![variable.as_bytes().to_vec()];
+    grant.environment.narrow(&mut variables);
+    variables.iter().any(|left| left == variable.as_bytes())
+}
+
+#[test]
+fn a_rule_with_arguments_is_not_escaped_by_a_variable() {
+    let policy = policy(
+        "[[exec]]\nallow='/a'\nargs=[]\n[[exec]]\nallow='/b'\nargs=['**']\nenv=['TAR_*']\n\
+         [[exec]]\nallow='/**'\nargs=['-x']\n[[exec]]\nallow='/d'",
+    );
+    for (words, named, plain, others) in [
+        (&["/a"][..], false, true, false),
+        (&["/b", "x"], true, true, false),
+        (&["/c", "-x"], false, true, false),
+        (&["/d"], true, true, true),
+    ] {
+        let allowed = run(&policy, 0, 0, words).unwrap();
+        for (variable, is) in [("TAR_OPTIONS=x", named), ("LANG=C", plain), ("HOME=/x", others), ("PATH=/x", others)] {
+            assert_eq!(handed_on_by(&allowed.grant, variable), is, "{words:?} {variable}");
+        }
+        let said = Policy::describe(&allowed);
+        assert_eq!(said.contains("and PATH=/usr/sbin:"), !others, "{said}");
+        assert_eq!(said.contains("TAR_*, plain values of LANG"), named && !others, "{said}");
+    }
+}
+
 #[test]
 fn what_leads_a_program_astray_is_handed_on_where_any_program_may_run() {
     let policy = policy(
@@ -153,7 +181,7 @@ fn what_leads_a_program_astray_is_handed_on_where_any_program_may_run() {
     );
     for (command, handed_on) in [("/a", false), ("/b", true), ("/c", true)] {
         let grant = run(&policy, 0, 0, &[command]).unwrap().grant;
-        assert_eq!(grant.environment.hands_on(b"LD_PRELOAD=/x"), handed_on, "{command}");
+        assert_eq!(handed_on_by(&grant, "LD_PRELOAD=/x"), handed_on, "{command}");
     }
     let grant = run(&policy, 0, 0, &["/b"]).unwrap().grant;
     assert_eq!((grant.capabilities, grant.bounding), (CapabilityMask(1 << 5), CapabilityMask(1 << 5)));

@@ -69,7 +69,7 @@ impl Leave {
     /// Takes from the request what the rule does not leave it.
     pub(super) fn narrow(&self, request: &mut Request) {
         let Some(grant) = &self.grant else { return };
-        request.env.retain(|variable| grant.environment.hands_on(variable));
+        grant.environment.narrow(&mut request.env);
         if !grant.any_file && grant.environment != Environment::All {
             request.inheritance.narrow();
         }
