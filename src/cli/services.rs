@@ -30,7 +30,7 @@ use crate::ring::Wish;
 use crate::sys::scm::Credentials;
 use crate::sys::unix::{self, SocketKind};
 use crate::sys::{memory, nofile, peer};
-use crate::trust::{Rights, Standing};
+use crate::trust::{Rights, Standing, SystemLinks};
 use crate::udsproxyd::far::{Cancel, Far};
 use crate::udsproxyd::near::{self, End, FarSide, FarStream};
 use crate::udsproxyd::wire::{ConnectRequest, Listener, printable};
@@ -149,7 +149,7 @@ fn listener_of(fd: &OwnedFd, kind: SocketKind) -> Vec<u8> {
 fn may_connect(standing: &Standing, name: &[u8]) -> Result<String, String> {
     match standing {
         Standing::Everything => Ok("by this machine itself".into()),
-        Standing::Peer(_, peer) => match peer.policy.uds(name) {
+        Standing::Peer(_, peer) => match peer.policy.uds(&SystemLinks, name) {
             Ok(allowed) => Ok(allowed.to_string()),
             Err(denied) => Err(denied.to_string()),
         },

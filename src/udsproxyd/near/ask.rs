@@ -1,7 +1,7 @@
 //! One asker, from its request to its verdict.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::RwLock;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use farside_contract::{Op, REQUEST_MAX, Request, Verdict, flags};
@@ -29,7 +29,7 @@ use crate::udsproxyd::wire::{ConnectRequest, check_name, printable};
 /// What serving an ask takes.
 pub(super) struct Desk {
     pub(super) far: std::sync::Arc<dyn FarSide>,
-    pub(super) policy: RwLock<Policy>,
+    pub(super) policy: RwLock<Arc<Policy>>,
     pub(super) users: RwLock<Users>,
     pub(super) proc: Proc,
     pub(super) names: Names,
@@ -219,12 +219,13 @@ impl Desk {
     }
 
     fn allows(&self, names: &[Vec<u8>]) -> bool {
-        let policy = self.policy.read().expect("a panic ends the process");
+        // Not under the lock: the rules' symbolic links may lie on a file system that does not answer.
+        let policy = Arc::clone(&self.policy.read().expect("a panic ends the process"));
         names.iter().all(|name| policy.allows(name))
     }
 
     pub(super) fn set_policy(&self, policy: Policy, users: Users) {
-        *self.policy.write().expect("a panic ends the process") = policy;
+        *self.policy.write().expect("a panic ends the process") = Arc::new(policy);
         *self.users.write().expect("a panic ends the process") = users;
     }
 

@@ -55,7 +55,7 @@ impl Server {
         let control = Control::bind(&options)?;
         let desk = Arc::new(Desk {
             far,
-            policy: RwLock::new(options.policy),
+            policy: RwLock::new(Arc::new(options.policy)),
             users: RwLock::new(options.users),
             proc: Proc::open()?,
             names: Names::new()?,
