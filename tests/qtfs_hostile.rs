@@ -15,13 +15,15 @@ mod twins;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
-use farside::qtfs::abi::{InHeader, OutHeader, op};
-use farside::qtfs::wire::{HEADER_LEN, Header, Kind, Mount, Mounted, frame};
+use farside::qtfs::abi::{self, InHeader, OutHeader, op};
+use farside::qtfs::wire::{HEADER_LEN, Header, Kind, Mount, Mounted, frame, open_flags};
 use lab::{Backing, Lab};
 use shell::shell;
 
@@ -174,42 +176,170 @@ fn noise_closes_the_link_it_came_on_and_nothing_else() {
     assert!(lab.dst.metadata().is_ok());
 }
 
+/// What a request of a read-only mount gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gets {
+    Served,
+    Errno(Errno),
+    /// The kernel wants no answer.
+    Silence,
+}
+
+/// Well-formed requests about the file `f` (node `f`, handle `fh`, a listing's handle `dh`), which a mount that may be
+/// written serves, or refuses for another reason than that.
+fn requests(f: u64, fh: &[u8], dh: &[u8]) -> Vec<(u32, u64, Vec<u8>, Gets)> {
+    use Gets::{Served, Silence};
+    let erofs = Gets::Errno(Errno::EROFS);
+    let named = |head: &[u32], names: &str| [words(head), names.as_bytes().to_vec()].concat();
+    let of = |handle: &[u8], rest: &[u32]| [handle, &words(rest)].concat();
+    let set = |valid: u32| [words(&[valid, 0]), vec![0; 80]].concat();
+    let copy = [of(fh, &[0, 0, 0, 0]), fh.to_vec(), words(&[0, 0, 1, 0, 0, 0])].concat();
+    let lock = |kind: i32, flags: u32| lock_body(fh, 7, kind, flags);
+    let mut all = vec![
+        (op::LOOKUP, 1, b"f\0".to_vec(), Served),
+        (op::GETATTR, f, words(&[0; 4]), Served),
+        (op::STATX, f, words(&[0; 6]), Served),
+        (op::READLINK, f, Vec::new(), Gets::Errno(Errno::EINVAL)),
+        (op::SYMLINK, 1, b"n\0t\0".to_vec(), erofs),
+        (op::MKNOD, 1, named(&[0o100_644, 0, 0, 0], "n\0"), erofs),
+        (op::MKDIR, 1, named(&[0o755, 0], "n\0"), erofs),
+        (op::UNLINK, 1, b"f\0".to_vec(), erofs),
+        (op::RMDIR, 1, b"f\0".to_vec(), erofs),
+        (op::RENAME, 1, named(&[1, 0], "f\0n\0"), erofs),
+        (op::RENAME2, 1, named(&[1, 0, 0, 0], "f\0n\0"), erofs),
+        (op::LINK, 1, [f.to_le_bytes().to_vec(), b"n\0".to_vec()].concat(), erofs),
+        (op::OPEN, f, words(&[0, 0]), Served),
+        (op::READ, f, of(fh, &[0, 0, 1, 0, 0, 0, 0, 0]), Served),
+        (op::WRITE, f, [of(fh, &[0, 0, 1, 0, 0, 0, 0, 0]), b"y".to_vec()].concat(), erofs),
+        (op::STATFS, f, Vec::new(), Served),
+        (op::FSYNC, f, of(fh, &[0, 0]), Served),
+        (op::SETXATTR, f, named(&[1, 0, 0, 0], "user.a\0v"), erofs),
+        (op::GETXATTR, f, named(&[0, 0], "user.a\0"), Gets::Errno(Errno::ENODATA)),
+        (op::LISTXATTR, f, words(&[0, 0]), Served),
+        (op::REMOVEXATTR, f, b"user.a\0".to_vec(), erofs),
+        (op::FLUSH, f, of(fh, &[0, 0, 9, 0]), Served),
+        (op::INIT, 1, words(&[7, 31, 0, 0]), Gets::Errno(Errno::ENOSYS)),
+        (op::OPENDIR, 1, words(&[0, 0]), Served),
+        (op::READDIR, 1, of(dh, &[0, 0, 512, 0, 0, 0, 0, 0]), Served),
+        (op::READDIRPLUS, 1, of(dh, &[0, 0, 512, 0, 0, 0, 0, 0]), Served),
+        (op::FSYNCDIR, 1, of(dh, &[0, 0]), Served),
+        (op::GETLK, f, lock(libc::F_WRLCK, 0), Served),
+        (op::CREATE, 1, named(&[0, 0o644, 0, 0], "f\0"), erofs),
+        (op::CREATE, 1, named(&[0, 0o644, 0, 0], "n\0"), erofs),
+        (op::TMPFILE, 1, named(&[2, 0o644, 0, 0], "n\0"), erofs),
+        (op::FALLOCATE, f, of(fh, &[0, 0, 9, 0, 0, 0]), erofs),
+        (op::LSEEK, f, of(fh, &[0, 0, 3, 0]), Served),
+        (op::COPY_FILE_RANGE, f, copy.clone(), erofs),
+        (op::COPY_FILE_RANGE_64, f, copy, erofs),
+        (op::INTERRUPT, 0, words(&[99, 0]), Silence),
+        (op::FORGET, f, 0u64.to_le_bytes().to_vec(), Silence),
+        (op::BATCH_FORGET, 0, words(&[0, 0]), Silence),
+        (op::RELEASEDIR, 1, of(&[0; 8], &[0; 4]), Served),
+        (op::RELEASE, f, of(&[0; 8], &[0; 4]), Served),
+    ];
+    let opens = [1, 2, 3, open_flags::TRUNC, open_flags::TRUNC | open_flags::APPEND];
+    all.extend(opens.map(|flags| (op::OPEN, f, words(&[flags, 0]), erofs)));
+    let fields = [1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 7, 1 << 8];
+    all.extend(fields.map(|valid| (op::SETATTR, f, set(valid), erofs)));
+    for wait in [op::SETLK, op::SETLKW] {
+        for flags in [0, abi::LK_FLOCK] {
+            all.push((wait, f, lock(libc::F_WRLCK, flags), Gets::Errno(Errno::EBADF)));
+            all.push((wait, f, lock(libc::F_RDLCK, flags), Served));
+            all.push((wait, f, lock(libc::F_UNLCK, flags), Served));
+        }
+    }
+    all
+}
+
+fn lock_body(fh: &[u8], owner: u64, kind: i32, flags: u32) -> Vec<u8> {
+    let range = [0u64, 0].iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<_>>();
+    let rest = words(&[u32::try_from(kind).unwrap(), 1, flags, 0]);
+    [fh, &owner.to_le_bytes(), &range, &rest].concat()
+}
+
+impl Hostile {
+    fn opened(&mut self, opcode: u32, node: u64, flags: u32) -> Vec<u8> {
+        let (errno, body) = self.ask(opcode, node, &words(&[flags, 0])).unwrap();
+        assert_eq!(errno, 0);
+        body[..8].to_vec()
+    }
+
+    fn gets(&mut self, opcode: u32, node: u64, body: &[u8]) -> Gets {
+        if op::is_silent(opcode) {
+            self.writer.write_all(&frame(Kind::Request, &InHeader::encode(opcode, 0, node, body))).unwrap();
+            // The next answer is that of the next request.
+            self.node(1, "f");
+            return Gets::Silence;
+        }
+        match self.ask(opcode, node, body).expect("the link lives").0 {
+            0 => Gets::Served,
+            errno => Gets::Errno(Errno::from_raw(errno)),
+        }
+    }
+}
+
 #[test]
 fn every_change_of_a_read_only_export_is_refused_by_the_host() {
     let lab = Lab::read_only();
-    fs::write(lab.src.join("f"), b"x").unwrap();
+    let file = lab.src.join("f");
+    fs::write(&file, b"x").unwrap();
+    let look = || {
+        let m = file.metadata().unwrap();
+        let times = (m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
+        let names: Vec<_> = fs::read_dir(&lab.src).unwrap().map(|e| e.unwrap().file_name()).collect();
+        (fs::read(&file).unwrap(), m.mode(), m.uid(), m.gid(), m.nlink(), times, names)
+    };
+    let before = look();
     let (mut h, mounted) = Hostile::mount(&lab, &lab.src);
     assert!(matches!(mounted, Mounted::Yes { read_only: true, .. }));
     let f = h.node(1, "f");
-    let named = |head: &[u32], names: &str| [words(head), names.as_bytes().to_vec()].concat();
-    let (_, opened) = h.ask(op::OPEN, f, &words(&[0, 0])).unwrap();
-    let fh = &opened[..8];
-    let with_fh = |rest: &[u32]| [fh, &words(rest)].concat();
-    let set_size = [words(&[1 << 3, 0]), vec![0; 80]].concat();
-    let attempts = [
-        (op::SETATTR, f, set_size),
-        (op::SYMLINK, 1, b"n\0t\0".to_vec()),
-        (op::MKNOD, 1, named(&[0o100_644, 0, 0, 0], "n\0")),
-        (op::MKDIR, 1, named(&[0o755, 0], "n\0")),
-        (op::UNLINK, 1, b"f\0".to_vec()),
-        (op::RMDIR, 1, b"f\0".to_vec()),
-        (op::RENAME, 1, named(&[1, 0], "f\0n\0")),
-        (op::RENAME2, 1, named(&[1, 0, 0, 0], "f\0n\0")),
-        (op::LINK, 1, [f.to_le_bytes().to_vec(), b"n\0".to_vec()].concat()),
-        (op::OPEN, f, words(&[1, 0])),
-        (op::OPEN, f, words(&[2, 0])),
-        (op::OPEN, f, words(&[farside::qtfs::wire::open_flags::TRUNC, 0])),
-        (op::CREATE, 1, named(&[0, 0o644, 0, 0], "f\0")),
-        (op::TMPFILE, 1, named(&[2, 0o644, 0, 0], "n\0")),
-        (op::WRITE, f, [with_fh(&[0, 0, 1, 0, 0, 0, 0, 0]), b"y".to_vec()].concat()),
-        (op::SETXATTR, f, named(&[1, 0, 0, 0], "user.a\0v")),
-        (op::REMOVEXATTR, f, b"user.a\0".to_vec()),
-        (op::FALLOCATE, f, with_fh(&[0, 0, 9, 0, 0, 0])),
-        (op::COPY_FILE_RANGE, f, [with_fh(&[0, 0, 0, 0]), fh.to_vec(), words(&[0, 0, 1, 0, 0, 0])].concat()),
-    ];
-    for (opcode, node, body) in attempts {
-        assert_eq!(h.ask(opcode, node, &body).map(|a| a.0), Some(Errno::EROFS as i32), "opcode {opcode}");
+    let (fh, dh) = (h.opened(op::OPEN, f, 0), h.opened(op::OPENDIR, 1, 0));
+    let requests = requests(f, &fh, &dh);
+    for (opcode, node, body, gets) in &requests {
+        assert_eq!(h.gets(*opcode, *node, body), *gets, "opcode {opcode}, {body:?}");
     }
-    assert_eq!(fs::read(lab.src.join("f")).unwrap(), b"x");
-    assert_eq!(fs::read_dir(&lab.src).unwrap().count(), 1);
+    let unknown = (1..=u32::from(u8::MAX)).filter(|opcode| requests.iter().all(|(known, ..)| known != opcode));
+    for opcode in unknown.filter(|opcode| !op::is_silent(*opcode)) {
+        assert_eq!(h.gets(opcode, f, &[0; 160]), Gets::Errno(Errno::ENOSYS), "opcode {opcode}");
+    }
+    assert_eq!(look(), before);
+}
+
+/// QEMU takes byte 100 of an image for writing, and a program is executed, however a peer that may read locks.
+#[test]
+fn a_peer_that_may_read_keeps_the_host_from_nothing() {
+    let lab = Lab::read_only();
+    fs::write(lab.src.join("f"), b"x").unwrap();
+    fs::copy("/bin/true", lab.src.join("true")).unwrap();
+    let (mut h, _) = Hostile::mount(&lab, &lab.src);
+    for (name, kind) in [("f", libc::F_WRLCK), ("true", libc::F_RDLCK)] {
+        let node = h.node(1, name);
+        let fh = h.opened(op::OPEN, node, 0);
+        for (owner, flags) in [(7, 0), (8, abi::LK_FLOCK)] {
+            h.ask(op::SETLK, node, &lock_body(&fh, owner, kind, flags)).unwrap();
+        }
+    }
+    let file = fs::File::options().read(true).write(true).open(lab.src.join("f")).unwrap();
+    let mut all = libc::flock { l_type: 1, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+    assert_eq!(farside::sys::file::ofd_lock(file.as_fd(), libc::F_OFD_SETLK, &mut all), Ok(()));
+    assert_eq!(farside::sys::file::flock(file.as_fd(), libc::LOCK_EX | libc::LOCK_NB), Ok(()));
+    let run = std::process::Command::new(lab.src.join("true")).status();
+    assert!(run.is_ok_and(|status| status.success()), "it is open for writing here");
+}
+
+/// What fcntl(2) checks of the fd, which a peer without one leaves out.
+#[test]
+fn a_lock_needs_a_handle_that_was_opened_for_it() {
+    let lab = Lab::new(Backing::Tmpfs);
+    fs::write(lab.src.join("f"), b"x").unwrap();
+    let (mut h, _) = Hostile::mount(&lab, &lab.src);
+    let f = h.node(1, "f");
+    let (served, ebadf) = (Gets::Served, Gets::Errno(Errno::EBADF));
+    for (flags, reads, writes) in [(0, served, ebadf), (1, ebadf, served), (2, served, served)] {
+        let fh = h.opened(op::OPEN, f, flags);
+        for (kind, gets) in [(libc::F_RDLCK, reads), (libc::F_WRLCK, writes), (libc::F_UNLCK, served)] {
+            assert_eq!(h.gets(op::SETLK, f, &lock_body(&fh, 7, kind, 0)), gets, "opened {flags}, lock {kind}");
+            assert_eq!(h.gets(op::SETLK, f, &lock_body(&fh, 8, kind, abi::LK_FLOCK)), served, "flock(2) asks none");
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Nobody gets in who does not belong: two machines in a lab, and what each is told and logs.
 
 mod lab;
+#[path = "trust/rules.rs"]
+mod rules;
 
 use std::time::Duration;
 

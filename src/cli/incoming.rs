@@ -22,7 +22,7 @@ use crate::rexec;
 use crate::sys::peer;
 use crate::sys::seldom::Seldom;
 use crate::sys::unix::SocketKind;
-use crate::trust::{Rights, Standing};
+use crate::trust::{Rights, Standing, SystemLinks};
 use crate::udsproxyd::far::{Asker, Cancel, Far};
 use crate::udsproxyd::wire::{ConnectRequest, Listener, printable};
 use crate::wire::service;
@@ -132,7 +132,7 @@ fn listener_of(fd: &OwnedFd, kind: SocketKind) -> Vec<u8> {
 fn may_connect(standing: &Standing, name: &[u8]) -> Result<String, String> {
     match standing {
         Standing::Everything => Ok("by this machine itself".into()),
-        Standing::Peer(_, peer) => match peer.policy.uds(name) {
+        Standing::Peer(_, peer) => match peer.policy.uds(&SystemLinks, name) {
             Ok(allowed) => Ok(allowed.to_string()),
             Err(denied) => Err(denied.to_string()),
         },

@@ -10,7 +10,7 @@ use nix::unistd::{Uid, User};
 
 use crate::config::{NodeConfig, config_dir};
 use crate::policy::{ExecQuery, Policy};
-use crate::trust::{Store, SystemAccounts, Trusted, TrustedPeer, real_path};
+use crate::trust::{Store, SystemAccounts, SystemLinks, Trusted, TrustedPeer, real_path};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -87,7 +87,7 @@ fn exec(trusted: &Trusted, peer: &TrustedPeer, user: &str, command: &[OsString])
     let path = find(&command[0]).ok_or_else(|| format!("{} is not found on this machine", command[0].display()))?;
     let args: Vec<Vec<u8>> = command[1..].iter().map(|arg| arg.as_bytes().to_vec()).collect();
     let query = ExecQuery { path: path.as_os_str().as_bytes(), args: &args, uid: who.0, gid: who.1, groups: &[] };
-    let verdict = peer.policy.exec(&trusted.machine, &SystemAccounts, &query);
+    let verdict = peer.policy.exec(&trusted.machine, &SystemAccounts, &SystemLinks, &query);
     let verdict = verdict.map(|allowed| format!("{allowed}; {}", Policy::describe(&allowed)));
     Ok(worded(Path::new(&command[0]), &path, verdict.map_err(|e| e.to_string())))
 }
@@ -118,15 +118,15 @@ fn find(command: &OsString) -> Option<PathBuf> {
 fn uds(peer: &TrustedPeer, name: &OsString) -> Answer {
     let said = |verdict: crate::policy::Verdict<()>| verdict.map(|a| a.to_string()).map_err(|d| d.to_string());
     if let Some(abstract_name) = name.as_bytes().strip_prefix(b"@") {
-        return Ok(said(peer.policy.uds(&[&[0], abstract_name].concat())));
+        return Ok(said(peer.policy.uds(&SystemLinks, &[&[0], abstract_name].concat())));
     }
     let path = real_path(Path::new(name)).map_err(|e| e.to_string())?;
-    Ok(worded(Path::new(name), &path, said(peer.policy.uds(path.as_os_str().as_bytes()))))
+    Ok(worded(Path::new(name), &path, said(peer.policy.uds(&SystemLinks, path.as_os_str().as_bytes()))))
 }
 
 fn fs(trusted: &Trusted, peer: &TrustedPeer, asked: &Path, write: bool) -> Answer {
     let path = real_path(asked).map_err(|e| e.to_string())?;
-    let verdict = peer.policy.fs(&trusted.machine, path.as_os_str().as_bytes(), write);
+    let verdict = peer.policy.fs(&trusted.machine, &SystemLinks, path.as_os_str().as_bytes(), write);
     let exports = NodeConfig::load(&config_dir()).map_err(|e| e.to_string())?.exports;
     let exported = exports.iter().any(|export| real_path(&export.path).is_ok_and(|dir| path.starts_with(dir)));
     let verdict = match verdict {

@@ -13,6 +13,7 @@ use std::fmt;
 use super::capabilities::CapabilityMask;
 use super::environment::Environment;
 use super::glob::{PathGlob, TextGlob};
+use super::links::{Links, about};
 use super::verdict::{Allowed, Denied, Place, Service, Verdict};
 use super::whitelist::{ExecList, Machine};
 use super::{Policy, peer_file::deciding};
@@ -118,7 +119,7 @@ impl Args {
 pub(super) struct ExecRule {
     pub(super) place: Place,
     pub(super) allow: bool,
-    /// More than one when a deny rule's path leads through symbolic links.
+    /// As written, and for an allow rule without the machine's own links.
     pub(super) paths: Vec<PathGlob>,
     pub(super) args: Option<Args>,
     pub(super) users: Option<Vec<User>>,
@@ -126,10 +127,6 @@ pub(super) struct ExecRule {
 }
 
 impl ExecRule {
-    fn matches_path(&self, path: &[u8]) -> bool {
-        self.paths.iter().any(|glob| glob.matches(path))
-    }
-
     /// For a rule whose path matches.
     fn judge(&self, query: &ExecQuery<'_>, accounts: &dyn Accounts) -> Match {
         if self.args.as_ref().is_some_and(|args| !args.matches(query.args)) {
@@ -168,10 +165,19 @@ impl ExecRule {
 }
 
 impl Policy {
-    pub fn exec(&self, machine: &Machine, accounts: &dyn Accounts, query: &ExecQuery<'_>) -> Verdict<ExecGrant> {
+    pub fn exec(
+        &self,
+        machine: &Machine,
+        accounts: &dyn Accounts,
+        links: &dyn Links,
+        query: &ExecQuery<'_>,
+    ) -> Verdict<ExecGrant> {
         machine.exec.allows(query.path)?;
         let mut nearly = None;
-        for rule in self.exec.iter().filter(|rule| rule.matches_path(query.path)) {
+        for rule in &self.exec {
+            if !about((rule.allow, &rule.place), &rule.paths, query.path, links)? {
+                continue;
+            }
             match rule.judge(query, accounts) {
                 Match::Yes => {
                     let any_file = machine.exec == ExecList::Absent && self.lets_any_file(&rule.place);
@@ -213,11 +219,7 @@ impl Policy {
 
     /// How an allowed command runs, for people.
     pub fn describe(allowed: &Allowed<ExecGrant>) -> String {
-        let environment = match &allowed.grant.environment {
-            Environment::All => "the whole environment",
-            Environment::Harmless => "the environment without LD_* and its like",
-            Environment::Named(_) => "the variables that `env` names",
-        };
-        format!("with {environment}; capabilities: {}", allowed.grant.capabilities)
+        let ExecGrant { environment, capabilities, .. } = &allowed.grant;
+        format!("with {environment}; capabilities: {capabilities}")
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Policy;
 use super::glob::components;
+use super::links::{Links, standing_for};
 use super::peer_file::deciding;
 use super::verdict::{Denied, Place, Service, Verdict};
 use super::whitelist::{FsOp, FsOps, Machine, Within};
@@ -35,7 +36,7 @@ pub(super) struct FsRule {
     pub(super) place: Place,
     /// `None`: denied.
     pub(super) allow: Option<FsAccess>,
-    /// More than one when a deny rule's path leads through symbolic links.
+    /// As written, and for an allow rule without the machine's own links.
     pub(super) dirs: Vec<Dir>,
 }
 
@@ -56,45 +57,55 @@ pub struct MountGrant {
     pub partly: FsOps,
 }
 
-impl FsRule {
-    fn holds(&self, dir: &Dir) -> bool {
-        self.dirs.iter().any(|own| own.holds(dir))
-    }
+/// Where a directory is, seen from a rule.
+struct Seen {
+    /// The rule's directory, or below it.
+    within: bool,
+    /// Something that the rule is about is in it.
+    holds: bool,
+}
 
-    fn is_below(&self, dir: &Dir) -> bool {
-        self.dirs.iter().any(|own| dir.holds(own))
+impl FsRule {
+    fn sees(&self, dir: &Dir, links: &dyn Links) -> Result<Seen, Denied> {
+        let own = standing_for((self.allow.is_some(), &self.place), &self.dirs, links)?;
+        Ok(Seen { within: own.iter().any(|own| own.holds(dir)), holds: own.iter().any(|own| dir.holds(own)) })
     }
 }
 
 impl Policy {
     /// Whether the file or directory may be read, or `write`n.
-    pub fn fs(&self, machine: &Machine, path: &[u8], write: bool) -> Verdict<()> {
+    pub fn fs(&self, machine: &Machine, links: &dyn Links, path: &[u8], write: bool) -> Verdict<()> {
         let dir = self.place_of(path)?;
         for op in [FsOp::Mount, FsOp::Open, if write { FsOp::Write } else { FsOp::Read }] {
             machine.fs.allows(op, path)?;
         }
-        let Some(rule) = self.fs.iter().find(|rule| rule.holds(&dir)) else { return Err(self.no_rule(None)) };
-        match rule.allow {
-            Some(FsAccess::Ro) if write => Err(self.no_rule(Some((rule.place.clone(), "read-only".into())))),
-            access => deciding(&rule.place, access.is_some(), ()),
+        for rule in &self.fs {
+            if rule.sees(&dir, links)?.within {
+                return match rule.allow {
+                    Some(FsAccess::Ro) if write => Err(self.no_rule(Some((rule.place.clone(), "read-only".into())))),
+                    access => deciding(&rule.place, access.is_some(), ()),
+                };
+            }
         }
+        Err(self.no_rule(None))
     }
 
     /// Whether the directory may be mounted with all that is below it. Rules are looked at once, here: so a directory
     /// that holds a denied one cannot be mounted, and one that holds a read-only one is read-only.
-    pub fn mount(&self, machine: &Machine, path: &[u8]) -> Verdict<MountGrant> {
+    pub fn mount(&self, machine: &Machine, links: &dyn Links, path: &[u8]) -> Verdict<MountGrant> {
         let dir = self.place_of(path)?;
         machine.fs.allows(FsOp::Mount, path)?;
         let mut read_only = false;
         for rule in &self.fs {
+            let Seen { within, holds } = rule.sees(&dir, links)?;
             match rule.allow {
-                Some(access) if rule.holds(&dir) => {
+                Some(access) if within => {
                     let read_only = read_only || access == FsAccess::Ro;
                     let (without, partly) = machine.fs.limits(path);
                     return deciding(&rule.place, true, MountGrant { read_only, without, partly });
                 }
-                None if rule.holds(&dir) || rule.is_below(&dir) => return Err(Denied::Rule(rule.place.clone())),
-                Some(FsAccess::Ro) => read_only |= rule.is_below(&dir),
+                None if within || holds => return Err(Denied::Rule(rule.place.clone())),
+                Some(FsAccess::Ro) => read_only |= holds,
                 _ => {}
             }
         }

@@ -55,6 +55,22 @@ impl TextGlob {
     }
 }
 
+/// As it is written.
+impl fmt::Display for TextGlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = Vec::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Any => bytes.push(b'*'),
+                Piece::One => bytes.push(b'?'),
+                Piece::Byte(b) if br"*?\[]{}".contains(b) => bytes.extend([b'\\', *b]),
+                Piece::Byte(b) => bytes.push(*b),
+            }
+        }
+        f.write_str(&String::from_utf8_lossy(&bytes))
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Name(TextGlob),

@@ -37,7 +37,7 @@ pub use environment::Environment;
 pub use exec::{Accounts, ExecGrant, ExecQuery};
 pub use fs::MountGrant;
 pub use glob::{GlobError, PathGlob, TextGlob};
-pub use links::Links;
+pub use links::{AsWritten, Links};
 pub use peer_file::{FileError, PeerFile, Policy};
 pub use text::{Grants, new_file, with_keys};
 pub use verdict::{Allowed, Denied, Place, Service, Verdict};

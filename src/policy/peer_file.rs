@@ -257,7 +257,9 @@ impl Reader<'_> {
         let users = raw.users.as_ref().map(|all| self.users(all)).transpose()?;
         let unlimited = path.is_everything() && args.is_none();
         let environment = match &raw.env {
-            Some(names) => Environment::Named(self.list(names, TextGlob::parse)?),
+            Some(names) if args.is_none() => Environment::Named(self.list(names, TextGlob::parse)?),
+            Some(names) => Environment::Plain(self.list(names, TextGlob::parse)?),
+            None if args.is_some() => Environment::Plain(Vec::new()),
             None if unlimited => Environment::All,
             None => Environment::Harmless,
         };

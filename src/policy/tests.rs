@@ -37,7 +37,7 @@ fn policy(rules: &str) -> Policy {
 fn run(policy: &Policy, uid: u32, gid: u32, words: &[&str]) -> Verdict<ExecGrant> {
     let args: Vec<Vec<u8>> = words[1..].iter().map(|w| w.as_bytes().to_vec()).collect();
     let query = ExecQuery { path: words[0].as_bytes(), args: &args, uid, gid, groups: &[] };
-    policy.exec(&Machine::default(), &Few, &query)
+    policy.exec(&Machine::default(), &Few, &AsWritten, &query)
 }
 
 #[test]
@@ -48,8 +48,8 @@ fn nothing_is_allowed_that_no_rule_allows() {
         run(&policy, 0, 0, &["/bin/true"]).unwrap_err().to_string(),
         "denied: no exec rule of /p/dpu.toml allows it"
     );
-    assert!(policy.uds(b"/run/x").is_err() && policy.uds(b"\0x").is_err());
-    assert!(policy.fs(&machine, b"/", false).is_err() && policy.mount(&machine, b"/").is_err());
+    assert!(policy.uds(&AsWritten, b"/run/x").is_err() && policy.uds(&AsWritten, b"\0x").is_err());
+    assert!(policy.fs(&machine, &AsWritten, b"/", false).is_err() && policy.mount(&machine, &AsWritten, b"/").is_err());
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn who_may_not_be_root_is_not_by_a_group_or_a_capability_either() {
     }
     let args = Vec::new();
     let query = ExecQuery { path: b"/a", args: &args, uid: 64055, gid: 108, groups: &[108, 6] };
-    assert!(policy.exec(&Machine::default(), &Few, &query).is_err(), "nor by a further group");
+    assert!(policy.exec(&Machine::default(), &Few, &AsWritten, &query).is_err(), "nor by a further group");
     assert_eq!(run(&policy, 64055, 0, &["/b"]).unwrap().grant.capabilities, CapabilityMask::CALLER);
 }
 
@@ -146,6 +146,34 @@ fn deny_rules_with_names_that_deny_nobody_are_told_of() {
     assert!(unknown.starts_with("/p/dpu.toml:6 (exec rule 2) denies user far, but") && unknown.contains("every user"));
 }
 
+fn handed_on_by(grant: &ExecGrant, variable: &str) -> bool {
+    let mut variables = vec![variable.as_bytes().to_vec()];
+    grant.environment.narrow(&mut variables);
+    variables.iter().any(|left| left == variable.as_bytes())
+}
+
+#[test]
+fn a_rule_with_arguments_is_not_escaped_by_a_variable() {
+    let policy = policy(
+        "[[exec]]\nallow='/a'\nargs=[]\n[[exec]]\nallow='/b'\nargs=['**']\nenv=['TAR_*']\n\
+         [[exec]]\nallow='/**'\nargs=['-x']\n[[exec]]\nallow='/d'",
+    );
+    for (words, named, plain, others) in [
+        (&["/a"][..], false, true, false),
+        (&["/b", "x"], true, true, false),
+        (&["/c", "-x"], false, true, false),
+        (&["/d"], true, true, true),
+    ] {
+        let allowed = run(&policy, 0, 0, words).unwrap();
+        for (variable, is) in [("TAR_OPTIONS=x", named), ("LANG=C", plain), ("HOME=/x", others), ("PATH=/x", others)] {
+            assert_eq!(handed_on_by(&allowed.grant, variable), is, "{words:?} {variable}");
+        }
+        let said = Policy::describe(&allowed);
+        assert_eq!(said.contains("and PATH=/usr/sbin:"), !others, "{said}");
+        assert_eq!(said.contains("TAR_*, plain values of LANG"), named && !others, "{said}");
+    }
+}
+
 #[test]
 fn what_leads_a_program_astray_is_handed_on_where_any_program_may_run() {
     let policy = policy(
@@ -153,7 +181,7 @@ fn what_leads_a_program_astray_is_handed_on_where_any_program_may_run() {
     );
     for (command, handed_on) in [("/a", false), ("/b", true), ("/c", true)] {
         let grant = run(&policy, 0, 0, &[command]).unwrap().grant;
-        assert_eq!(grant.environment.hands_on(b"LD_PRELOAD=/x"), handed_on, "{command}");
+        assert_eq!(handed_on_by(&grant, "LD_PRELOAD=/x"), handed_on, "{command}");
     }
     let grant = run(&policy, 0, 0, &["/b"]).unwrap().grant;
     assert_eq!((grant.capabilities, grant.bounding), (CapabilityMask(1 << 5), CapabilityMask(1 << 5)));
@@ -176,7 +204,7 @@ fn sockets_are_named_by_path_or_abstract_name() {
         (b"@vm-1", false),
         (b"", false),
     ] {
-        assert_eq!(policy.uds(name).is_ok(), is, "{}", String::from_utf8_lossy(name));
+        assert_eq!(policy.uds(&AsWritten, name).is_ok(), is, "{}", String::from_utf8_lossy(name));
     }
 }
 
@@ -197,9 +225,9 @@ fn a_directory_stands_for_what_is_below_it() {
         ("/a/../b", false, false),
         ("/", false, false),
     ] {
-        assert_eq!(policy.fs(&machine, path.as_bytes(), write).is_ok(), is, "{path}");
+        assert_eq!(policy.fs(&machine, &AsWritten, path.as_bytes(), write).is_ok(), is, "{path}");
     }
-    let mount = |path: &str| policy.mount(&machine, path.as_bytes());
+    let mount = |path: &str| policy.mount(&machine, &AsWritten, path.as_bytes());
     assert!(mount("/a").unwrap().grant.read_only, "something in it is");
     assert!(mount("/a/ro").unwrap().grant.read_only && !mount("/a/x").unwrap().grant.read_only);
     assert_eq!(mount("/b").unwrap_err().to_string(), "denied by /p/dpu.toml:6 (fs rule 2)", "it holds what is denied");
@@ -218,46 +246,77 @@ fn the_machines_lists_take_away_and_never_give() {
     let ask = |path: &str| {
         let args = Vec::new();
         let query = ExecQuery { path: path.as_bytes(), args: &args, uid: 0, gid: 0, groups: &[] };
-        policy.exec(&machine, &Few, &query)
+        policy.exec(&machine, &Few, &AsWritten, &query)
     };
     assert!(ask("/usr/bin/one").is_ok() && ask("/opt/two").is_err());
     assert_eq!(ask("/usr/bin/two").unwrap_err().to_string(), "denied: /w does not list it");
-    let grant = policy.mount(&machine, b"/var/lib").unwrap().grant;
+    let grant = policy.mount(&machine, &AsWritten, b"/var/lib").unwrap().grant;
     assert!(grant.partly.contains(FsOp::Open) && grant.without.contains(FsOp::Write));
-    assert!(!grant.without.contains(FsOp::Read) && policy.mount(&machine, b"/var").is_err());
+    assert!(!grant.without.contains(FsOp::Read) && policy.mount(&machine, &AsWritten, b"/var").is_err());
     let refused = Machine { exec: ExecList::Refused("why".into()), fs: FsList::Refused("why".into()) };
-    assert!(policy.mount(&refused, b"/var").is_err());
+    assert!(policy.mount(&refused, &AsWritten, b"/var").is_err());
+}
+
+/// `/var/run` is a link to `/run`, `/srv/link` to what is said here, and `/broken` cannot be followed.
+struct Moved(&'static str);
+
+impl Links for Moved {
+    fn without_any(&self, path: &[u8]) -> Result<Vec<u8>, Errno> {
+        let path = String::from_utf8(path.to_vec()).unwrap();
+        if path.starts_with("/broken") {
+            return Err(Errno::ELOOP);
+        }
+        Ok(path.replace("/var/run", "/run").replace("/srv/link", self.0).into_bytes())
+    }
+
+    fn without_top(&self, path: &[u8]) -> Option<Vec<u8>> {
+        Some(String::from_utf8(path.to_vec()).unwrap().replace("/var/run", "/run").into_bytes())
+    }
 }
 
 #[test]
-fn deny_rules_follow_links_and_allow_rules_only_the_machines_own() {
-    struct Moved;
-    impl Links for Moved {
-        fn without_any(&self, path: &[u8]) -> Result<Vec<u8>, Errno> {
-            let path = String::from_utf8(path.to_vec()).unwrap();
-            if path.starts_with("/broken") {
-                return Err(Errno::EIO);
-            }
-            Ok(path.replace("/var/run", "/run").replace("/srv/link", "/etc").into_bytes())
-        }
-
-        fn without_top(&self, path: &[u8]) -> Option<Vec<u8>> {
-            Some(String::from_utf8(path.to_vec()).unwrap().replace("/var/run", "/run").into_bytes())
-        }
-    }
+fn deny_rules_follow_links_at_each_use_and_allow_rules_only_the_machines_own() {
     let policy = policy(
-        "[[uds]]\ndeny='/srv/link/*'\n[[uds]]\nallow='/var/run/**'\n[[uds]]\nallow='/srv/link/**'\n[[fs]]\ndeny='/srv/link'",
+        "[[uds]]\ndeny='/srv/link/*'\n[[uds]]\nallow='/var/run/**'\n[[uds]]\nallow='/srv/link/**'\n\
+         [[uds]]\nallow='/etc/**'\n[[fs]]\ndeny='/srv/link'\n[[fs]]\nallow='/etc'\naccess='ro'\n\
+         [[exec]]\ndeny='/srv/link/x'\n[[exec]]\nallow='/etc/*'",
     );
-    let policy = policy.following(&Moved).unwrap();
-    assert!(policy.uds(b"/run/x").is_ok() && policy.uds(b"/var/run/x").is_ok());
-    assert!(matches!(policy.uds(b"/etc/x"), Err(Denied::Rule(_))) && policy.uds(b"/etc/x/y").is_err());
-    assert!(matches!(policy.fs(&Machine::default(), b"/etc/x", false), Err(Denied::Rule(_))));
-    // A deny rule that may stand for another path is no rule to go on with; an allow rule only allows less.
-    for kind in ["exec", "uds", "fs"] {
-        let said = parse(&format!("[[{kind}]]\ndeny='/broken/x'")).unwrap().policy.following(&Moved).unwrap_err();
-        assert!(said.to_string().starts_with("/p/dpu.toml:3: the symbolic links of \"/broken/x\""), "{said}");
+    let policy = policy.following(&Moved("/etc"));
+    let machine = Machine::default();
+    let command = ExecQuery { path: b"/etc/x", args: &[], uid: 0, gid: 0, groups: &[] };
+    assert!(policy.uds(&AsWritten, b"/run/x").is_ok() && policy.uds(&AsWritten, b"/var/run/x").is_ok());
+    for (there, denied) in [("/etc", true), ("/opt", false), ("/etc", true)] {
+        let links = Moved(there);
+        let verdicts = [
+            policy.uds(&links, b"/etc/x").err(),
+            policy.fs(&machine, &links, b"/etc/x", false).err(),
+            policy.mount(&machine, &links, b"/etc").err(),
+            policy.exec(&machine, &Few, &links, &command).err(),
+        ];
+        for verdict in verdicts {
+            assert_eq!(matches!(verdict, Some(Denied::Rule(_))), denied, "{there}: {verdict:?}");
+        }
+        assert!(policy.uds(&links, b"/srv/link/x").is_err(), "as it is written");
     }
-    assert!(parse("[[uds]]\nallow='/broken/*'").unwrap().policy.following(&Moved).is_ok());
+}
+
+#[test]
+fn a_deny_rule_that_cannot_be_followed_denies() {
+    let rules = |kind: &str, how: &str| format!("[[{kind}]]\ndeny='/broken/x'\n[[{kind}]]\nallow='/a'\n{how}");
+    let policy = policy(&[rules("exec", ""), rules("uds", ""), rules("fs", "access='ro'")].join("\n"));
+    let (machine, links) = (Machine::default(), Moved(""));
+    let command = ExecQuery { path: b"/a", args: &[], uid: 0, gid: 0, groups: &[] };
+    let verdicts = [
+        policy.exec(&machine, &Few, &links, &command).unwrap_err(),
+        policy.uds(&links, b"/a").unwrap_err(),
+        policy.fs(&machine, &links, b"/a", false).unwrap_err(),
+        policy.mount(&machine, &links, b"/a").unwrap_err(),
+    ];
+    for denied in verdicts {
+        let said = denied.to_string();
+        assert!(said.contains("the symbolic links of \"/broken/x\" cannot be followed: Too many"), "{said}");
+    }
+    assert!(policy.uds(&AsWritten, b"/a").is_ok());
 }
 
 #[test]
@@ -306,9 +365,9 @@ fn a_new_file_says_what_was_granted() {
     let file = PeerFile::parse(Path::new("/p"), &text).unwrap();
     assert_eq!((&file.keys[..], &file.addresses[..]), (&keys[..], &networks[..]));
     assert!(run(&file.policy, 0, 0, &["/bin/sh", "-c", "x"]).is_ok());
-    assert!(file.policy.uds(b"/run/x").is_ok() && file.policy.uds(b"/run/dbus/x").is_err());
-    assert!(file.policy.uds(b"\0x").is_ok() && file.policy.uds(b"\0/tmp/x").is_err());
-    assert!(!file.policy.mount(&Machine::default(), b"/srv").unwrap().grant.read_only);
+    assert!(file.policy.uds(&AsWritten, b"/run/x").is_ok() && file.policy.uds(&AsWritten, b"/run/dbus/x").is_err());
+    assert!(file.policy.uds(&AsWritten, b"\0x").is_ok() && file.policy.uds(&AsWritten, b"\0/tmp/x").is_err());
+    assert!(!file.policy.mount(&Machine::default(), &AsWritten, b"/srv").unwrap().grant.read_only);
     let text = new_file(&keys[..1], &[], &Grants::default(), &["/run/dbus/**"]);
     let file = PeerFile::parse(Path::new("/p"), &text).unwrap();
     assert!(file.policy.rule_counts().iter().all(|(_, count)| *count == 0) && file.addresses.is_empty());

@@ -2,12 +2,13 @@
 
 use super::Policy;
 use super::glob::{GlobError, PathGlob, TextGlob};
+use super::links::{Links, about};
 use super::peer_file::deciding;
 use super::verdict::{Denied, Place, Service, Verdict};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Names {
-    /// More than one when a deny rule's path leads through symbolic links.
+    /// As written, and for an allow rule without the machine's own links.
     Paths(Vec<PathGlob>),
     Abstract(TextGlob),
 }
@@ -29,21 +30,23 @@ pub(super) struct UdsRule {
 }
 
 impl UdsRule {
-    fn matches(&self, name: &[u8]) -> bool {
+    fn matches(&self, name: &[u8], links: &dyn Links) -> Result<bool, Denied> {
         match (&self.names, name) {
-            (Names::Abstract(glob), [0, rest @ ..]) => glob.matches(rest),
-            (Names::Paths(globs), [b'/', ..]) => globs.iter().any(|glob| glob.matches(name)),
-            _ => false,
+            (Names::Abstract(glob), [0, rest @ ..]) => Ok(glob.matches(rest)),
+            (Names::Paths(globs), [b'/', ..]) => about((self.allow, &self.place), globs, name, links),
+            _ => Ok(false),
         }
     }
 }
 
 impl Policy {
     /// `name`: the path of the socket's inode as the kernel gives it, or an abstract name with its NUL in front.
-    pub fn uds(&self, name: &[u8]) -> Verdict<()> {
-        match self.uds.iter().find(|rule| rule.matches(name)) {
-            Some(rule) => deciding(&rule.place, rule.allow, ()),
-            None => Err(Denied::NoRule { file: self.file.clone(), service: Service::Uds, nearly: None }),
+    pub fn uds(&self, links: &dyn Links, name: &[u8]) -> Verdict<()> {
+        for rule in &self.uds {
+            if rule.matches(name, links)? {
+                return deciding(&rule.place, rule.allow, ());
+            }
         }
+        Err(Denied::NoRule { file: self.file.clone(), service: Service::Uds, nearly: None })
     }
 }

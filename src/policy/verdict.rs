@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::errno::Errno;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     Exec,
@@ -62,6 +64,12 @@ pub enum Denied {
         place: Place,
         what: String,
     },
+    /// A deny rule whose path may be any, since its symbolic links cannot be followed.
+    Unfollowed {
+        place: Place,
+        path: String,
+        errno: Errno,
+    },
     /// Something machine-wide: the line says which file, and what to do.
     Machine(String),
 }
@@ -76,6 +84,13 @@ impl fmt::Display for Denied {
             Self::NoRule { nearly: Some((place, but)), .. } => write!(f, "denied: {place} would allow it, but {but}"),
             Self::Unknown { place, what } => {
                 write!(f, "denied: {place} may be about it, but the name service cannot say {what}")
+            }
+            Self::Unfollowed { place, path, errno } => {
+                let why = errno.desc();
+                write!(
+                    f,
+                    "denied: {place} may be about it, but the symbolic links of {path:?} cannot be followed: {why}"
+                )
             }
             Self::Machine(why) => write!(f, "denied: {why}"),
         }

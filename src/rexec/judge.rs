@@ -22,7 +22,7 @@ use nix::sys::stat::Mode;
 use super::wire::Request;
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::policy::{Environment, ExecGrant, ExecQuery};
-use crate::trust::{Standing, SystemAccounts};
+use crate::trust::{Standing, SystemAccounts, SystemLinks};
 
 /// What may run, and with what.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub(super) fn judge(standing: &Standing, request: &Request, candidates: &[CStrin
     let (held, path) = find(candidates, &request.cwd)?;
     let (args, who) = (&request.argv[1..], &request.identity);
     let query = ExecQuery { path: &path, args, uid: who.uid, gid: who.gid, groups: &who.groups };
-    let allowed = match peer.policy.exec(&trusted.machine, &SystemAccounts, &query) {
+    let allowed = match peer.policy.exec(&trusted.machine, &SystemAccounts, &SystemLinks, &query) {
         Ok(allowed) => allowed,
         Err(denied) => return Err(OsError::on("judge", denied, Errno::EACCES)),
     };
@@ -69,7 +69,7 @@ impl Leave {
     /// Takes from the request what the rule does not leave it.
     pub(super) fn narrow(&self, request: &mut Request) {
         let Some(grant) = &self.grant else { return };
-        request.env.retain(|variable| grant.environment.hands_on(variable));
+        grant.environment.narrow(&mut request.env);
         if !grant.any_file && grant.environment != Environment::All {
             request.inheritance.narrow();
         }

@@ -20,6 +20,12 @@ pub fn self_path(fd: BorrowedFd<'_>) -> CString {
     CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("digits have no NUL")
 }
 
+/// O_RDONLY, O_WRONLY or O_RDWR: what the file was opened for.
+pub fn access_mode(file: impl AsFd) -> nix::Result<OFlag> {
+    let flags = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_GETFL)?;
+    Ok(OFlag::from_bits_retain(flags) & OFlag::O_ACCMODE)
+}
+
 /// What the kernel calls the open file now: its path, or a name for what has none.
 pub fn name_of(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()

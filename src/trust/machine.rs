@@ -70,7 +70,9 @@ pub fn real_path(path: &Path) -> OsResult<PathBuf> {
     Ok(std::ffi::OsString::from_vec(real).into())
 }
 
-pub(super) struct SystemLinks;
+/// Asks the file system: not for a worker.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemLinks;
 
 impl Links for SystemLinks {
     /// What does not exist yet has no links; what is above it may.

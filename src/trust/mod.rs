@@ -33,7 +33,7 @@ use std::fmt;
 pub use accounts::SystemAccounts;
 pub use edit::{Added, Revoked, TrustOrder};
 pub use host_key::HostKey;
-pub use machine::real_path;
+pub use machine::{SystemLinks, real_path};
 pub use rotate::Rotation;
 pub use standing::{Rights, Standing};
 pub use store::{Stamp, Store};

@@ -187,6 +187,6 @@ pub(super) fn read_peer(dir: &Dir, name: &str) -> Attempt<Option<TrustedPeer>> {
     let path = dir.path().join(&file);
     let Some(text) = dir.read(&file, Guard::Own)? else { return Ok(None) };
     let mut parsed = PeerFile::parse(&path, &text)?;
-    parsed.policy = parsed.policy.following(&SystemLinks)?;
+    parsed.policy = parsed.policy.following(&SystemLinks);
     Ok(Some(TrustedPeer::new(name.to_owned(), path, parsed)))
 }

@@ -147,10 +147,10 @@ fn a_known_peers_other_key_needs_a_word() {
     assert_eq!(place.trust("dpu", &third, &order(false, true)), Ok(Added::Key));
     let trusted = place.store.load().unwrap();
     assert_eq!(trusted.named("dpu").unwrap().keys, std::slice::from_ref(&third));
-    assert!(trusted.named("dpu").unwrap().policy.uds(b"/mine").is_ok());
+    assert!(trusted.named("dpu").unwrap().policy.uds(&super::SystemLinks, b"/mine").is_ok());
     let anew = TrustOrder { grants: Some(Grants::default()), replace: true, ..TrustOrder::default() };
     assert_eq!(place.trust("dpu", &third, &anew), Ok(Added::Rewritten));
-    assert!(place.store.load().unwrap().named("dpu").unwrap().policy.uds(b"/mine").is_err());
+    assert!(place.store.load().unwrap().named("dpu").unwrap().policy.uds(&super::SystemLinks, b"/mine").is_err());
 }
 
 #[test]

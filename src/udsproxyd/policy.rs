@@ -2,6 +2,11 @@
 //!
 //! Used on both sides: near, so that a program does not land on the other machine's services by accident; far, on the
 //! path as it really is, because the near side's word is not enough.
+//!
+//! A deny rule's path is followed through its symbolic links at each use, so that it counts for what it really is also
+//! after a link was switched. Whoever judges may therefore wait for a file system: a thread that serves one request,
+//! never a worker. An allow rule's path is followed once, when there first is something at it, and until rules are read
+//! again: a link that is switched later allows nothing new.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -13,14 +18,15 @@ use std::sync::OnceLock;
 use farside_contract::{below, never_remote};
 
 use super::wire::printable;
-use crate::errno::{Errno, errno_of};
+use crate::policy::Links as _;
+use crate::trust::SystemLinks;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     allow: bool,
     /// `/path`: it and all below it. `@name`: the abstract names that begin so.
     names: Vec<u8>,
-    /// The path without symbolic links, once there is something at it.
+    /// Of an allow rule: the path without symbolic links, once there is something at it.
     real: OnceLock<Vec<u8>>,
 }
 
@@ -65,28 +71,33 @@ impl Rule {
     fn matches(&self, name: &[u8]) -> bool {
         match (&self.names[..], name) {
             ([b'@', prefix @ ..], [0, rest @ ..]) => rest.starts_with(prefix),
-            ([b'/', ..], [b'/', ..]) => below(name, &self.names).is_some() || self.really_matches(name),
+            ([b'/', ..], [b'/', ..]) => {
+                below(name, &self.names).is_some()
+                    || if self.allow { self.allowed_really(name) } else { self.denied_really(name) }
+            }
             _ => false,
         }
     }
 
     /// The rule's own path may lead through a symbolic link (/var/run and the like); the names judged never do. A path
-    /// that cannot be followed may be any: then a deny rule is about every name, and an allow rule about none.
-    fn really_matches(&self, name: &[u8]) -> bool {
-        if self.real.get().is_none() {
-            match Path::new(OsStr::from_bytes(&self.names)).canonicalize().map_err(|e| errno_of(&e)) {
-                // Another thread may have been first, with the same.
-                Ok(real) => drop(self.real.set(real.into_os_string().into_vec())),
-                Err(Errno::ENOENT | Errno::ENOTDIR) => return false,
-                Err(errno) => {
-                    tracing::warn!(
-                        name = printable(name),
-                        "{self}: cannot follow its symbolic links: {}",
-                        errno.desc()
-                    );
-                    return !self.allow;
-                }
+    /// that cannot be followed may be any: then the rule is about every name.
+    fn denied_really(&self, name: &[u8]) -> bool {
+        match SystemLinks.without_any(&self.names) {
+            Ok(real) => real != self.names && below(name, &real).is_some(),
+            Err(errno) => {
+                let why = errno.desc();
+                tracing::warn!(name = printable(name), "denied by {self}: cannot follow its symbolic links: {why}");
+                true
             }
+        }
+    }
+
+    fn allowed_really(&self, name: &[u8]) -> bool {
+        if self.real.get().is_none()
+            && let Ok(real) = Path::new(OsStr::from_bytes(&self.names)).canonicalize()
+        {
+            // Another thread may have been first: then its answer stays.
+            let _ = self.real.set(real.into_os_string().into_vec());
         }
         self.real.get().is_some_and(|real| below(name, real).is_some())
     }
@@ -134,6 +145,21 @@ mod tests {
         assert!(!Policy { rules: vec![rule("deny")], otherwise: true }.allows(b"/srv/x"));
         assert!(!Policy::only(vec![rule("allow")]).allows(b"/srv/x"));
         assert!(Policy { rules: vec!["deny:/nonexistent/x".parse().unwrap()], otherwise: true }.allows(b"/srv/x"));
+    }
+
+    #[test]
+    fn a_deny_rule_counts_for_what_it_is_at_each_use() {
+        let dir = crate::sys::tempdir::PrivateDir::new("rule").unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        let (link, name) = (real.join("link"), |at: &str| real.join(at).into_os_string().into_vec());
+        let policy = Policy { rules: rules(&[&format!("deny:{}", link.display())]), otherwise: true };
+        for (there, other) in [("a", "b"), ("b", "a"), ("a", "b")] {
+            let _ = std::fs::create_dir(real.join(there));
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(there, &link).unwrap();
+            assert!(!policy.allows(&name(&format!("{there}/x"))) && policy.allows(&name(&format!("{other}/x"))));
+            assert!(!policy.allows(&name("link/x")), "as it is written");
+        }
     }
 
     #[test]

@@ -92,9 +92,6 @@ impl Tree {
             _ => return Err(Errno::EACCES),
         }
         let how = native_flags(flags & !open_flags::EXCL);
-        if how.intersects(OFlag::O_WRONLY | OFlag::O_RDWR | OFlag::O_TRUNC) {
-            self.writable()?;
-        }
         let fd = self.nodes.fd(node)?;
         let file = {
             let _plain = (kill & abi::OPEN_KILL_SUIDGID != 0).then(WithoutFsetid::enter).transpose()?;
@@ -147,7 +144,6 @@ impl Tree {
     pub(super) fn write(&self, mut d: Decoder<'_>) -> Served {
         let io = Io::decode(&mut d)?;
         let data = d.raw(io.size as usize)?;
-        self.writable()?;
         let open = self.files.get(io.fh)?;
         let offset = i64::try_from(io.offset).map_err(|_| Errno::EINVAL)?;
         let _plain = (io.io_flags & abi::WRITE_KILL_SUIDGID != 0).then(WithoutFsetid::enter).transpose()?;
@@ -181,7 +177,6 @@ impl Tree {
 
     pub(super) fn fallocate(&self, mut d: Decoder<'_>) -> Served {
         let (fh, offset, length, mode) = (d.u64()?, d.u64()?, d.u64()?, d.u32()?);
-        self.writable()?;
         let open = self.files.get(fh)?;
         let offset = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
         let length = i64::try_from(length).map_err(|_| Errno::EFBIG)?;
@@ -212,7 +207,6 @@ impl Tree {
         if flags != 0 {
             return Err(Errno::EINVAL.into());
         }
-        self.writable()?;
         let (from, to) = (self.files.get(from)?, self.files.get(to)?);
         let mut from_offset = i64::try_from(from_offset).map_err(|_| Errno::EINVAL)?;
         let mut to_offset = i64::try_from(to_offset).map_err(|_| Errno::EINVAL)?;

@@ -57,8 +57,10 @@ struct Waits {
     closed: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Locks {
+    /// With what a lock's own open file is opened.
+    access: OFlag,
     holders: Mutex<Holders<LockFile>>,
     waits: Arc<Mutex<Waits>>,
 }
@@ -86,6 +88,13 @@ impl Target {
 }
 
 impl Locks {
+    /// Where the peer may only read, no file of the host is opened for writing: the host could not execute it meanwhile
+    /// (ETXTBSY).
+    pub(super) fn new(read_only: bool) -> Self {
+        let access = if read_only { OFlag::O_RDONLY } else { OFlag::O_RDWR };
+        Self { access, holders: Mutex::default(), waits: Arc::default() }
+    }
+
     /// What the request is about; `None` when there is nothing to unlock.
     pub(super) fn target(&self, open: &Arc<Open>, lock: &Lock, is_flock: bool) -> nix::Result<Option<Target>> {
         if is_flock {
@@ -100,7 +109,7 @@ impl Locks {
         if i32::try_from(lock.kind) == Ok(libc::F_UNLCK) {
             return Ok(self.holders().find(open.node.id, lock.owner).map(|file| Target::Posix(file, *lock)));
         }
-        let make = || Ok(LockFile { file: open_for_lock(open)?, pid: AtomicU32::new(0) });
+        let make = || Ok(LockFile { file: self.open_for_lock(open)?, pid: AtomicU32::new(0) });
         let file = self.holders().take((open.node.id, lock.owner), lock.fh, make)?;
         Ok(Some(Target::Posix(file, *lock)))
     }
@@ -113,6 +122,16 @@ impl Locks {
         target.apply(false)
     }
 
+    /// Write locks need a writable fd. Whether the request's own handle is one was asked before (`rights`).
+    fn open_for_lock(&self, open: &Open) -> nix::Result<OwnedFd> {
+        match reopen(open.file.as_fd(), self.access) {
+            Err(Errno::EROFS | Errno::ETXTBSY | Errno::EACCES | Errno::EPERM | Errno::EISDIR) => {
+                reopen(open.file.as_fd(), OFlag::O_RDONLY)
+            }
+            other => other,
+        }
+    }
+
     /// The first lock in the way, or `lock` with F_UNLCK.
     pub(super) fn test(&self, open: &Arc<Open>, lock: &Lock) -> nix::Result<Lock> {
         let mut found = native(lock)?;
@@ -120,7 +139,7 @@ impl Locks {
         match own {
             Some(own) => ofd_lock(own.file.as_fd(), libc::F_OFD_GETLK, &mut found)?,
             // Any other open file will do: this owner has no lock that could be in its own way.
-            None => ofd_lock(open_for_lock(open)?.as_fd(), libc::F_OFD_GETLK, &mut found)?,
+            None => ofd_lock(self.open_for_lock(open)?.as_fd(), libc::F_OFD_GETLK, &mut found)?,
         }
         if i32::from(found.l_type) == libc::F_UNLCK {
             return Ok(Lock { kind: u32::try_from(libc::F_UNLCK).expect("2"), pid: 0, ..*lock });
@@ -250,16 +269,6 @@ fn wait_for(target: &Target, cancelled: &AtomicBool) -> nix::Result<()> {
             Err(Errno::EINTR) => {}
             other => return other,
         }
-    }
-}
-
-/// Write locks need a writable fd. The near kernel has checked what the program may do.
-fn open_for_lock(open: &Open) -> nix::Result<OwnedFd> {
-    match reopen(open.file.as_fd(), OFlag::O_RDWR) {
-        Err(Errno::EROFS | Errno::ETXTBSY | Errno::EACCES | Errno::EPERM | Errno::EISDIR) => {
-            reopen(open.file.as_fd(), OFlag::O_RDONLY)
-        }
-        other => other,
     }
 }
 

@@ -17,6 +17,7 @@ mod nodes;
 mod passed;
 mod pins;
 mod places;
+mod rights;
 mod session;
 mod sockets;
 mod sweeper;
@@ -38,7 +39,7 @@ use crate::policy::{FsOps, MountGrant};
 use crate::qtfs::frames::{self, read_frame};
 use crate::qtfs::wire::{Kind, Mount, Mounted, frame};
 use crate::sys::caller;
-use crate::trust::Standing;
+use crate::trust::{Standing, SystemLinks};
 
 use passed::Served;
 use session::Session;
@@ -186,7 +187,7 @@ fn may_mount(root: &OwnedFd, standing: &Standing) -> Result<(MountGrant, String)
     };
     let link = format!("/proc/self/fd/{}", root.as_raw_fd());
     let path = std::fs::read_link(&link).map_err(|e| (crate::errno::errno_of(&e), format!("{link}: {e}")))?;
-    let allowed = peer.policy.mount(&trusted.machine, path.as_os_str().as_bytes());
+    let allowed = peer.policy.mount(&trusted.machine, &SystemLinks, path.as_os_str().as_bytes());
     let allowed = allowed.map_err(|denied| (Errno::EACCES, format!("{}: {denied}", path.display())))?;
     if !allowed.grant.partly.is_empty() {
         let why = "/etc/qtfs/whitelist allows some operations in a part of it only; mount that part";
@@ -200,7 +201,7 @@ impl Tree {
         Ok(Self {
             nodes: nodes::Nodes::new(root, base, node_fds)?,
             files: files::Files::new(base),
-            locks: Arc::default(),
+            locks: Arc::new(locks::Locks::new(read_only)),
             read_only,
             without: FsOps::default(),
         })

@@ -86,7 +86,6 @@ impl Tree {
         name: &CStr,
         how: impl Fn(std::os::fd::BorrowedFd<'_>) -> nix::Result<()>,
     ) -> Served {
-        self.writable()?;
         let parent = self.nodes.get(h.node)?;
         let dir = self.nodes.fd(&parent)?;
         {
@@ -101,7 +100,6 @@ impl Tree {
     pub(super) fn link(&self, h: &InHeader, mut d: Decoder<'_>) -> Served {
         let old = d.u64()?;
         let name = checked(abi::name(&mut d)?)?;
-        self.writable()?;
         let node = self.nodes.get(old)?;
         let parent = self.nodes.get(h.node)?;
         let (fd, dir) = (self.nodes.fd(&node)?, self.nodes.fd(&parent)?);
@@ -113,7 +111,6 @@ impl Tree {
 
     pub(super) fn unlink(&self, h: &InHeader, mut d: Decoder<'_>, how: UnlinkatFlags) -> Served {
         let name = checked(abi::name(&mut d)?)?;
-        self.writable()?;
         let dir = self.nodes.fd(&*self.nodes.get(h.node)?)?;
         nix::unistd::unlinkat(&*dir, name, how)?;
         empty()
@@ -131,7 +128,6 @@ impl Tree {
         };
         let name = checked(abi::name(&mut d)?)?;
         let new_name = checked(abi::name(&mut d)?)?;
-        self.writable()?;
         let (from, to) = (self.nodes.get(h.node)?, self.nodes.get(to)?);
         let (from_fd, to_fd) = (self.nodes.fd(&from)?, self.nodes.fd(&to)?);
         nix::fcntl::renameat2(&*from_fd, name, &*to_fd, new_name, flags)?;
@@ -146,7 +142,6 @@ impl Tree {
     pub(super) fn create(&self, h: &InHeader, mut d: Decoder<'_>) -> Served {
         let (flags, mode, umask, kill) = (d.u32()?, d.u32()?, d.u32()?, d.u32()?);
         let name = checked(abi::name(&mut d)?)?;
-        self.writable()?;
         let parent = self.nodes.get(h.node)?;
         let dir = self.nodes.fd(&parent)?;
         let how = super::files::native_flags(flags);
@@ -177,7 +172,6 @@ impl Tree {
     /// O_TMPFILE.
     pub(super) fn tmpfile(&self, h: &InHeader, mut d: Decoder<'_>) -> Served {
         let (flags, mode, umask, _) = (d.u32()?, d.u32()?, d.u32()?, d.u32()?);
-        self.writable()?;
         let parent = self.nodes.get(h.node)?;
         let dir = self.nodes.fd(&parent)?;
         let how = super::files::native_flags(flags) | OFlag::O_TMPFILE;

@@ -22,7 +22,6 @@ use super::locks::Target;
 use super::sweeper;
 use super::tree::{Answer, Fault, PREFIX, Served, Tree, body};
 use crate::link::conn::Closer;
-use crate::policy::FsOp;
 use crate::qtfs::abi::{self, InHeader, Lock, OutHeader, op};
 use crate::qtfs::frames::{self, FrameReader, read_frame};
 use crate::qtfs::wire::{self, HEADER_LEN, Header, Kind};
@@ -233,9 +232,7 @@ impl Session {
 
     fn dispatch(self: &Arc<Self>, h: &InHeader, d: Decoder<'_>) -> Served {
         let tree = &self.tree;
-        if listed_as(h.opcode).is_some_and(|op| tree.without.contains(op)) {
-            return Err(Errno::EACCES.into());
-        }
+        tree.permit(h.opcode, d.clone())?;
         match h.opcode {
             op::LOOKUP => tree.lookup(h, d),
             op::GETATTR => tree.getattr(h, d),
@@ -274,7 +271,6 @@ impl Session {
             op::SETLK => self.setlk(h, d, false),
             op::SETLKW => self.setlk(h, d, true),
             op::FORGET | op::BATCH_FORGET | op::INTERRUPT => Ok(Answer::Silent),
-            // The kernel stops asking, and does without or does it itself.
             _ => Err(Errno::ENOSYS.into()),
         }
     }
@@ -319,21 +315,4 @@ fn finished(mut reply: Vec<u8>, unique: u64, error: i32) -> Vec<u8> {
     let header = OutHeader { len: u32::try_from(len).expect("FILE_FRAME_MAX fits"), error, unique }.bytes();
     reply[HEADER_LEN..PREFIX].copy_from_slice(&header);
     reply
-}
-/// The section of /etc/qtfs/whitelist that an operation belongs to.
-fn listed_as(opcode: u32) -> Option<FsOp> {
-    Some(match opcode {
-        op::OPEN => FsOp::Open,
-        op::READ | op::LSEEK => FsOp::Read,
-        op::WRITE | op::FALLOCATE | op::COPY_FILE_RANGE | op::COPY_FILE_RANGE_64 => FsOp::Write,
-        op::OPENDIR | op::READDIR | op::READDIRPLUS => FsOp::Readdir,
-        op::MKDIR => FsOp::Mkdir,
-        op::RMDIR => FsOp::Rmdir,
-        op::CREATE | op::TMPFILE | op::MKNOD | op::SYMLINK | op::LINK => FsOp::Create,
-        op::UNLINK => FsOp::Unlink,
-        op::RENAME | op::RENAME2 => FsOp::Rename,
-        op::SETATTR => FsOp::Setattr,
-        op::SETXATTR | op::REMOVEXATTR => FsOp::Setxattr,
-        _ => return None,
-    })
 }

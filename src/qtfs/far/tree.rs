@@ -20,6 +20,7 @@ pub(super) struct Tree {
     pub(super) nodes: Nodes,
     pub(super) files: Files,
     pub(super) locks: Arc<Locks>,
+    /// Asked in `rights` alone.
     pub(super) read_only: bool,
     /// What /etc/qtfs/whitelist allows nowhere in it: EACCES.
     pub(super) without: FsOps,
@@ -92,7 +93,7 @@ pub(super) fn checked(name: &CStr) -> Result<&CStr, Errno> {
 }
 
 impl Tree {
-    /// For every request that changes anything.
+    /// For whatever changes anything: `permit` asks it for the requests of the link.
     pub(super) fn writable(&self) -> Result<(), Errno> {
         if self.read_only { Err(Errno::EROFS) } else { Ok(()) }
     }

@@ -1,8 +1,12 @@
 //! One connect, done with the caller's identity.
 //!
-//! The socket is opened by path first (O_PATH), judged by the path that it really has, and then connected through
-//! /proc/self/fd: so the object that was judged is the one connected, symbolic links or not, and a path may be longer
-//! than the 108 bytes of an address.
+//! ```text
+//!   as the caller: open(O_PATH) ──▶ as this daemon: judge ──▶ as the caller: connect
+//! ```
+//!
+//! The socket is opened by path first, judged by the path that it really has, and then connected through /proc/self/fd:
+//! so the object that was judged is the one connected, symbolic links or not, and a path may be longer than the 108 bytes
+//! of an address. The daemon itself judges, because it follows the rules' symbolic links where the caller may not look.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -54,12 +58,36 @@ impl Connector {
         asker: &Asker,
     ) -> Outcome<OwnedFd> {
         let attempt = Attempt { connector: self, request, deadline, cancel, asker };
-        let outcome = thread.act_as(&request.caller, || attempt.run());
-        if let Err(errno) = outcome.result {
-            warn!(uid = request.caller.uid, gid = request.caller.gid, %errno, "refused: can't assume the caller's identity");
+        let opened = as_caller(thread, request, || attempt.open());
+        let judged = opened.result.and_then(|found| attempt.judge(&found.judged).map(|()| found));
+        match judged {
+            Ok(found) if opened.restored => as_caller(thread, request, || attempt.connect_to(&found)),
+            Ok(_) => Outcome { result: Err(Errno::EPERM), restored: false },
+            Err(errno) => Outcome { result: Err(errno), restored: opened.restored },
         }
-        Outcome { result: outcome.result.unwrap_or(Err(Errno::EPERM)), restored: outcome.restored }
     }
+}
+
+fn as_caller<T>(
+    thread: &ThreadIdentity,
+    request: &ConnectRequest,
+    work: impl FnOnce() -> Result<T, Errno>,
+) -> Outcome<T> {
+    let outcome = thread.act_as(&request.caller, work);
+    if let Err(errno) = outcome.result {
+        warn!(uid = request.caller.uid, gid = request.caller.gid, %errno, "refused: can't assume the caller's identity");
+    }
+    Outcome { result: outcome.result.unwrap_or(Err(Errno::EPERM)), restored: outcome.restored }
+}
+
+/// What a name leads to.
+struct Found {
+    /// The kernel's name for it.
+    judged: Vec<u8>,
+    /// What to connect to.
+    address: Vec<u8>,
+    /// The inode, which `address` names as long as this is open; of an abstract name there is none.
+    _object: Option<OwnedFd>,
 }
 
 struct Attempt<'a> {
@@ -71,25 +99,25 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    fn run(&self) -> Result<OwnedFd, Errno> {
+    fn open(&self) -> Result<Found, Errno> {
         if self.cancel.is_cancelled() {
             return Err(Errno::ECANCELED);
         }
         let name = &self.request.name[..];
         if name.first() == Some(&0) {
-            self.judge(name)?;
-            return self.connect_to(name);
+            return Ok(Found { judged: name.to_vec(), address: name.to_vec(), _object: None });
         }
         let path = std::ffi::OsStr::from_bytes(name);
         let object = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
         let handle = format!("/proc/self/fd/{}", object.as_raw_fd());
-        self.judge(&readlink(handle.as_str())?.into_vec())?;
-        self.connect_to(handle.as_bytes())
+        let judged = readlink(handle.as_str())?.into_vec();
+        Ok(Found { judged, address: handle.into_bytes(), _object: Some(object) })
     }
 
     fn judge(&self, name: &[u8]) -> Result<(), Errno> {
         // First who asks, then whether anybody may.
         (self.asker.rules)(name).map_err(|_| Errno::EACCES)?;
+        // Not under the lock: the rules' symbolic links may lie on a file system that does not answer.
         let policy = Arc::clone(&self.connector.policy.read().expect("a panic ends the process"));
         if policy.serves(name) {
             return Ok(());
@@ -102,7 +130,8 @@ impl Attempt<'_> {
         Err(Errno::EACCES)
     }
 
-    fn connect_to(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
+    fn connect_to(&self, found: &Found) -> Result<OwnedFd, Errno> {
+        let name = &found.address[..];
         let socket = unix::socket(self.request.kind, true)?;
         if self.request.named {
             unix::autobind(socket.as_fd())?;

@@ -7,7 +7,8 @@ use std::path::Path;
 use farside::auth::KeyLine;
 use farside::errno::Errno;
 use farside::policy::{
-    Accounts, ExecList, ExecQuery, FsList, FsOp, Machine, Network, PathGlob, PeerFile, TextGlob, Within, with_keys,
+    Accounts, AsWritten, ExecList, ExecQuery, FsList, FsOp, Machine, Network, PathGlob, PeerFile, TextGlob, Within,
+    with_keys,
 };
 use farside::trust::HostKey;
 
@@ -74,17 +75,17 @@ fn peer_file(text: &str) {
     let machine = Machine::default();
     for path in IMPOSSIBLE {
         let query = ExecQuery { path, args: &[], uid: 7, gid: 7, groups: &[] };
-        assert!(file.policy.exec(&machine, &Nobody, &query).is_err());
-        assert!(file.policy.uds(path).is_err() && file.policy.mount(&machine, path).is_err());
-        assert!(file.policy.fs(&machine, path, false).is_err());
+        assert!(file.policy.exec(&machine, &Nobody, &AsWritten, &query).is_err());
+        assert!(file.policy.uds(&AsWritten, path).is_err() && file.policy.mount(&machine, &AsWritten, path).is_err());
+        assert!(file.policy.fs(&machine, &AsWritten, path, false).is_err());
     }
     for path in [&b"/"[..], b"/a", b"/a/b", b"/usr/bin/x"] {
         // What may be mounted may be read, and what may be mounted for writing may be written.
-        if let Ok(mount) = file.policy.mount(&machine, path) {
-            assert!(file.policy.fs(&machine, path, !mount.grant.read_only).is_ok());
+        if let Ok(mount) = file.policy.mount(&machine, &AsWritten, path) {
+            assert!(file.policy.fs(&machine, &AsWritten, path, !mount.grant.read_only).is_ok());
         }
-        if file.policy.fs(&machine, path, true).is_ok() {
-            assert!(file.policy.fs(&machine, path, false).is_ok());
+        if file.policy.fs(&machine, &AsWritten, path, true).is_ok() {
+            assert!(file.policy.fs(&machine, &AsWritten, path, false).is_ok());
         }
     }
     // A line in a key's place never changes what people wrote about anything else.
