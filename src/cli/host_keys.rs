@@ -367,12 +367,12 @@ mod tests {
     use crate::sys::tempdir::PrivateDir;
 
     fn keys(dir: &PrivateDir) -> Arc<Keys> {
-        Keys::of(Store::new(dir.path()), Users::default()).unwrap()
+        Keys::of(Store::new(dir.path()), Users::default(), Grants::default()).unwrap()
     }
 
     fn shown(key: PublicKey) -> Shown {
         let ends = Ends { here: "10.0.0.1:1".parse().unwrap(), there: "10.0.0.2:2".parse().unwrap() };
-        Shown { key, ends, binding: [0; 32], dialled: false }
+        Shown { key, ends, binding: [0; 32], dialled: false, role: None }
     }
 
     fn trust(dir: &PrivateDir, name: &str, key: PublicKey) {
