@@ -8,32 +8,35 @@
 use std::net::ToSocketAddrs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::access::{OfDaemon, serve_programs};
 use super::daemon;
 use super::guide_link::GuideLink;
+use super::logs;
 use super::notify::Notify;
+use super::opened::Services;
 use super::uds::UdsArgs;
+use crate::audit;
 use crate::config::{self, NodeConfig, Pass, PassedDevice, config_dir};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Maker, OnRefusal, Pump, PumpKind};
-use crate::limits::{ARENAS_BESIDE, CARRY_DEADLINE_MS, CONNECT_DEADLINE_MS, RECORD_MAX};
+use crate::limits::{ARENAS_BESIDE, CARRY_DEADLINE_MS, RECORD_MAX};
 use crate::link::conn::Conn;
-use crate::link::{Door, FileServer, First, Handler, Incoming, Node, NodeOptions, Peer, Pending, Terms, keep_session};
+use crate::link::{Door, FileServer, First, Node, NodeOptions, Peer, Pending, Terms, keep_session};
 use crate::qtfs::far::{Exports, serve};
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
 use crate::ring::Wish;
 use crate::sys::scm::Credentials;
 use crate::sys::unix::{self, SocketKind};
-use crate::sys::{memory, nofile, peer};
-use crate::trust::{Rights, Standing, SystemLinks};
-use crate::udsproxyd::far::{Cancel, Far};
+use crate::sys::{memory, nofile};
+use crate::trust::Rights;
+use crate::udsproxyd::far::Far;
 use crate::udsproxyd::near::{self, End, FarSide, FarStream};
-use crate::udsproxyd::wire::{ConnectRequest, Listener, printable};
+use crate::udsproxyd::wire::{ConnectRequest, Listener};
 use crate::vouch::{Carriage, Command, Commands};
 use crate::wire::service;
 
@@ -51,6 +54,7 @@ pub(super) struct Plan {
     pub(super) exports: Option<Exports>,
     /// What passed fds of the peer's may stand for here.
     pub(super) pass: Pass,
+    pub(super) log: config::Log,
 }
 
 impl From<Pass> for Maker {
@@ -69,95 +73,14 @@ impl From<Pass> for Maker {
     }
 }
 
-struct Services {
-    exec: Option<rexec::Server>,
-    uds: Option<Arc<Far>>,
-    rights: Rights,
-}
-
-impl Handler for Services {
-    fn on_open(&self, incoming: Incoming) {
-        if incoming.peer.known.bearer.is_some() && incoming.service != service::EXEC {
-            tracing::warn!(peer = %incoming.peer, "refused: a voucher is for commands alone");
-            return incoming.stream.refuse(Errno::EPERM);
-        }
-        match (incoming.service, &self.exec, &self.uds) {
-            (service::EXEC, Some(exec), _) => exec.on_open(incoming),
-            (service::UDS, _, Some(uds)) => connect(uds, &self.rights, incoming),
-            (number, ..) => {
-                tracing::warn!(peer = %incoming.peer, "refused: this node has no service {number}");
-                incoming.stream.refuse(Errno::EOPNOTSUPP);
-            }
-        }
-    }
-}
-
-/// A program of the peer's machine wants one of this machine's sockets.
-fn connect(uds: &Far, rights: &Rights, incoming: Incoming) {
-    let Incoming { request, peer, stream, .. } = incoming;
-    let request = match ConnectRequest::decode(&request) {
-        Ok(request) => request,
-        Err(e) => {
-            tracing::error!(%peer, "{e}");
-            return stream.refuse(Errno::EPROTO);
-        }
-    };
-    let (uid, name) = (request.caller.uid, printable(&request.name));
-    let (kind, speaks_as) = (request.kind, speaks_as(request.caller.uid, request.caller.gid));
-    let deadline = Instant::now() + Duration::from_millis(CONNECT_DEADLINE_MS);
-    let standing = rights(peer.known.key);
-    // By which rule, for the one line that is said of each; none was asked if there is no such socket.
-    let by = Arc::new(Mutex::new(String::new()));
-    let judged = Arc::clone(&by);
-    let rules = Box::new(move |name: &[u8]| {
-        let verdict = may_connect(&standing, name);
-        let line = verdict.as_ref().unwrap_or_else(|denied| denied).clone();
-        *judged.lock().expect("no holder panics: panic is abort") = line;
-        verdict
-    });
-    uds.start(request, deadline, Cancel::default(), rules, move |result| {
-        let by = by.lock().expect("no holder panics: panic is abort").clone();
-        match result {
-            Ok(fd) => {
-                tracing::info!(%peer, uid, "connect {name}: {by}");
-                let said = listener_of(&fd, kind);
-                stream.attach_on(pump(fd, kind), Terms { said, speaks_as });
-            }
-            Err(errno) => {
-                tracing::info!(%peer, uid, "connect {name}: {} {by}", errno.desc());
-                stream.refuse(errno);
-            }
-        }
-    });
-}
-
 /// Whom a receiver with SO_PASSCRED is shown: a message is of whoever speaks over there. Only root may say another than
 /// itself, and need not say so of root.
-fn speaks_as(uid: u32, gid: u32) -> Option<Credentials> {
+pub(super) fn speaks_as(uid: u32, gid: u32) -> Option<Credentials> {
     static ROOT: LazyLock<bool> = LazyLock::new(|| nix::unistd::geteuid().is_root());
     (*ROOT && (uid, gid) != (0, 0)).then_some(Credentials { uid, gid })
 }
 
-/// For the caller's SO_PEERCRED. A datagram socket has no listener.
-fn listener_of(fd: &OwnedFd, kind: SocketKind) -> Vec<u8> {
-    if kind == SocketKind::Datagram {
-        return Vec::new();
-    }
-    peer::peer(fd.as_fd()).map_or_else(|_| Vec::new(), |p| Listener { uid: p.uid, gid: p.gid }.encode())
-}
-
-fn may_connect(standing: &Standing, name: &[u8]) -> Result<String, String> {
-    match standing {
-        Standing::Everything => Ok("by this machine itself".into()),
-        Standing::Peer(_, peer) => match peer.policy.uds(&SystemLinks, name) {
-            Ok(allowed) => Ok(allowed.to_string()),
-            Err(denied) => Err(denied.to_string()),
-        },
-        Standing::Nothing => Err("its key is not trusted any more".into()),
-    }
-}
-
-fn pump(fd: OwnedFd, kind: SocketKind) -> Pump {
+pub(super) fn pump(fd: OwnedFd, kind: SocketKind) -> Pump {
     let kind = match kind {
         SocketKind::Stream => PumpKind::Socket,
         SocketKind::SeqPacket => PumpKind::SeqPacket,
@@ -249,6 +172,9 @@ impl FileServer for Files {
 pub(super) fn run(plan: Plan) -> OsResult<()> {
     memory::limit_arenas(plan.workers + ARENAS_BESIDE);
     let taken = daemon::take_signals()?;
+    // Threads, and so behind the signals.
+    logs::tell_what_is_left_out()?;
+    audit::keep(plan.log.audit.as_deref())?;
     if let Err(e) = nofile::raise() {
         tracing::warn!("the limit of open files stays as it is: {e}");
     }
@@ -286,6 +212,7 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
         if let Some(Err(e)) = plan.access.keys().map(|keys| keys.reload()) {
             tracing::error!("keys and peers stay as they were: {e}");
         }
+        reload_audit();
         if let Some(local) = &local {
             local.reload();
         }
@@ -298,6 +225,15 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     }
     daemon::leave(&node);
     local.map_or(Ok(()), Local::close)
+}
+
+/// Opens the audit log anew, where node.toml says now.
+fn reload_audit() {
+    let kept = NodeConfig::load(&config_dir()).map_err(|e| e.to_string());
+    let kept = kept.and_then(|config| audit::keep(config.log.audit.as_deref()).map_err(|e| e.to_string()));
+    if let Err(e) = kept {
+        tracing::error!("the audit log stays as it was: {e}");
+    }
 }
 
 /// What a server does, in a line.

@@ -21,11 +21,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::judge::{Judged, judge};
 use super::wire::{CHDIR, LISTEN_PID, Message, REQUEST_MAX, Request, Signal, Status};
+use crate::audit;
 use crate::auth::Bearer;
 use crate::errno::{Errno, OsError, OsResult, Step as _};
 use crate::fdpass::{Pump, PumpKind};
 use crate::limits::{COMMANDS_MAX, EXEC_REQUEST_DEADLINE_MS};
 use crate::link::{Attached, Incoming, Peer};
+use crate::lograte::Condition;
 use crate::sys::spawn::{Identity, Keeper, Order, Plan, Report, Step};
 use crate::sys::{caps, frames, sched, scm};
 use crate::trust::{Rights, Standing};
@@ -34,20 +36,28 @@ use crate::wire::{WireResult, bad};
 /// The exec service of a node.
 pub struct Server {
     running: Arc<AtomicUsize>,
+    /// COMMANDS_MAX are running.
+    full: Condition,
     rights: Rights,
 }
 
 impl Server {
     pub fn new(rights: Rights) -> Self {
-        Self { running: Arc::default(), rights }
+        Self { running: Arc::default(), full: Condition::default(), rights }
     }
 
     /// Called on a worker for each OPEN of the service.
     pub fn on_open(&self, incoming: Incoming) {
         if self.running.fetch_add(1, Ordering::Relaxed) >= COMMANDS_MAX {
             self.running.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(peer = %incoming.peer, "exec refused: {COMMANDS_MAX} commands are running");
+            if self.full.begins(Instant::now()) {
+                let peer = &incoming.peer;
+                tracing::warn!(%peer, "exec: {COMMANDS_MAX} commands are running: further ones are refused");
+            }
             return incoming.stream.refuse(Errno::EAGAIN);
+        }
+        if self.full.ends(Instant::now()) {
+            tracing::info!("exec: fewer than {COMMANDS_MAX} commands are running again");
         }
         let Incoming { peer, stream, request, .. } = incoming;
         let bearer = match bearer(&peer, &request) {
@@ -136,11 +146,13 @@ impl Command {
             Ok(judged) => judged,
             Err(e) => {
                 tracing::warn!(peer = %self.peer, uid, "exec {line}: refused: {}", e.on);
+                self.note(uid, &line, &format!("refused: {}", e.on));
                 return self.say(&Message::Failed { errno: e.errno, step: told(&e) });
             }
         };
         // `leave` holds the judged file open until the command has begun.
-        tracing::info!(peer = %self.peer, uid, "exec {line}: {}", leave.by);
+        tracing::debug!(peer = %self.peer, uid, "exec {line}: {}", leave.by);
+        self.note(uid, &line, &leave.by);
         let keeper = match Keeper::start(plan) {
             Ok(keeper) => keeper,
             Err(e) => return self.say(&Message::Failed { errno: e.errno, step: e.op.into() }),
@@ -151,6 +163,11 @@ impl Command {
         }
         keeper.wait();
         result
+    }
+
+    /// For the audit log.
+    fn note(&self, uid: u32, line: &str, verdict: &str) {
+        audit::note(|| format!("peer={} uid={uid} exec {line}: {verdict}", self.peer.known.name));
     }
 
     /// The request's length comes with the fds, the request behind it.

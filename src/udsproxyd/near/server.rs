@@ -6,10 +6,10 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::abstract_name::Names;
 use super::ask::Desk;
@@ -21,6 +21,7 @@ use super::view::Proc;
 use super::{FarSide, Options};
 use crate::errno::{Errno, OsResult, Step};
 use crate::limits::{ASK_STACK_BYTES, ASK_THREADS_KEPT, ASKS_MAX};
+use crate::lograte::Condition;
 use crate::sys::unix;
 
 /// The daemon's local side, listening.
@@ -40,6 +41,7 @@ struct Shared {
     control: Control,
     counts: Mutex<Counts>,
     ended: Condvar,
+    starved: Condition,
 }
 
 #[derive(Default)]
@@ -64,7 +66,14 @@ impl Server {
         });
         let exports = Exports::new(desk.clone());
         exports.set(&options.exports)?;
-        let shared = Shared { exports, desk, control, counts: Mutex::default(), ended: Condvar::new() };
+        let shared = Shared {
+            exports,
+            desk,
+            control,
+            counts: Mutex::default(),
+            ended: Condvar::new(),
+            starved: Condition::default(),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -135,11 +144,18 @@ fn serve(shared: &Arc<Shared>) {
             return;
         }
         match accepted {
-            Ok(control) => shared.desk.serve(control),
+            Ok(control) => {
+                if shared.starved.ends(Instant::now()) {
+                    info!("programs that ask are accepted again");
+                }
+                shared.desk.serve(control);
+            }
             Err(Errno::EAGAIN) => shared.desk.private.forget(),
             Err(Errno::EINTR | Errno::ECONNABORTED) => {}
             Err(errno) => {
-                warn!(%errno, "accept");
+                if shared.starved.begins(Instant::now()) {
+                    warn!(%errno, "programs that ask wait: they cannot be accepted");
+                }
                 // EMFILE and the like: the asker stays in the backlog; trying at once would only spin.
                 thread::sleep(Duration::from_millis(10));
             }
