@@ -38,8 +38,18 @@ pub struct NodeConfig {
     /// Programs of this machine.
     #[serde(default)]
     pub local: Local,
+    #[serde(default)]
+    pub log: Log,
     /// What `farside dpu up` builds; only on the DPU.
     pub offload: Option<Offload>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// A file that gets a line for each operation that a daemon of this machine has allowed or refused. Without it allowed
+    /// ones are said by `--log debug` alone.
+    pub audit: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]

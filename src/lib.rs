@@ -24,6 +24,9 @@ pub mod mux;
 pub mod sys;
 pub mod wire;
 
+pub mod audit;
+pub mod lograte;
+
 pub mod config;
 pub mod errno;
 pub mod limits;

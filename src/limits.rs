@@ -91,6 +91,20 @@ pub const FAILED_FORGET_S: u64 = 600;
 /// Addresses whose failures are counted, 64 bytes each; above it the counting begins anew.
 pub const FAILED_ADDRESSES_MAX: usize = 4096;
 
+/// Lines that one source may say at one place of the log in LOG_WINDOW: what a person reads, and more than a start or a
+/// mistake in a set-up makes. So a source makes a line a second at each place, and one that counts the others.
+pub const LOG_BURST: u32 = 10;
+pub const LOG_WINDOW: Duration = Duration::from_secs(10);
+/// Sources whose lines are counted, about 150 bytes each; more of them share one measure. So many lines a second is the
+/// most that who has many addresses or users can make.
+pub const LOG_SOURCES_MAX: usize = 256;
+/// A condition that has not been met for so long is over: a listener without fds accepts one client now and then.
+pub const CONDITION_OVER: Duration = Duration::from_secs(5);
+/// Lines that wait for the audit log's thread: two seconds of 2,000 connects each, for a disk that is slow.
+pub const AUDIT_QUEUE_MAX: usize = 4096;
+/// One of them: a name of PATH_MAX escaped would be longer, and is cut. All of the queue is 8 MiB.
+pub const AUDIT_LINE_MAX: usize = 2048;
+
 /// How often a daemon looks whether the files with keys and peers have changed: a stat of each, on a thread of its own.
 pub const TRUST_LOOK: Duration = Duration::from_millis(200);
 /// Between two looks that strangers ask for, so that many of them cost what one does: 1,000 files take a few milliseconds.

@@ -206,7 +206,8 @@ fn either_machine_may_be_the_server() {
 fn carrying(pair: &Pair, users: &str) -> Running {
     pair.lab.write(pair.near, "/etc/farside/node.toml", &format!("[local]\nusers = {users}\n"));
     let port = PORT.to_string();
-    let daemon = pair.lab.spawn(pair.near, &[bin("udsproxyd"), "1", DPU_ADDR, "7776", HOST_ADDR, &port]);
+    let daemon =
+        pair.lab.spawn(pair.near, &[bin("udsproxyd"), "1", DPU_ADDR, "7776", HOST_ADDR, &port, "--log", "debug"]);
     daemon.wait_for("session up");
     daemon
 }
@@ -443,7 +444,11 @@ fn killing_the_stand_in_kills_its_qemu() {
 #[track_caller]
 fn vouching(pair: &Pair, users: &str) -> Running {
     pair.lab.write(pair.near, "/etc/farside/node.toml", &format!("[local]\nusers = {users}\n"));
-    let server = pair.lab.spawn_with(pair.near, &[("CMD_NET_ADDR", "tcp://127.0.0.1:7999")], &[bin("rexec_server")]);
+    let server = pair.lab.spawn_with(
+        pair.near,
+        &[("CMD_NET_ADDR", "tcp://127.0.0.1:7999")],
+        &[bin("rexec_server"), "--log", "debug"],
+    );
     server.wait_for("serving on");
     server
 }

@@ -1,6 +1,8 @@
 //! Nobody gets in who does not belong: two machines in a lab, and what each is told and logs.
 
 mod lab;
+#[path = "trust/logs.rs"]
+mod logs;
 #[path = "trust/rules.rs"]
 mod rules;
 
@@ -17,7 +19,8 @@ fn addr() -> [(&'static str, &'static str); 1] {
 
 #[track_caller]
 fn serve(lab: &Lab) -> Running {
-    let server = lab.spawn_with(Host, &[("CMD_NET_ADDR", "tcp://0.0.0.0:7777")], &[bin("rexec_server")]);
+    let log = ("RUST_LOG", "farside::rexec=debug,info");
+    let server = lab.spawn_with(Host, &[("CMD_NET_ADDR", "tcp://0.0.0.0:7777"), log], &[bin("rexec_server")]);
     server.wait_for("serving on");
     server
 }

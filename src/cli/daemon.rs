@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
 use super::access::OfDaemon;
 use super::host_keys::Keys;
+use super::logs::Measured;
 use crate::errno::OsResult;
 use crate::limits::DRAIN_MS;
 use crate::link::{Node, REFUSED_LOG};
@@ -46,9 +50,9 @@ impl DaemonArgs {
 pub fn init_logs(args: &DaemonArgs) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("RUST_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(&args.log));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(false);
     // A second call is the same program's and changes nothing.
-    let _ = subscriber.with_ansi(false).try_init();
+    let _ = tracing_subscriber::registry().with(filter).with(lines).with(Measured::new()).try_init();
 }
 
 /// Waits for SIGTERM or SIGINT. SIGHUP calls `reload`.

@@ -66,6 +66,7 @@ pub fn main() -> Result<(), String> {
         uds: Some((args.uds, config.uds)),
         exports: Some(exports),
         pass: config.pass,
+        log: config.log,
     };
     services::run(plan).map_err(|e| format!("engine: {e}"))
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::services::{pump, speaks_as};
+use crate::audit;
 use crate::auth::PublicKey;
 use crate::errno::Errno;
 use crate::limits::CONNECT_DEADLINE_MS;
@@ -48,7 +49,7 @@ impl Handler for Services {
 
     fn on_open(&self, incoming: Incoming) {
         if incoming.peer.known.bearer.is_some() && incoming.service != service::EXEC {
-            tracing::warn!(peer = %incoming.peer, "refused: a voucher is for commands alone");
+            refused(&incoming.peer, "a voucher is for commands alone");
             return incoming.stream.refuse(Errno::EPERM);
         }
         let standing = (self.rights)(incoming.peer.known.key);
@@ -62,17 +63,24 @@ impl Handler for Services {
                 Err(why) => self.refuse(incoming, "connect", &why),
             },
             (number, ..) => {
-                tracing::warn!(peer = %incoming.peer, "refused: this node has no service {number}");
+                refused(&incoming.peer, &format!("this node has no service {number}"));
                 incoming.stream.refuse(Errno::EOPNOTSUPP);
             }
         }
     }
 }
 
+/// A stream that no service is asked about.
+fn refused(peer: &Peer, why: &str) {
+    tracing::warn!(%peer, "refused: {why}");
+    audit::note(|| format!("peer={} refused: {why}", peer.known.name));
+}
+
 impl Services {
     /// One that may ask for nothing of that kind.
     fn refuse(&self, incoming: Incoming, what: &str, why: &str) {
         let peer = &incoming.peer;
+        audit::note(|| format!("peer={} {what} refused: {why}", peer.known.name));
         match self.refused.due((peer.known.key, incoming.service), Instant::now()) {
             Some(0) => tracing::warn!(%peer, "{what} refused: {why}"),
             Some(unsaid) => tracing::warn!(%peer, "{what} refused: {why} (and {unsaid} more that were not logged)"),
@@ -96,29 +104,52 @@ fn connect(uds: &Far, standing: Standing, incoming: Incoming) {
     let (kind, speaks_as) = (request.kind, speaks_as(request.caller.uid, request.caller.gid));
     let deadline = Instant::now() + Duration::from_millis(CONNECT_DEADLINE_MS);
     // By which rule, for the one line that is said of each; none was asked if there is no such socket.
-    let by = Arc::new(Mutex::new(String::new()));
-    let judged = Arc::clone(&by);
+    let verdict = Arc::new(Mutex::new(None));
+    let judged = Arc::clone(&verdict);
     let rules = Box::new(move |name: &[u8]| {
         let verdict = may_connect(&standing, name);
-        let line = verdict.as_ref().unwrap_or_else(|denied| denied).clone();
-        *judged.lock().expect("no holder panics: panic is abort") = line;
+        *judged.lock().expect("no holder panics: panic is abort") = Some(verdict.clone());
         verdict
     });
     let asker = Asker { key: peer.known.key, rules };
     uds.start(request, deadline, Cancel::default(), asker, move |result| {
-        let by = by.lock().expect("no holder panics: panic is abort").clone();
+        let verdict = verdict.lock().expect("no holder panics: panic is abort").take();
+        tell_of_connect(&peer, uid, &name, result.as_ref().map(drop).map_err(|errno| *errno), verdict);
         match result {
             Ok(fd) => {
-                tracing::info!(%peer, uid, "connect {name}: {by}");
                 let said = listener_of(&fd, kind);
                 stream.attach_on(pump(fd, kind), Terms { said, speaks_as });
             }
-            Err(errno) => {
-                tracing::info!(%peer, uid, "connect {name}: {} {by}", errno.desc());
-                stream.refuse(errno);
-            }
+            Err(errno) => stream.refuse(errno),
         }
     });
+}
+
+/// What the logs say of a connect: the usual one of those that were refused alone.
+fn tell_of_connect(
+    peer: &Peer,
+    uid: u32,
+    name: &str,
+    result: Result<(), Errno>,
+    verdict: Option<Result<String, String>>,
+) {
+    let (refused, line) = match (result, verdict) {
+        (Ok(()), verdict) => (false, verdict.and_then(Result::ok).unwrap_or_default()),
+        (Err(_), Some(Err(denied))) => (true, denied),
+        // The rules of node.toml, or the socket's own permissions.
+        (Err(errno @ Errno::EACCES), Some(Ok(by))) => (true, format!("{by}, but {}", errno.desc())),
+        (Err(errno), verdict) => {
+            let by = verdict.and_then(Result::ok).unwrap_or_default();
+            (false, [errno.desc(), &by].join(" ").trim_end().to_owned())
+        }
+    };
+    if refused {
+        tracing::info!(%peer, uid, "connect {name}: {line}");
+    } else {
+        tracing::debug!(%peer, uid, "connect {name}: {line}");
+    }
+    let refused = if refused { "refused: " } else { "" };
+    audit::note(|| format!("peer={} uid={uid} uds {name}: {refused}{line}", peer.known.name));
 }
 
 /// For the caller's SO_PEERCRED. A datagram socket has no listener.

@@ -11,6 +11,7 @@ mod guide_link;
 mod host_keys;
 mod incoming;
 mod keys;
+mod logs;
 pub mod mount;
 mod node;
 mod notify;

@@ -47,6 +47,7 @@ fn run(args: HostArgs) -> Result<(), String> {
         uds: Some((args.uds, config.uds)),
         exports: Some(Exports::new(config.exports, None)),
         pass: config.pass,
+        log: config.log,
     };
     services::run(plan).map_err(|e| format!("farside host: {e}"))
 }

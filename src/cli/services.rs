@@ -16,8 +16,10 @@ use super::access::{OfDaemon, serve_programs};
 use super::daemon;
 use super::guide_link::GuideLink;
 use super::incoming::{Files, Services};
+use super::logs;
 use super::notify::Notify;
 use super::uds::UdsArgs;
+use crate::audit;
 use crate::config::{self, NodeConfig, Pass, PassedDevice, config_dir};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Maker, OnRefusal, Pump, PumpKind};
@@ -51,6 +53,7 @@ pub(super) struct Plan {
     pub(super) exports: Option<Exports>,
     /// What passed fds of the peer's may stand for here.
     pub(super) pass: Pass,
+    pub(super) log: config::Log,
 }
 
 impl From<Pass> for Maker {
@@ -155,6 +158,9 @@ impl Commands for Carrier {
 pub(super) fn run(plan: Plan) -> OsResult<()> {
     memory::limit_arenas(plan.workers + ARENAS_BESIDE);
     let taken = daemon::take_signals()?;
+    // Threads, and so behind the signals.
+    logs::tell_what_is_left_out()?;
+    audit::keep(plan.log.audit.as_deref())?;
     if let Err(e) = nofile::raise() {
         tracing::warn!("the limit of open files stays as it is: {e}");
     }
@@ -195,6 +201,7 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
         if let Some(Err(e)) = plan.access.keys().map(|keys| keys.reload()) {
             tracing::error!("keys and peers stay as they were: {e}");
         }
+        reload_audit();
         if let Some(local) = &local {
             local.reload();
         }
@@ -207,6 +214,15 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     }
     daemon::leave(&node);
     local.map_or(Ok(()), Local::close)
+}
+
+/// Opens the audit log anew, where node.toml says now.
+fn reload_audit() {
+    let kept = NodeConfig::load(&config_dir()).map_err(|e| e.to_string());
+    let kept = kept.and_then(|config| audit::keep(config.log.audit.as_deref()).map_err(|e| e.to_string()));
+    if let Err(e) = kept {
+        tracing::error!("the audit log stays as it was: {e}");
+    }
 }
 
 /// What a server does, in a line.

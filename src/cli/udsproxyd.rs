@@ -51,6 +51,7 @@ pub fn main() -> Result<(), String> {
         uds: Some((args.uds, config.uds)),
         exports: None,
         pass: config.pass,
+        log: config.log,
     };
     services::run(plan).map_err(|e| format!("udsproxyd: {e}"))
 }

@@ -22,12 +22,14 @@ use super::node::Node;
 use crate::auth::{Bearer, Established, Handshake, Opened, Progress};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::{HELLO_DEADLINE_MS, HELLO_MAX, TRUST_AWAIT_MS};
+use crate::lograte::Condition;
 use crate::wire::hello::Hello;
 
 #[derive(Debug)]
 pub struct Door {
     listeners: Vec<TcpListener>,
     pub(super) node: Node,
+    starved: Condition,
 }
 
 impl Door {
@@ -58,7 +60,7 @@ impl Door {
         for e in failed {
             tracing::warn!("left out: {e}");
         }
-        Ok(Some(Self { listeners, node }))
+        Ok(Some(Self { listeners, node, starved: Condition::default() }))
     }
 
     /// The addresses that are really listened on (a port 0 was chosen by the kernel).
@@ -121,11 +123,16 @@ impl Door {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) => {
                     // EMFILE and the like: those who wait keep their places; a short pause instead of a busy loop.
-                    tracing::warn!("accept: {e}");
+                    if self.starved.begins(Instant::now()) {
+                        tracing::warn!("peers wait: they cannot be accepted: {e}");
+                    }
                     std::thread::sleep(Duration::from_millis(20));
                     return;
                 }
             };
+            if self.starved.ends(Instant::now()) {
+                tracing::info!("peers are accepted again");
+            }
             let (Ok(here), Ok(())) = (stream.local_addr(), stream.set_nonblocking(true)) else { continue };
             let ends = Ends { here, there };
             let stage = match self.first_stage(ends) {

@@ -20,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::judge::{Judged, judge};
 use super::wire::{CHDIR, LISTEN_PID, Message, REQUEST_MAX, Request, Signal, Status};
+use crate::audit;
 use crate::auth::{Bearer, PublicKey};
 use crate::errno::{Errno, OsError, OsResult, Step as _};
 use crate::fdpass::{Pump, PumpKind};
@@ -138,11 +139,13 @@ impl Command {
             Ok(judged) => judged,
             Err(e) => {
                 tracing::warn!(peer = %self.peer, uid, "exec {line}: refused: {}", e.on);
+                self.note(uid, &line, &format!("refused: {}", e.on));
                 return self.say(&Message::Failed { errno: e.errno, step: told(&e) });
             }
         };
         // `leave` holds the judged file open until the command has begun.
-        tracing::info!(peer = %self.peer, uid, "exec {line}: {}", leave.by);
+        tracing::debug!(peer = %self.peer, uid, "exec {line}: {}", leave.by);
+        self.note(uid, &line, &leave.by);
         let keeper = match Keeper::start(plan) {
             Ok(keeper) => keeper,
             Err(e) => return self.say(&Message::Failed { errno: e.errno, step: e.op.into() }),
@@ -153,6 +156,11 @@ impl Command {
         }
         keeper.wait();
         result
+    }
+
+    /// For the audit log.
+    fn note(&self, uid: u32, line: &str, verdict: &str) {
+        audit::note(|| format!("peer={} uid={uid} exec {line}: {verdict}", self.peer.known.name));
     }
 
     /// The request's length comes with the fds, the request behind it.

@@ -74,16 +74,18 @@ fn is_memory_device(fd: BorrowedFd<'_>) -> bool {
 
 fn queue(fd: OwnedFd) {
     if CLOSERS.submit(fd) == CLOSING_MAX {
-        tracing::warn!("{CLOSING_MAX} files that programs sent can't be closed: their file system does not answer");
-        CHOKED.store(true, Ordering::Relaxed);
+        if !CHOKED.swap(true, Ordering::Relaxed) {
+            let what = "files that programs sent can't be closed: their file system does not answer";
+            tracing::warn!("{CLOSING_MAX} {what}; programs can pass no more until it does");
+        }
         // They may all have been closed since.
         breathe();
     }
 }
 
 fn breathe() {
-    if CLOSERS.waiting() < CLOSING_MAX / 2 {
-        CHOKED.store(false, Ordering::Relaxed);
+    if CLOSERS.waiting() < CLOSING_MAX / 2 && CHOKED.swap(false, Ordering::Relaxed) {
+        tracing::info!("files that programs sent can be closed again");
     }
 }
 

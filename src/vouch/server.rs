@@ -12,13 +12,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 use socket2::SockRef;
 
 use super::carriage::{Carriage, Command, Commands};
 use super::wire::{ASK_MAX, Ask, CommandAsk, decode_ask, encode_answer};
+use crate::audit;
 use crate::auth::{Bearer, Binding};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::{
@@ -26,6 +27,7 @@ use crate::limits::{
     VOUCH_BACKLOG, VOUCH_PATIENCE_MS, VOUCHERS_A_USER, VOUCHERS_MAX, VOUCHERS_WAITING_A_USER,
 };
 use crate::link::{Authority, Judged, Shown};
+use crate::lograte::Condition;
 use crate::sys::closer::{self, Received};
 use crate::sys::fair::Share;
 use crate::sys::fair_pool::FairPool;
@@ -104,9 +106,13 @@ fn prepare(dir: &Path) -> OsResult<()> {
 fn serve(listener: &OwnedFd, daemon: &Arc<Daemon>) {
     let share = Share { each: VOUCHERS_A_USER, waiting: VOUCHERS_WAITING_A_USER };
     let vouchers = FairPool::new(bounds("voucher", VOUCHERS_MAX), share);
+    let starved = Condition::default();
     loop {
         match unix::accept(listener.as_fd()) {
             Ok(asker) => {
+                if starved.ends(Instant::now()) {
+                    tracing::info!("clients that want a voucher are accepted again");
+                }
                 let patience = Some(Duration::from_millis(VOUCH_PATIENCE_MS));
                 let socket = SockRef::from(&asker);
                 if socket.set_read_timeout(patience).and_then(|()| socket.set_write_timeout(patience)).is_err() {
@@ -118,7 +124,9 @@ fn serve(listener: &OwnedFd, daemon: &Arc<Daemon>) {
             // Shut down: the daemon ends.
             Err(Errno::EINVAL) => return,
             Err(errno) => {
-                tracing::warn!(%errno, "accept an asker for a voucher");
+                if starved.begins(Instant::now()) {
+                    tracing::warn!(%errno, "clients that want a voucher wait: they cannot be accepted");
+                }
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
@@ -184,6 +192,7 @@ impl Daemon {
         let (uid, pid) = (who.peer.uid, who.peer.pid);
         if !self.host.may_ask(uid, who.peer.gid, &who.groups) {
             tracing::warn!(uid, pid, "no voucher: this user may not reach other machines");
+            audit::note(|| format!("uid={uid} pid={pid} voucher: refused: this user may not reach other machines"));
             let why = "may not use this machine's key; an administrator may put it into the group `farside`, or into \
                        [local] users of node.toml";
             return Some((who, Err(format!("user {uid} {why}"))));
@@ -222,7 +231,10 @@ impl Daemon {
                 .and_then(|bearer| Command::new(ask, taken(), bearer))
                 .and_then(|command| commands.carry(command, &mut give));
             match carried {
-                Ok(()) => tracing::info!(uid, pid, %to, "carries a command"),
+                Ok(()) => {
+                    tracing::debug!(uid, pid, %to, "carries a command");
+                    audit::note(|| format!("uid={uid} pid={pid} command to {to}: carried"));
+                }
                 Err(why) => _ = say(&asker, &Err(why), &[]),
             }
         });
@@ -264,6 +276,7 @@ fn vouch(asker: BorrowedFd<'_>, who: Who, shown: &Shown, host: &dyn Host) -> Res
     let judged = host.judge(shown).map_err(|stranger| stranger.log)?;
     let (uid, pid) = (who.peer.uid, who.peer.pid);
     let voucher = host.vouch(&shown.binding, &who.bearer(asker)?)?;
-    tracing::info!(uid, pid, peer = judged.name, addr = %shown.ends.there, "vouched for");
+    tracing::debug!(uid, pid, peer = judged.name, addr = %shown.ends.there, "vouched for");
+    audit::note(|| format!("uid={uid} pid={pid} voucher for {}: given", shown.ends.there));
     Ok(Judged { voucher, ..judged })
 }

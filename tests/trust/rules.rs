@@ -58,7 +58,8 @@ fn a_deny_rule_is_about_what_its_path_is_at_that_moment() {
     let server = serve(&lab);
     let host = lab.spawn(Host, &[bin("engine"), "4", "1", HOST_ADDR, UDS, DPU_ADDR, UDS]);
     let dpu = lab.spawn(Dpu, &[bin("udsproxyd"), "1", DPU_ADDR, UDS, HOST_ADDR, UDS]);
-    (dpu.wait_for("session up"), host.wait_for("session up"));
+    dpu.wait_for("session up");
+    host.wait_for("session up");
     let preload = format!("LD_PRELOAD={}", shim().display());
     let connect = |path: &str| {
         let ask = format!("import socket\nprint(socket.socket(socket.AF_UNIX).connect_ex('/var/tmp/{path}'))");

@@ -126,6 +126,7 @@ pub fn serve(conn: Conn, exports: &Exports, standing: &Standing) -> Result<(), S
     let name = format!("files for {} ({})", conn.peer_addr, conn.known.name);
     let failed = |what: &dyn fmt::Display| ServeError(format!("{name}: {what}"));
     let first_came = conn.first_came();
+    let peer = conn.known.name.clone();
     let (reader, mut writer, closer) = conn.split().map_err(|e| failed(&e))?;
     let mut reader = frames::reader(reader);
     let mut first = vec![0; FIRST_FRAME_MAX];
@@ -138,6 +139,7 @@ pub fn serve(conn: Conn, exports: &Exports, standing: &Standing) -> Result<(), S
     let Beginning { tree, mode, by } = match begin(&mount, exports, standing) {
         Ok(found) => found,
         Err((errno, text)) => {
+            note(&peer, &mount, &format!("refused: {text}"));
             let no = Mounted::No { errno: errno as i32, text: text.clone() };
             // The near side may be gone; the line here is the same.
             let _ = writer.write_all(&frame(Kind::Mounted, &no.encode()));
@@ -151,12 +153,18 @@ pub fn serve(conn: Conn, exports: &Exports, standing: &Standing) -> Result<(), S
     let yes = Mounted::Yes { read_only: tree.read_only, inflight, mode, token };
     writer.write_all(&frame(Kind::Mounted, &yes.encode())).map_err(|e| failed(&e))?;
     let read_only = if tree.read_only { " read-only" } else { "" };
-    tracing::info!("{name}: mounts {}{read_only}: {by}", mount.path.escape_ascii());
-    let session = Session::new(tree, reader, writer, closer, threads, name);
+    tracing::info!(peer = peer, "{name}: mounts {}{read_only}: {by}", mount.path.escape_ascii());
+    note(&peer, &mount, &format!("{by}{read_only}"));
+    let session = Session::new(tree, reader, writer, closer, threads, (peer, name));
     exports.served.add(token, &session);
     session.run();
     exports.served.remove(token);
     Ok(())
+}
+
+/// For the audit log.
+fn note(peer: &str, mount: &Mount, verdict: &str) {
+    crate::audit::note(|| format!("peer={peer} fs {}: {verdict}", mount.path.escape_ascii()));
 }
 
 /// The tree that a mount asks for, and its root's mode; or the near side's errno and words.

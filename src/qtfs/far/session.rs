@@ -41,6 +41,8 @@ pub(super) struct Session {
     idle: AtomicUsize,
     threads: AtomicUsize,
     threads_max: usize,
+    /// Who mounts, for the log and its measure.
+    peer: String,
     name: String,
 }
 
@@ -51,7 +53,7 @@ impl Session {
         writer: Box<dyn Write + Send>,
         closer: Closer,
         threads: usize,
-        name: String,
+        (peer, name): (String, String),
     ) -> Arc<Self> {
         Arc::new(Self {
             tree,
@@ -62,6 +64,7 @@ impl Session {
             idle: AtomicUsize::new(0),
             threads: AtomicUsize::new(1),
             threads_max: threads,
+            peer,
             name,
         })
     }
@@ -91,7 +94,9 @@ impl Session {
         let body = move || sweeper::sweep(&session.tree.nodes);
         let started = std::thread::Builder::new().name("qtfs-sweep".into()).stack_size(SWEEPER_STACK).spawn(body);
         started
-            .inspect_err(|e| tracing::warn!("{}: no thread to close unused files, which stay open: {e}", self.name))
+            .inspect_err(|e| {
+                tracing::warn!(peer = self.peer, "{}: no thread to close unused files, which stay open: {e}", self.name)
+            })
             .ok()
     }
 
@@ -130,7 +135,7 @@ impl Session {
     /// Does what needs no thread of its own; gives back the length of a request that does.
     fn take(&self, frame: Option<(Kind, usize)>, buf: &[u8]) -> WireResult<Option<usize>> {
         let Some((kind, len)) = frame else {
-            tracing::info!("{}: the near side closed the link", self.name);
+            tracing::info!(peer = self.peer, "{}: the near side closed the link", self.name);
             self.over.store(true, Ordering::Release);
             return Ok(None);
         };
@@ -174,7 +179,7 @@ impl Session {
         let body = move || match crate::sys::caller::prepare_thread() {
             Ok(()) => session.work(),
             Err(e) => {
-                tracing::warn!("{}: a request thread could not be set up: {e}", session.name);
+                tracing::warn!(peer = session.peer, "{}: a request thread could not be set up: {e}", session.name);
                 session.threads.fetch_sub(1, Ordering::AcqRel);
             }
         };
@@ -187,7 +192,7 @@ impl Session {
 
     fn end(&self, why: &ProtocolError) {
         if !self.over.swap(true, Ordering::AcqRel) {
-            tracing::warn!("{}: {why}", self.name);
+            tracing::warn!(peer = self.peer, "{}: {why}", self.name);
         }
         self.closer.close();
     }
@@ -197,7 +202,7 @@ impl Session {
         if let Err(e) = written
             && !self.over.swap(true, Ordering::AcqRel)
         {
-            tracing::info!("{}: the link broke: {e}", self.name);
+            tracing::info!(peer = self.peer, "{}: the link broke: {e}", self.name);
             self.closer.close();
         }
     }

@@ -20,7 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -30,6 +30,7 @@ use nix::sys::socket::{self, AddressFamily, Backlog, Shutdown, SockFlag, SockTyp
 use super::device::Device;
 use crate::errno::{OsResult, Step};
 use crate::limits::{ALIAS_DEADLINE_MS, ALIASES_MAX};
+use crate::lograte::Condition;
 use crate::qtfs::abi::{ENTRY, OUT_HEADER};
 use crate::qtfs::wire::{HostSocket, SocketType};
 
@@ -254,13 +255,23 @@ impl Aliases {
     }
 }
 
+/// No connection can be accepted: as a rule, because this process has no fd for it.
+static STARVED: LazyLock<Condition> = LazyLock::new(Condition::default);
+
 fn accept(listener: &OwnedFd, kind: SocketType, path: &Path, carrier: &dyn SocketCarrier) {
     match crate::sys::file::accept(listener.as_fd()) {
-        Ok(accepted) => carrier.carry(path, kind, accepted),
+        Ok(accepted) => {
+            if STARVED.ends(Instant::now()) {
+                tracing::info!("clients of the host's sockets are accepted again");
+            }
+            carrier.carry(path, kind, accepted);
+        }
         // Gone again, or the listener has ended.
         Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR | Errno::EINVAL) => {}
         Err(e) => {
-            tracing::warn!("{}: accept: {e}", path.display());
+            if STARVED.begins(Instant::now()) {
+                tracing::warn!("{}: clients of the host's sockets wait: they cannot be accepted: {e}", path.display());
+            }
             // Out of fds, most likely: the listener stays readable, and polling it would spin.
             std::thread::sleep(Duration::from_millis(100));
         }

@@ -75,7 +75,7 @@ fn as_caller<T>(
 ) -> Outcome<T> {
     let outcome = thread.act_as(&request.caller, work);
     if let Err(errno) = outcome.result {
-        warn!(uid = request.caller.uid, gid = request.caller.gid, %errno, "refused: can't assume the caller's identity");
+        warn!(caller = request.caller.uid, gid = request.caller.gid, %errno, "refused: can't assume the caller's identity");
     }
     Outcome { result: outcome.result.unwrap_or(Err(Errno::EPERM)), restored: outcome.restored }
 }
@@ -123,7 +123,7 @@ impl Attempt<'_> {
             return Ok(());
         }
         warn!(
-            uid = self.request.caller.uid,
+            caller = self.request.caller.uid,
             name = printable(name),
             "refused: by a rule of node.toml, or because it is this machine's own"
         );

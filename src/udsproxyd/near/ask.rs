@@ -14,6 +14,7 @@ use super::outlets::Outlets;
 use super::private::Private;
 use super::view::{Proc, Target};
 use super::{End, FarSide, FarStream};
+use crate::audit;
 use crate::errno::Errno;
 use crate::limits::{ASK_DEADLINE_MS, CALLER_GROUPS_MAX, CONNECT_DEADLINE_MS};
 use crate::sys::closer::{self, Received};
@@ -98,14 +99,14 @@ impl Desk {
         let mut bytes = [0; REQUEST_MAX];
         let (len, fds) = receive(control, &mut bytes)?;
         let request = Request::decode(&bytes[..len]).map_err(|_| {
-            warn!(pid = asker.pid, "refused: a request that this version does not know");
+            warn!(uid = asker.uid, pid = asker.pid, "refused: a request that this version does not know");
             No::Errno(Errno::EPROTO)
         })?;
         let (local, cwd) = match (fds.as_slice(), request.flags & flags::CWD != 0) {
             ([local], false) => (local, None),
             ([local, cwd], true) => (local, Some(cwd)),
             _ => {
-                warn!(pid = asker.pid, fds = fds.len(), "refused: a request with the wrong fds");
+                warn!(uid = asker.uid, pid = asker.pid, fds = fds.len(), "refused: a request with the wrong fds");
                 return Err(No::Errno(Errno::EPROTO));
             }
         };
@@ -179,6 +180,7 @@ impl Desk {
         let may = users.may(who.uid, who.gid, || peer::groups(socket, CALLER_GROUPS_MAX).unwrap_or_default());
         if !may {
             warn!(uid = who.uid, pid = who.pid, "refused: this uid may not ask");
+            audit::note(|| format!("uid={} pid={} connect: refused: this uid may not ask", who.uid, who.pid));
         }
         may
     }
@@ -239,6 +241,11 @@ impl Desk {
     pub(super) fn ask_far(&self, request: &ConnectRequest) -> Result<Box<dyn FarStream>, No> {
         let deadline = Instant::now() + Duration::from_millis(CONNECT_DEADLINE_MS);
         let result = self.far.connect(request, deadline);
+        let (uid, name) = (request.caller.uid, &request.name);
+        audit::note(|| {
+            let verdict = result.as_ref().map_or_else(|errno| errno.desc(), |_| "connected");
+            format!("uid={uid} connect {}: {verdict}", printable(name))
+        });
         if let Err(errno) = &result {
             debug!(uid = request.caller.uid, name = printable(&request.name), %errno, "the far side says no");
         }
@@ -249,7 +256,7 @@ impl Desk {
 pub(super) fn attach(stream: Box<dyn FarStream>, local: OwnedFd, request: &ConnectRequest) -> Result<End, No> {
     stream.attach(local, request.kind).map_err(|e| {
         // The caller's socket is connected to nothing now, and must not pass for untouched.
-        warn!(name = printable(&request.name), "a connection could not be attached: {e}");
+        warn!(uid = request.caller.uid, name = printable(&request.name), "a connection could not be attached: {e}");
         No::Errno(Errno::ECONNRESET)
     })
 }

@@ -20,7 +20,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::sys::stat::{Mode, fchmod};
@@ -32,6 +32,7 @@ use super::{End, path::climbs};
 use crate::errno::{Errno, OsError, OsResult, Step, errno_of};
 use crate::limits::{ASK_STACK_BYTES, ASKS_MAX, EXPORT_LOOK_MS, EXPORTS_MAX, RECORD_MAX};
 use crate::link::Helpers;
+use crate::lograte::Condition;
 use crate::sys::scm;
 use crate::sys::unix::{self, SocketKind};
 use crate::udsproxyd::wire::{check_name, printable};
@@ -263,12 +264,21 @@ struct Client {
 impl Client {
     fn accept(self, listening: &Listening, helpers: &Helpers, asking: &Arc<AtomicUsize>) {
         let this = Arc::new(self);
+        let (starved, full) = (Condition::default(), Condition::default());
         while !listening.is_closed() {
             match unix::accept(listening.socket.as_fd()) {
                 Ok(_too_many) if asking.load(Ordering::Relaxed) >= ASKS_MAX => {
-                    warn!("{}: {ASKS_MAX} clients wait for the other machine; one is turned away", this.export);
+                    if full.begins(Instant::now()) {
+                        warn!(
+                            "{}: {ASKS_MAX} clients wait for the other machine; further ones are turned away",
+                            this.export
+                        );
+                    }
                 }
                 Ok(client) => {
+                    if starved.ends(Instant::now()) | full.ends(Instant::now()) {
+                        info!("{}: clients are accepted again", this.export);
+                    }
                     let (this, asking) = (this.clone(), asking.clone());
                     asking.fetch_add(1, Ordering::Relaxed);
                     helpers.run(move || {
@@ -279,7 +289,9 @@ impl Client {
                 Err(Errno::EINTR | Errno::ECONNABORTED) => {}
                 Err(_) if listening.is_closed() => {}
                 Err(errno) => {
-                    warn!(%errno, "accept on {}", this.export);
+                    if starved.begins(Instant::now()) {
+                        warn!(%errno, "{}: clients wait: they cannot be accepted", this.export);
+                    }
                     thread::sleep(Duration::from_millis(EXPORT_LOOK_MS));
                 }
             }

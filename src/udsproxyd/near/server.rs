@@ -11,10 +11,10 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::abstract_name::Names;
 use super::ask::Desk;
@@ -26,6 +26,7 @@ use super::view::Proc;
 use super::{FarSide, Options};
 use crate::errno::{Errno, OsResult, Step};
 use crate::limits::{ASK_STACK_BYTES, ASK_THREADS_KEPT, ASKS_A_USER, ASKS_MAX, ASKS_WAITING_A_USER};
+use crate::lograte::Condition;
 use crate::sys::fair::{Fair, Share, Turn};
 use crate::sys::{peer, unix};
 
@@ -48,6 +49,7 @@ struct Shared {
     turns: Fair<u32, OwnedFd>,
     counts: Mutex<Counts>,
     ended: Condvar,
+    starved: Condition,
 }
 
 #[derive(Default)]
@@ -73,7 +75,15 @@ impl Server {
         let exports = Exports::new(desk.clone());
         exports.set(&options.exports)?;
         let turns = Fair::new(Share { each: ASKS_A_USER, waiting: ASKS_WAITING_A_USER });
-        let shared = Shared { exports, desk, control, turns, counts: Mutex::default(), ended: Condvar::new() };
+        let shared = Shared {
+            exports,
+            desk,
+            control,
+            turns,
+            counts: Mutex::default(),
+            ended: Condvar::new(),
+            starved: Condition::default(),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -159,11 +169,18 @@ fn serve(shared: &Arc<Shared>) {
             return;
         }
         match accepted {
-            Ok(control) => shared.serve(control),
+            Ok(control) => {
+                if shared.starved.ends(Instant::now()) {
+                    info!("programs that ask are accepted again");
+                }
+                shared.serve(control);
+            }
             Err(Errno::EAGAIN) => shared.desk.private.forget(),
             Err(Errno::EINTR | Errno::ECONNABORTED) => {}
             Err(errno) => {
-                warn!(%errno, "accept");
+                if shared.starved.begins(Instant::now()) {
+                    warn!(%errno, "programs that ask wait: they cannot be accepted");
+                }
                 // EMFILE and the like: the asker stays in the backlog; trying at once would only spin.
                 thread::sleep(Duration::from_millis(10));
             }
