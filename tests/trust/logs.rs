@@ -99,3 +99,21 @@ fn an_audit_log_has_a_line_for_each_operation() {
     let said = || audit().contains("fs /home/VMs: allowed") && audit().contains("fs /home: refused");
     eventually("the mounts", Duration::from_secs(5), said, audit);
 }
+
+/// Eighty programs that connect to a daemon with seventy fds, and ask nothing.
+#[test]
+fn a_want_of_fds_is_said_when_it_begins_and_when_it_ends() {
+    let lab = Lab::up();
+    let daemon = [bin("udsproxyd"), "1", DPU_ADDR, UDS, HOST_ADDR, UDS];
+    let dpu = lab.spawn(Dpu, &[&["prlimit", "--nofile=70:70", "--"][..], &daemon].concat());
+    dpu.wait_for("serving on");
+    let hold = "import socket, time\ndef one():\n s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n \
+                s.connect('/run/farside/uds.sock')\n return s\nall = [one() for _ in range(80)]\ntime.sleep(3)";
+    lab.dpu(&["/usr/bin/python3", "-c", hold]).ok();
+    assert_eq!(lines(&dpu, "cannot be accepted"), 1, "{}", dpu.said());
+    let again = || {
+        lab.dpu(&["/usr/bin/python3", "-c", &connects("/run/farside/uds.sock", 1).replace("X)", "X, 5)")]).ok();
+        lines(&dpu, "accepted again") == 1
+    };
+    eventually("the end is said", Duration::from_secs(15), again, || dpu.said());
+}
