@@ -182,7 +182,7 @@ fn a_key_has_so_many_sessions_and_no_more() {
 
 /// A user of the DPU's, besides root, who may reach the host; and who says nothing on so many connections to `socket`.
 fn holder(lab: &Lab, socket: &str) -> Running {
-    let words = ["/usr/bin/python3", &script("near.py"), "hold", socket, "400"];
+    let words = ["/usr/bin/python3", &script("near.py"), "hold", socket, "1500"];
     let who = ["setpriv", "--reuid", "65534", "--regid", "65534", "--init-groups", "prlimit", "--nofile=4096:4096"];
     let holder = lab.spawn(Dpu, &[&who[..], &words].concat());
     holder.wait_for("HOLDING");
@@ -217,5 +217,28 @@ fn a_user_who_holds_the_vouchers_socket_delays_no_other() {
         let said = lab.run_with(Dpu, &[("CMD_NET_ADDR", "tcp://192.168.10.10:7777")], &who);
         assert_eq!(said.out(), "5\n", "{}\n{}", said.err(), vouching.said());
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_daemon_without_fds_says_so_to_programs_and_in_its_log() {
+    let lab = Lab::up();
+    let server = lab.spawn(Host, &["/usr/bin/python3", &script("near.py"), "serve", "/var/tmp/far"]);
+    server.wait_for("READY");
+    let _host = lab.spawn(Host, &[bin("udsproxyd"), "1", HOST_ADDR, PORT, DPU_ADDR, PORT]);
+    // What the daemon has no fd for is another step with each limit.
+    for limit in 98..102 {
+        let nofile = format!("--nofile={limit}:{limit}");
+        let few = ["prlimit", &nofile, bin("udsproxyd"), "1", DPU_ADDR, PORT, HOST_ADDR, PORT];
+        let dpu = lab.spawn(Dpu, &few);
+        dpu.wait_for("session up");
+        let preload = format!("LD_PRELOAD={}", shim().display());
+        let words = ["/usr/bin/env", &preload, "/usr/bin/python3", &script("near.py"), "until_full", "/var/tmp/far"];
+        let said = lab.dpu(&words).ok();
+        println!("{limit}: {said}");
+        assert!(said.contains("MET EMFILE\n"), "{limit}: {said}\n{}", dpu.said());
+        let log = dpu.said();
+        let lines = log.lines().filter(|line| line.contains(&format!("RLIMIT_NOFILE {limit}"))).count();
+        assert!(lines == 1 && !log.contains("too many fds"), "{log}");
     }
 }

@@ -20,9 +20,10 @@ use super::guard::{Access, Ends, Guard, Known, Shown, Stranger};
 use super::guests::{Failed, Greeting, Guest, Guests, Stage};
 use super::node::Node;
 use crate::auth::{Bearer, Established, Handshake, Opened, Progress};
-use crate::errno::{Errno, OsError, OsResult, Step};
+use crate::errno::{Errno, OsError, OsResult, Step, errno_of};
 use crate::limits::{HELLO_DEADLINE_MS, HELLO_MAX, TRUST_AWAIT_MS};
 use crate::lograte::Condition;
+use crate::sys::nofile;
 use crate::wire::hello::Hello;
 
 #[derive(Debug)]
@@ -124,7 +125,7 @@ impl Door {
                 Err(e) => {
                     // EMFILE and the like: those who wait keep their places; a short pause instead of a busy loop.
                     if self.starved.begins(Instant::now()) {
-                        tracing::warn!("peers wait: they cannot be accepted: {e}");
+                        tracing::warn!("peers wait: they cannot be accepted: {}", nofile::explained(errno_of(&e)));
                     }
                     std::thread::sleep(Duration::from_millis(20));
                     return;

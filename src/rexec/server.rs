@@ -169,7 +169,8 @@ impl Command {
         let until = Until { stream: &self.control, deadline: Instant::now() + patience };
         self.control.set_read_timeout(Some(patience)).step("SO_RCVTIMEO")?;
         let mut length = [0; 4];
-        let first = scm::receive_waiting(self.control.as_fd(), &mut length).step("read the request")?;
+        let first = scm::receive_waiting(self.control.as_fd(), &mut length).and_then(scm::Record::whole);
+        let first = first.step("read the request")?;
         if first.len != length.len() || first.truncated {
             return Err(OsError::new("read the request", Errno::ECONNRESET));
         }

@@ -26,3 +26,12 @@ pub fn raise() -> OsResult<u64> {
 pub fn given() -> Option<&'static libc::rlimit> {
     GIVEN.get()
 }
+
+/// An errno in words; where it is about too many fds, with the limit that was met.
+pub fn explained(errno: Errno) -> String {
+    match (errno, nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)) {
+        (Errno::EMFILE, Ok((soft, _))) => format!("{} (RLIMIT_NOFILE {soft})", errno.desc()),
+        (Errno::ENFILE, _) => format!("{} (fs.file-max of this machine)", errno.desc()),
+        _ => errno.desc().into(),
+    }
+}

@@ -41,8 +41,19 @@ pub struct Record {
     pub len: usize,
     /// All that came with it, close-on-exec.
     pub fds: Vec<OwnedFd>,
-    /// The record was longer than the buffer, or had more control data than fds fit: MSG_TRUNC or MSG_CTRUNC.
+    /// The record was longer than the buffer, or lost fds: MSG_TRUNC or MSG_CTRUNC.
     pub truncated: bool,
+    /// Some of its fds are lost: MSG_CTRUNC. There is room for all that a message may bring (CONTROL_BYTES), so as a rule this
+    /// process may have no further ones.
+    pub lost_fds: bool,
+}
+
+impl Record {
+    /// # Errors
+    /// EMFILE: the kernel could not give this process all fds that came; recvmsg(2) does not say so itself.
+    pub fn whole(self) -> Result<Self, Errno> {
+        if self.lost_fds { Err(Errno::EMFILE) } else { Ok(self) }
+    }
 }
 
 /// Receives one record without waiting.
@@ -86,6 +97,7 @@ fn receive_flags(fd: BorrowedFd<'_>, into: &mut [u8], flags: i32) -> Result<Reco
         // SAFETY: recvmsg has just filled the control data, and nobody has looked at it yet.
         fds: unsafe { take_fds(&message) },
         truncated: message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
+        lost_fds: message.msg_flags & libc::MSG_CTRUNC != 0,
     })
 }
 

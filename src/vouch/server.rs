@@ -33,7 +33,7 @@ use crate::sys::fair::Share;
 use crate::sys::fair_pool::FairPool;
 use crate::sys::pool::Bounds;
 use crate::sys::unix::{self, SocketKind};
-use crate::sys::{caps, peer, scm};
+use crate::sys::{caps, nofile, peer, scm};
 
 /// What the daemon knows.
 pub trait Host: Authority {
@@ -125,7 +125,8 @@ fn serve(listener: &OwnedFd, daemon: &Arc<Daemon>) {
             Err(Errno::EINVAL) => return,
             Err(errno) => {
                 if starved.begins(Instant::now()) {
-                    tracing::warn!(%errno, "clients that want a voucher wait: they cannot be accepted");
+                    let why = nofile::explained(errno);
+                    tracing::warn!("clients that want a voucher wait: they cannot be accepted: {why}");
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -203,6 +204,10 @@ impl Daemon {
         let mut bytes = [0; ASK_MAX];
         let record = scm::receive_waiting(asker.as_fd(), &mut bytes).ok()?;
         match decode_ask(&bytes[..record.len]) {
+            _ if record.lost_fds => {
+                closer::close(record.fds);
+                Some((who, Err(format!("the daemon has {}", nofile::explained(Errno::EMFILE)))))
+            }
             Ok(ask) if !record.truncated => Some((who, Ok((ask, record.fds)))),
             _ => {
                 closer::close(record.fds);

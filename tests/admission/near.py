@@ -74,6 +74,24 @@ def connects(path, count):
     print(f"P90 {took[len(took) * 9 // 10]:.3f} WORST {took[-1]:.3f}")
 
 
+def until_full(path):
+    """Connections until one fails: how many there were, and which errno it met and ten further ones, while others that say
+    nothing take a few more fds of the daemon's."""
+    held, met = [], []
+    while len(met) < 10 and len(held) < 500:
+        silent = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(len(met) % 3)]
+        for sock in silent:
+            sock.connect("/run/farside/uds.sock")
+        time.sleep(0.05 * len(silent))
+        try:
+            held.append(connect(path))
+        except OSError as e:
+            met.append(errno.errorcode.get(e.errno, str(e)))
+        for sock in silent:
+            sock.close()
+    print("HELD", len(held), "MET", *sorted(set(met)))
+
+
 def serve(path):
     """Echoes, for whoever comes."""
     listener = socket.socket(socket.AF_UNIX)

@@ -19,10 +19,11 @@ use crate::errno::Errno;
 use crate::limits::{ASK_DEADLINE_MS, CALLER_GROUPS_MAX, CONNECT_DEADLINE_MS};
 use crate::sys::closer::{self, Received};
 use crate::sys::peer::{self, Peer};
-use crate::sys::readable;
 use crate::sys::scm::{self, Record};
+use crate::sys::seldom::Seldom;
 use crate::sys::thread_identity::Identity;
 use crate::sys::unix::{self, SocketKind};
+use crate::sys::{nofile, readable};
 use crate::trust::Users;
 use crate::udsproxyd::policy::Policy;
 use crate::udsproxyd::wire::{ConnectRequest, check_name, printable};
@@ -37,6 +38,8 @@ pub(super) struct Desk {
     pub(super) names: Names,
     pub(super) private: Private,
     pub(super) outlets: Outlets,
+    /// Lines about fds that there are none of.
+    pub(super) exhausted: Seldom<i32>,
 }
 
 /// One asker and what it asks about.
@@ -72,7 +75,10 @@ impl Desk {
     pub(super) fn serve(&self, control: OwnedFd) {
         let (verdict, brings) = match self.answer(control.as_fd()) {
             Ok(brings) => (Verdict::Connected, brings),
-            Err(No::Errno(errno)) => (Verdict::Refused(errno as i32), None),
+            Err(No::Errno(errno)) => {
+                self.say_exhausted(errno);
+                (Verdict::Refused(errno as i32), None)
+            }
             Err(No::NotRemote) => (Verdict::NotRemote, None),
             Err(No::Silent) => return,
         };
@@ -81,6 +87,16 @@ impl Desk {
         let _ = scm::send(control.as_fd(), &verdict.encode(), &brings);
         if readable::bytes(&control) > 0 {
             closer::close_unread(control);
+        }
+    }
+
+    /// No fds, once in a while: every program that asks meets it.
+    pub(super) fn say_exhausted(&self, errno: Errno) {
+        if !matches!(errno, Errno::EMFILE | Errno::ENFILE) {
+            return;
+        }
+        if let Some(unsaid) = self.exhausted.due(errno as i32, Instant::now()) {
+            warn!(unsaid, "programs can't be connected: {}; raise the limit", nofile::explained(errno));
         }
     }
 
@@ -194,6 +210,10 @@ impl Desk {
             path => self.proc.caller(asker.pid).and_then(|caller| caller.target(path, cwd)),
         };
         let target = target.map_err(|errno| {
+            // Without fds of our own nothing is known of where the name leads.
+            if matches!(errno, Errno::EMFILE | Errno::ENFILE) {
+                return No::Errno(errno);
+            }
             debug!(pid = asker.pid, name = printable(typed), %errno, "not mapped: the local answer stands");
             No::NotRemote
         })?;
@@ -275,9 +295,12 @@ fn receive(control: BorrowedFd<'_>, into: &mut [u8]) -> Result<(usize, Vec<Recei
     let deadline = Instant::now() + Duration::from_millis(ASK_DEADLINE_MS);
     loop {
         match scm::receive(control, into) {
-            Ok(Record { len, fds, truncated }) => {
+            Ok(Record { len, fds, truncated, lost_fds }) => {
                 // Whatever becomes of them: a file of theirs may never answer a close.
                 let fds: Vec<Received> = fds.into_iter().map(Received::from).collect();
+                if lost_fds {
+                    return Err(No::Errno(Errno::EMFILE));
+                }
                 if truncated {
                     warn!(fds = fds.len(), "refused: a request that is too long, or with too many fds");
                     return Err(No::Errno(Errno::EPROTO));

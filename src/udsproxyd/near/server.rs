@@ -28,6 +28,7 @@ use crate::errno::{Errno, OsResult, Step};
 use crate::limits::{ASK_STACK_BYTES, ASK_THREADS_KEPT, ASKS_A_USER, ASKS_MAX, ASKS_WAITING_A_USER};
 use crate::lograte::Condition;
 use crate::sys::fair::{Fair, Share, Turn};
+use crate::sys::seldom::Seldom;
 use crate::sys::{peer, unix};
 
 /// The daemon's local side, listening.
@@ -71,6 +72,7 @@ impl Server {
             names: Names::new()?,
             private: Private::start(&control.private)?,
             outlets: Outlets::start()?,
+            exhausted: Seldom::default(),
         });
         let exports = Exports::new(desk.clone());
         exports.set(&options.exports)?;
@@ -178,6 +180,7 @@ fn serve(shared: &Arc<Shared>) {
             Err(Errno::EAGAIN) => shared.desk.private.forget(),
             Err(Errno::EINTR | Errno::ECONNABORTED) => {}
             Err(errno) => {
+                shared.desk.say_exhausted(errno);
                 if shared.starved.begins(Instant::now()) {
                     warn!(%errno, "programs that ask wait: they cannot be accepted");
                 }
