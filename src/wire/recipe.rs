@@ -185,7 +185,7 @@ pub struct Refused {
 impl Refused {
     pub fn encode(&self) -> Vec<u8> {
         let mut e = Encoder::new();
-        e.u32(self.stream).bytes(cut(&self.reason));
+        e.u32(self.stream).bytes(cut(&self.reason).as_bytes());
         e.finish()
     }
 
@@ -199,13 +199,19 @@ impl Refused {
     }
 }
 
-/// The beginning will do for a log line.
-fn cut(reason: &str) -> &[u8] {
-    &reason.as_bytes()[..reason.len().min(REFUSAL_MAX)]
+/// What a log line may show of it: one line, and its beginning if it is long.
+fn cut(reason: &str) -> String {
+    let mut line: String = reason.chars().filter(|c| !c.is_control()).collect();
+    let end = (0..=line.len().min(REFUSAL_MAX)).rev().find(|at| line.is_char_boundary(*at));
+    line.truncate(end.expect("0 is a boundary"));
+    line
 }
 
 fn reason(d: &mut Decoder) -> WireResult<String> {
-    Ok(String::from_utf8_lossy(d.bytes(REFUSAL_MAX)?).chars().filter(|c| !c.is_control()).collect())
+    match std::str::from_utf8(d.bytes(REFUSAL_MAX)?) {
+        Ok(line) if !line.contains(char::is_control) => Ok(line.to_owned()),
+        _ => bad!("a reason that is no line of text"),
+    }
 }
 
 /// fcntl(2)'s F_SEAL_*, by our own bits.
@@ -304,7 +310,7 @@ impl Recipe {
                 e.u8(9).bytes(tap.name.as_bytes()).u8(tap.vnet_header_len);
                 flags.iter().fold(e, |e, flag| e.u8(u8::from(*flag)))
             }
-            Self::Refused { reason } => e.u8(11).bytes(cut(reason)),
+            Self::Refused { reason } => e.u8(11).bytes(cut(reason).as_bytes()),
         };
     }
 
@@ -472,7 +478,12 @@ mod tests {
         let long = Refused { stream: 7, reason: format!("a\n\x1b[2J{}", "é".repeat(REFUSAL_MAX)) };
         let there = Refused::decode(&long.encode()).unwrap();
         assert!(there.reason.starts_with("a[2Jé") && !there.reason.contains(char::is_control));
-        assert!(there.reason.len() <= REFUSAL_MAX + 2, "the last letter may be a replacement");
+        assert!((REFUSAL_MAX - 1..=REFUSAL_MAX).contains(&there.reason.len()), "cut between two letters");
+        for wrong in [&b"a\nb"[..], b"\xff"] {
+            let mut e = Encoder::new();
+            e.u32(7).bytes(wrong);
+            assert!(Refused::decode(&e.finish()).is_err(), "{wrong:?}");
+        }
         let whole = [Refused { stream: 7, reason: "why".into() }.encode(), vec![0]].concat();
         assert!(Refused::decode(&whole).is_err() && Refused::decode(&whole[..6]).is_err());
     }
