@@ -151,7 +151,8 @@ fn a_peer_that_may_mount_nothing_has_no_file_link_and_others_have_a_deadline() {
     assert!(threads(&lab) <= before + 64 + 2, "one thread each: {before} before, {} now", threads(&lab));
     let gone = || threads(&lab) <= before + 2;
     eventually("those that mount nothing end", Duration::from_secs(10), gone, || node.said());
-    assert_eq!(lines(&node, "it mounted nothing within 5000 ms"), 64, "{}", node.said());
+    // Said, and not by all of them: the log is measured.
+    assert!((1..20).contains(&lines(&node, "it mounted nothing within 5000 ms")), "{}", node.said());
 }
 
 #[test]
