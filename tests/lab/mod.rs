@@ -314,6 +314,13 @@ impl Lab {
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(repository().join("tools/lab"));
         command.args(words).env("LAB_NAME", &self.name);
+        // What programs say, and hand on, must not depend on who runs the tests.
+        let locale =
+            |name: &std::ffi::OsStr| name == "LANGUAGE" || name == "TZ" || name.as_encoded_bytes().starts_with(b"LC_");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| locale(name)) {
+            command.env_remove(name);
+        }
+        command.env("LANG", "C.UTF-8");
         command
     }
 
