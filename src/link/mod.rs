@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod address_tests;
+mod announced;
 mod answer;
 mod budget;
 pub mod conn;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::announced::Announced;
 use super::budget::Budget;
 use super::ctx::Ctx;
 use super::guard::Guard;
@@ -49,6 +50,7 @@ pub(super) struct Pair {
     /// Which port is whose: until the port goes, which may be long after its stream.
     pub(super) by_key: HashMap<Key, usize>,
     watches: Vec<(Key, Notice)>,
+    pub(super) announced: Announced,
     pub(super) notices: Notices,
     /// What streams of records hold for programs.
     pub(super) records: Budget,
@@ -115,6 +117,7 @@ impl Pair {
             ports: Slab::new(),
             by_key: HashMap::new(),
             watches: Vec::new(),
+            announced: Announced::default(),
             notices: Notices::default(),
             records: Budget::default(),
             ended: None,
@@ -280,6 +283,7 @@ impl Pair {
             0 => {}
             more => tracing::warn!(peer = %self.peer, "{more} more fds could not be passed"),
         }
+        self.announced.tick(|child| self.mux.waits_for_peer(child));
         let waiting: Vec<usize> = self.ports.iter().filter(|(_, p)| p.is_listener()).map(|(at, _)| at).collect();
         for at in waiting {
             self.pump(at, ctx);
@@ -394,10 +398,13 @@ impl Pair {
                 self.close_sink(at, ctx);
             }
             Event::ReadClosed { key, unread } => {
+                self.drop_announced(key.id(), ctx);
                 let Some(at) = self.port_of(key) else { return };
                 self.on_unheard(at, unread, ctx);
             }
+            Event::Unheard { id } => self.drop_announced(id, ctx),
             Event::Reset { key, errno } => {
+                self.drop_announced(key.id(), ctx);
                 let Some(at) = self.port_of(key) else { return };
                 // An output that was cut off has not written all: its parent's notice is dropped unsent.
                 let output = matches!(self.ports[at].kind, Some(PumpKind::Sink | PumpKind::FileSink(_)))

@@ -63,11 +63,14 @@ impl Pair {
             }
             recipes.push(fd.recipe);
         }
-        self.note_children(carrier, made);
+        self.announced.add(carrier, made.clone(), |child| self.mux.waits_for_peer(child));
+        if owns {
+            self.note_children(carrier, made);
+        }
         Some((count > 0).then(|| Recipes::new(encode_all(&recipes), count)))
     }
 
-    /// Remembers what a stream has announced, and forgets what has ended since: as many again may pile up first.
+    /// Remembers what ends with a stream, and forgets what has ended since: as many again may pile up first.
     fn note_children(&mut self, carrier: Key, new: Vec<Key>) {
         let Some(at) = self.port_of(carrier) else { return };
         let mut children = std::mem::take(&mut self.ports[at].children);
@@ -146,7 +149,9 @@ impl Pair {
             let owns = self.ports[at].owns_children;
             self.ports[child].parent = owns.then(|| Box::new(key));
             self.ports[child].on_refusal = inherited(owns);
-            children.push(adopted);
+            if owns {
+                children.push(adopted);
+            }
             if matches!(pump.kind, PumpKind::Fill(_)) {
                 self.ports[child].fills_for = Some(Box::new(key));
                 self.ports[at].fills += 1;

@@ -87,7 +87,7 @@ pub(super) struct Port {
     pub(super) looks: Looks,
     /// The length of the record that comes next.
     measured: Option<u32>,
-    /// Streams that this one's messages announced, here or there; some may have ended since.
+    /// Streams that end with this one; some may have ended since.
     pub(super) children: Vec<Key>,
     pub(super) queue: VecDeque<Item>,
     /// Before there is an fd.

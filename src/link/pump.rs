@@ -110,7 +110,6 @@ impl Pair {
         if let Some(op) = self.ports[at].source_op {
             ctx.engine.cancel(op);
         }
-        self.drop_unheard(at, ctx);
         let ours = self.ports[at].is_socket() && !self.ports[at].shared;
         if unread && ours && self.ports[at].source != SourceState::Ended {
             let describing = self.ports[at].source == SourceState::Describing;
@@ -389,19 +388,16 @@ impl Pair {
             self.reset(*carrier, Errno::EIO, ctx);
         }
         for child in children {
-            let owned = self.port_of(child).is_some_and(|at| self.ports[at].parent.as_deref() == Some(&key));
-            if owned || self.mux.waits_for_peer(child) {
-                self.reset(child, Errno::ECONNRESET, ctx);
-            }
+            self.reset(child, Errno::ECONNRESET, ctx);
         }
+        self.drop_announced(key.id(), ctx);
     }
 
-    /// Nobody reads what this stream sends: what it announced and the peer has not taken up never will be.
-    pub(super) fn drop_unheard(&mut self, at: usize, ctx: &mut Ctx) {
-        for child in std::mem::take(&mut self.ports[at].children) {
-            match self.mux.waits_for_peer(child) {
-                true => self.reset(child, Errno::ECONNRESET, ctx),
-                false => self.ports[at].children.push(child),
+    /// The peer reads no more of this stream: what it announced and the peer has not taken up never will be.
+    pub(super) fn drop_announced(&mut self, carrier: u32, ctx: &mut Ctx) {
+        for child in self.announced.take(carrier) {
+            if self.mux.waits_for_peer(child) {
+                self.reset(child, Errno::ECONNRESET, ctx);
             }
         }
     }

@@ -116,19 +116,30 @@ impl<P: Payload> Mux<P> {
     }
 
     fn on_reset(&mut self, header: Header) {
-        let Some(&slot) = self.by_id.get(&header.stream) else { return };
+        let Some(&slot) = self.by_id.get(&header.stream) else {
+            return self.events.push_back(Event::Unheard { id: header.stream });
+        };
         let key = self.key_at(slot);
         self.remove(slot);
         self.events.push_back(Event::Reset { key, errno: reset_errno(header.aux) });
     }
 
     fn on_credit(&mut self, header: Header) -> WireResult<()> {
-        let Some(slot) = self.known(header.stream)? else { return Ok(()) };
+        let read_closed = header.flags & flags::READ_CLOSED != 0;
+        let id = header.stream;
+        let Some(slot) = self.known(id)? else {
+            if read_closed {
+                self.events.push_back(Event::Unheard { id });
+            }
+            return Ok(());
+        };
         self.note_credit(slot, header.credit);
-        if header.flags & flags::READ_CLOSED != 0 {
+        if read_closed {
             let key = self.key_at(slot);
             let stream = &mut self.streams[slot];
-            if !stream.send.is_done() {
+            if stream.send.is_done() {
+                self.events.push_back(Event::Unheard { id });
+            } else {
                 stream.send.stop();
                 let unread = header.flags & flags::UNREAD != 0;
                 self.events.push_back(Event::ReadClosed { key, unread });

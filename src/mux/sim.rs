@@ -250,7 +250,7 @@ impl World {
                 Event::Fin { key } => end.streams.get_mut(&key.id()).unwrap().fin_got = true,
                 Event::ReadClosed { key, .. } => end.streams.get_mut(&key.id()).unwrap().stopped = true,
                 Event::Reset { key, .. } => end.streams.get_mut(&key.id()).unwrap().gone = true,
-                Event::Accepted { .. } | Event::MayRead { .. } | Event::GoingAway => {}
+                Event::Accepted { .. } | Event::MayRead { .. } | Event::Unheard { .. } | Event::GoingAway => {}
             }
         }
     }

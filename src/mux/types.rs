@@ -62,6 +62,9 @@ pub enum Event<P> {
     Fin { key: Key },
     /// Nobody reads what this side sends: stop the source. `unread`: the program over there left something unread.
     ReadClosed { key: Key, unread: bool },
+    /// As `ReadClosed` and `Reset`, of a stream that had ended here, or whose sending had: only what was announced on it is
+    /// concerned. What the peer has not taken up by now it never will.
+    Unheard { id: u32 },
     /// The stream is gone, at once, both ways.
     Reset { key: Key, errno: Errno },
     /// `wait_for_room` is over.

@@ -30,6 +30,8 @@ impl World {
                     self.side(at, key.id()).gone = true;
                     self.drop_children(at, key.id());
                 }
+                Event::Unheard { id } if self.ends[at].sides.contains_key(&id) => self.drop_children(at, id),
+                Event::Unheard { .. } => {}
                 Event::MayRead { key } => {
                     self.meet("may read");
                     let (mux, side) = self.of(at, key.id());
