@@ -18,6 +18,8 @@ pub mod trust;
 
 pub mod policy;
 
+pub mod stream;
+
 pub mod auth;
 pub mod mux;
 

@@ -26,7 +26,7 @@ pub const FRAGMENTS_MAX: usize = 128;
 pub const MERGE_MAX: usize = 512;
 /// Reads of a stream socket that are preceded by a look for passed fds, in half a second: all of one that speaks now and
 /// then, a few in a hundred of one that is busy.
-pub const LOOKS_A_TICK: u32 = 64;
+pub const PEEKS_A_TICK: u32 = 64;
 /// Charged against the window for each record, so that empty records are bounded too.
 pub const RECORD_COST: u32 = 64;
 /// Charged against the window for each fd recipe.

@@ -22,13 +22,14 @@ use super::uds::UdsArgs;
 use crate::audit;
 use crate::config::{self, NodeConfig, Pass, PassedDevice, config_dir};
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::fdpass::{Maker, OnRefusal, Pump, PumpKind};
+use crate::fdpass::{Maker, OnRefusal, Pump};
 use crate::limits::{ARENAS_BESIDE, CARRY_DEADLINE_MS, RECORD_MAX};
 use crate::link::{Door, FileServer, First, Node, NodeOptions, Peer, Pending, Terms, keep_session};
 use crate::qtfs::far::Exports;
 use crate::qtfs::near::SeenMounts;
 use crate::rexec;
 use crate::ring::Wish;
+use crate::stream::Kind;
 use crate::sys::scm::Credentials;
 use crate::sys::seldom::Seldom;
 use crate::sys::unix::{self, SocketKind};
@@ -80,16 +81,16 @@ pub(super) fn speaks_as(uid: u32, gid: u32) -> Option<Credentials> {
 }
 
 pub(super) fn pump(fd: OwnedFd, kind: SocketKind) -> Pump {
-    let kind = match kind {
-        SocketKind::Stream => PumpKind::Socket,
-        SocketKind::SeqPacket => PumpKind::SeqPacket,
-        SocketKind::Datagram => PumpKind::Datagram,
-    };
-    if !matches!(kind, PumpKind::Socket) {
+    if kind != SocketKind::Stream {
         // A record that the other kernel took from its sender must be one that this kernel takes from us.
         unix::raise_send_buffer(fd.as_fd(), RECORD_MAX);
     }
-    Pump { fd, kind }
+    let kind = match kind {
+        SocketKind::Stream => Kind::Socket,
+        SocketKind::SeqPacket => Kind::SeqPacket,
+        SocketKind::Datagram => Kind::Datagram,
+    };
+    Pump::new(fd, kind)
 }
 
 /// The far side of the local socket's asks: this node's peer.

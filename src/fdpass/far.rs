@@ -15,9 +15,10 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Whence, lseek, pipe2};
 
-use super::{Maker, OnRefusal, Pump, PumpKind, Rebuilt, Refusal, memfd, placeholder, socket_pump};
+use super::{Keeps, Maker, OnRefusal, Pump, Rebuilt, Refusal, memfd, placeholder};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::{LISTENER_LOOK_AGAIN_MS, LISTENER_WAITERS_MAX, RECORD_MAX};
+use crate::stream::Kind;
 use crate::sys::nonblock::set_nonblocking;
 use crate::sys::tempdir::PrivateDir;
 use crate::sys::unix_diag::{Diag, SocketId};
@@ -139,16 +140,13 @@ fn terminal(stream: u32, access: Access, state: &TerminalState) -> OsResult<Rebu
     let TerminalState { modes, characters, rows, columns } = *state;
     let (master, slave) = terminal::open(&terminal::State { modes, characters, rows, columns })?;
     set_nonblocking(&slave, access.nonblock)?;
-    Ok(Rebuilt { fd: slave, refusal: None, pump: Some((stream, Pump { fd: master, kind: PumpKind::Master })) })
+    Ok(Rebuilt { fd: slave, refusal: None, pump: Some((stream, Pump::new(master, Kind::Master))) })
 }
 
 fn pipe(stream: u32, access: Access) -> OsResult<Rebuilt> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).step("pipe2")?;
-    let (fd, pump) = if access.read {
-        (reader, Pump { fd: writer, kind: PumpKind::Sink })
-    } else {
-        (writer, Pump { fd: reader, kind: PumpKind::Source })
-    };
+    let (fd, pump) =
+        if access.read { (reader, Pump::new(writer, Kind::Sink)) } else { (writer, Pump::new(reader, Kind::Source)) };
     set_nonblocking(&fd, access.nonblock)?;
     Ok(Rebuilt { fd, refusal: None, pump: Some((stream, pump)) })
 }
@@ -166,7 +164,7 @@ fn socket_pair(stream: u32, kind: SocketKind, nonblock: bool) -> OsResult<Rebuil
         socketpair(AddressFamily::Unix, sock_type(kind)?, None, SockFlag::SOCK_CLOEXEC).step("socketpair")?;
     set_nonblocking(&fd, nonblock)?;
     make_room(&ours, kind);
-    Ok(Rebuilt { fd, refusal: None, pump: Some((stream, Pump { fd: ours, kind: socket_pump(kind) })) })
+    Ok(Rebuilt { fd, refusal: None, pump: Some((stream, Pump::new(ours, Kind::of_socket(kind)))) })
 }
 
 /// A record that was sent over there fits here: the kernel measures it by the sender's buffer.
@@ -189,12 +187,8 @@ fn listener(stream: u32, kind: SocketKind, backlog: u32, nonblock: bool) -> OsRe
     let ours = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir.path());
     let ours = OwnedFd::from(ours.step_on("open", dir.path().display())?);
     let socket = SocketId::of(fd.as_fd()).step("SO_COOKIE")?;
-    let home = Home { dir, kind, socket };
-    Ok(Rebuilt {
-        fd,
-        refusal: None,
-        pump: Some((stream, Pump { fd: ours, kind: PumpKind::Listening(Box::new(home)) })),
-    })
+    let keeps = Keeps::Home(Box::new(Home { dir, kind, socket }));
+    Ok(Rebuilt { fd, refusal: None, pump: Some((stream, Pump { fd: ours, kind: Kind::Listening, keeps })) })
 }
 
 /// Threads in `wait_for_room`, of all listeners.
@@ -281,7 +275,7 @@ impl Address {
         };
         done.step_on("connect", self.dir.display())?;
         make_room(&fd, self.kind);
-        Ok(Pump { fd, kind: socket_pump(self.kind) })
+        Ok(Pump::new(fd, Kind::of_socket(self.kind)))
     }
 }
 
@@ -296,7 +290,7 @@ mod tests {
     fn a_full_listener_holds_few_threads() {
         let recipe = Recipe::Listener { stream: 1, kind: SocketKind::Stream, backlog: 1, nonblock: false };
         let made = Maker::default().rebuild(&[recipe], OnRefusal::Fail).unwrap().pop().unwrap();
-        let Some((_, Pump { kind: PumpKind::Listening(home), .. })) = made.pump else { panic!("a listener") };
+        let Some((_, Pump { keeps: Keeps::Home(home), .. })) = made.pump else { panic!("a listener") };
         let mut queued = Vec::new();
         while let Ok(client) = home.address().connect() {
             queued.push(client);

@@ -10,9 +10,10 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
 use nix::unistd::{Whence, lseek};
 
-use super::{Described, Pump, PumpKind, Rebuilt};
+use super::{Described, Keeps, Pump, Rebuilt};
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::limits::MEMFD_MAX;
+use crate::stream::Kind;
 use crate::sys::file;
 use crate::wire::recipe::{Access, Recipe, Seals};
 
@@ -57,7 +58,7 @@ pub(super) fn describe(fd: &OwnedFd, access: Access) -> OsResult<Described> {
     }
     let offset = u64::try_from(lseek(fd, 0, Whence::SeekCur).step("lseek")?).expect("an offset");
     let recipe = Recipe::Memfd { stream: 0, access, len, offset, seals: seals_of(fd)? };
-    let pump = Pump { fd: again(fd, OFlag::O_RDONLY)?, kind: PumpKind::Source };
+    let pump = Pump::new(again(fd, OFlag::O_RDONLY)?, Kind::Source);
     Ok(Described { recipe, pump: Some(pump) })
 }
 
@@ -68,8 +69,8 @@ pub(super) fn rebuild(stream: u32, access: Access, len: u64, offset: u64, seals:
     let fd = if access.write { made } else { again(&made, OFlag::O_RDONLY)? };
     lseek(&fd, i64::try_from(offset).map_err(|_| OsError::new("lseek", Errno::EINVAL))?, Whence::SeekSet)
         .step("lseek")?;
-    let fill = Fill { len, come: 0, seals: flags_of(seals) };
-    Ok(Rebuilt { fd, refusal: None, pump: Some((stream, Pump { fd: ours, kind: PumpKind::Fill(Box::new(fill)) })) })
+    let keeps = Keeps::Fill(Box::new(Fill { len, come: 0, seals: flags_of(seals) }));
+    Ok(Rebuilt { fd, refusal: None, pump: Some((stream, Pump { fd: ours, kind: Kind::Fill, keeps })) })
 }
 
 /// What makes a copied memfd whole.

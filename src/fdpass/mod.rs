@@ -19,9 +19,10 @@ use std::sync::Arc;
 use nix::fcntl::OFlag;
 
 use crate::errno::{OsError, OsResult};
+use crate::stream::Kind;
 use crate::sys::shared_file::SharedFile;
 use crate::sys::terminal::Raw;
-use crate::wire::recipe::{Access, FileId, Recipe, SocketKind};
+use crate::wire::recipe::{Access, FileId, Recipe};
 
 pub use far::{Address, Home, abandoned};
 pub use memfd::Fill;
@@ -83,43 +84,27 @@ impl std::fmt::Debug for Maker {
 #[derive(Debug)]
 pub struct Pump {
     pub fd: OwnedFd,
-    pub kind: PumpKind,
+    pub kind: Kind,
+    pub keeps: Keeps,
 }
 
+/// What lives as long as a pump does, and is needed for it.
 #[derive(Debug)]
-pub enum PumpKind {
-    /// A stream socket: both ways, half-close each; fds may be passed inside.
-    Socket,
-    /// A SEQPACKET socket: as a stream socket, and records stay apart.
-    SeqPacket,
-    /// A DGRAM socket with one peer: records both ways, and no end that the other side could see.
-    Datagram,
-    /// Bytes come out of it: a pipe's read end, a terminal.
-    Source,
-    /// Bytes go into it.
-    Sink,
-    /// A regular file: bytes come out of it, up to its end.
-    FileSource(Arc<SharedFile>),
-    /// A regular file: bytes go into it.
-    FileSink(Arc<SharedFile>),
-    /// A terminal: both ways, and back as it was when it ends.
+pub enum Keeps {
+    Nothing,
+    /// Of a regular file: several holders of one position.
+    File(Arc<SharedFile>),
+    /// What the terminal was before.
     Terminal(Box<Raw>),
-    /// The master of a pseudo-terminal that was made here.
-    Master,
-    /// Bytes go into it, and when they have ended it is whole: `Fill` says what is done then.
+    /// What is done when the memory has its bytes.
     Fill(Box<Fill>),
-    /// A listening socket of a near program: each client becomes a stream.
-    Listener(SocketKind),
-    /// A listening socket made here for a far program, and where to connect to it.
-    Listening(Box<Home>),
+    /// Where to connect to the listener that was made here.
+    Home(Box<Home>),
 }
 
-/// How a connected unix socket of this kind is pumped.
-pub fn socket_pump(kind: SocketKind) -> PumpKind {
-    match kind {
-        SocketKind::Stream => PumpKind::Socket,
-        SocketKind::SeqPacket => PumpKind::SeqPacket,
-        SocketKind::Datagram => PumpKind::Datagram,
+impl Pump {
+    pub fn new(fd: OwnedFd, kind: Kind) -> Self {
+        Self { fd, kind, keeps: Keeps::Nothing }
     }
 }
 

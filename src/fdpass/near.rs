@@ -8,8 +8,9 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::sys::stat::SFlag;
 use nix::unistd::{Whence, lseek};
 
-use super::{Described, Maker, OnRefusal, Pump, PumpKind, memfd, socket_pump};
+use super::{Described, Keeps, Maker, OnRefusal, Pump, memfd};
 use crate::errno::{Errno, OsError, OsResult, Step};
+use crate::stream::Kind;
 use crate::sys::closer::Received;
 use crate::sys::shared_file::SharedFile;
 use crate::sys::terminal::Raw;
@@ -172,16 +173,16 @@ fn file_of_peer(fd: BorrowedFd<'_>, access: Access) -> OsResult<Option<Recipe>> 
 /// A new pipe over there; this fd stays and is pumped. `reads`: the program reads.
 fn pipe(fd: OwnedFd, access: Access, reads: bool) -> Described {
     let access = Access { read: reads, write: !reads, append: false, ..access };
-    let kind = if reads { PumpKind::Source } else { PumpKind::Sink };
-    Described { recipe: Recipe::Pipe { stream: 0, access }, pump: Some(Pump { fd, kind }) }
+    let kind = if reads { Kind::Source } else { Kind::Sink };
+    Described { recipe: Recipe::Pipe { stream: 0, access }, pump: Some(Pump::new(fd, kind)) }
 }
 
 /// As `pipe`, of a regular file.
 fn file_pipe(fd: OwnedFd, access: Access, reads: bool) -> OsResult<Described> {
-    let file = Arc::new(SharedFile::new(fd.try_clone().step("dup")?)?);
-    let kind = if reads { PumpKind::FileSource(file) } else { PumpKind::FileSink(file) };
+    let keeps = Keeps::File(Arc::new(SharedFile::new(fd.try_clone().step("dup")?)?));
+    let kind = if reads { Kind::FileSource } else { Kind::FileSink };
     let Described { recipe, pump } = pipe(fd, access, reads);
-    Ok(Described { recipe, pump: pump.map(|pump| Pump { kind, ..pump }) })
+    Ok(Described { recipe, pump: pump.map(|pump| Pump { kind, keeps, ..pump }) })
 }
 
 fn socket(fd: OwnedFd, nonblock: bool) -> OsResult<Described> {
@@ -196,10 +197,10 @@ fn socket(fd: OwnedFd, nonblock: bool) -> OsResult<Described> {
     if getsockopt(&fd, sockopt::AcceptConn).step("SO_ACCEPTCONN")? {
         // The kernel does not tell a listener's backlog; libvirt's is 1, and a queue that is longer here only waits.
         let recipe = Recipe::Listener { stream: 0, kind, backlog: LISTENER_BACKLOG, nonblock };
-        return Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Listener(kind) }) });
+        return Ok(Described { recipe, pump: Some(Pump::new(fd, Kind::Listener(kind))) });
     }
     let recipe = Recipe::Socket { stream: 0, kind, nonblock };
-    Ok(Described { recipe, pump: Some(Pump { fd, kind: socket_pump(kind) }) })
+    Ok(Described { recipe, pump: Some(Pump::new(fd, Kind::of_socket(kind))) })
 }
 
 /// Clients that may wait in the far listener's queue; the near listener's own queue comes before it.
@@ -229,9 +230,9 @@ fn device(fd: OwnedFd, stat: &file::Stat, access: Access, mode: Mode) -> OsResul
     }
     let terminal::State { modes, characters, rows, columns } = terminal::state(&fd)?;
     let state = TerminalState { modes, characters, rows, columns };
-    let raw = Raw::new(&fd)?;
+    let keeps = Keeps::Terminal(Box::new(Raw::new(&fd)?));
     let recipe = Recipe::Terminal { stream: 0, access, state };
-    Ok(Described { recipe, pump: Some(Pump { fd, kind: PumpKind::Terminal(Box::new(raw)) }) })
+    Ok(Described { recipe, pump: Some(Pump { fd, kind: Kind::Terminal, keeps }) })
 }
 
 /// /dev/net/tun: Documentation/admin-guide/devices.txt.

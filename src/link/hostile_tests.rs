@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 
-use super::guard::twins::{access, own};
+use super::session::access::twins::{access, own};
+use super::session::sealed;
 use super::tests::{World, pair_of};
 use super::*;
 use crate::auth::{Handshake, Opener, Progress, Sealer};
@@ -35,7 +36,7 @@ impl Handler for Takes {
         let begin = Box::new(move || {
             let (fd, theirs, kind) = pair_of(SockType::Stream);
             theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-            (theirs, incoming.stream.attach(Pump { fd, kind }))
+            (theirs, incoming.stream.attach(Pump::new(fd, kind)))
         });
         // The test may have ended.
         let _ = self.0.lock().unwrap().send(begin);

@@ -22,19 +22,20 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
-use super::ctx::Shared;
-use super::guard::{Guard, Known};
-use super::helpers::Helpers;
-use super::inbox::{Cmd, Inbox, Pending};
-use super::node::{Handler, Incoming, Peer};
-use super::pair::Pair;
 use super::worker::Worker;
+use super::worker::ctx::Shared;
+use super::worker::guard::Guard;
+use super::worker::helpers::Helpers;
+use super::worker::inbox::{Cmd, Inbox, Pending};
+use super::worker::pair::Pair;
+use super::worker::peer::{Handler, Incoming, Known, Peer};
 use crate::errno::Errno;
-use crate::fdpass::{Maker, Pump, PumpKind};
+use crate::fdpass::{Maker, Pump};
 use crate::limits::{INITIAL_WINDOW, RECORDS_HELD_MAX};
 use crate::mux::Options;
 use crate::mux::sim::Rng;
 use crate::ring::faulty::FaultyEngine;
+use crate::stream::Kind;
 use crate::sys::pool::Job;
 use crate::wire::hello::{Lane, Role};
 use crate::wire::service;
@@ -42,7 +43,7 @@ use crate::wire::service;
 mod program;
 mod wire;
 
-use program::{Conn, Kind};
+use program::Conn;
 use wire::Wire;
 
 /// A stream that the near side has opened, or the far side has been asked for, and its local end is still to come.
@@ -100,7 +101,7 @@ impl Side {
 
     /// Streams and local ends that are still there.
     fn left(&self) -> usize {
-        self.worker.pairs().map(|pair| pair.mux.streams() + pair.ports.len()).sum()
+        self.worker.pairs().map(|pair| pair.mux.streams() + pair.locals.len()).sum()
     }
 }
 
@@ -166,7 +167,7 @@ impl World {
     fn open(&mut self) {
         let number = self.next;
         self.next += 1;
-        let kind = [Kind::Stream, Kind::Stream, Kind::Stream, Kind::SeqPacket][self.below(4)];
+        let kind = [Kind::Socket, Kind::Socket, Kind::Socket, Kind::SeqPacket][self.below(4)];
         self.conns.push(Conn::new(number, kind));
         let (accepted, refused) = (Arc::clone(&self.accepted), Arc::clone(&self.refused));
         let verdict = Box::new(move |said: Result<Pending, Errno>| match said {
@@ -192,9 +193,9 @@ impl World {
             conn.is_broken = true;
             return stream.refuse(Errno::ECONNREFUSED);
         }
-        let (ours, theirs, kind) = local_end(conn.kind);
+        let (ours, theirs) = local_end(conn.kind);
         conn.ends[side].attach(theirs);
-        drop(stream.attach(Pump { fd: ours, kind }));
+        drop(stream.attach(Pump::new(ours, conn.kind)));
     }
 
     /// A program does something.
@@ -312,20 +313,17 @@ impl World {
     }
 }
 
-/// This worker's end, its program's end, and how it is pumped.
-fn local_end(kind: Kind) -> (OwnedFd, UnixStream, PumpKind) {
-    let (socket, pump) = match kind {
-        Kind::Stream => (SockType::Stream, PumpKind::Socket),
-        Kind::SeqPacket => (SockType::SeqPacket, PumpKind::SeqPacket),
-    };
+/// This worker's end, and its program's.
+fn local_end(kind: Kind) -> (OwnedFd, UnixStream) {
+    let socket = if kind == Kind::Socket { SockType::Stream } else { SockType::SeqPacket };
     let (ours, theirs) = socketpair(AddressFamily::Unix, socket, None, SockFlag::SOCK_CLOEXEC).unwrap();
-    if kind == Kind::Stream {
+    if kind == Kind::Socket {
         // Little room, so that writes are cut short.
         setsockopt(&ours, sockopt::SndBuf, &4096).unwrap();
     }
     let theirs = UnixStream::from(theirs);
     theirs.set_nonblocking(true).unwrap();
-    (ours, theirs, pump)
+    (ours, theirs)
 }
 
 /// Returns how many steps it took.

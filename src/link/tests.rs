@@ -9,26 +9,26 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
-use super::guard::twins::{Twin, access, own};
+use super::session::access::twins::{Twin, access, own};
 use super::*;
 use crate::auth::SecretKey;
 use crate::errno::Errno;
-use crate::fdpass::OnRefusal;
-use crate::fdpass::{Maker, Mode, Pump, PumpKind};
+use crate::fdpass::{Maker, Mode, OnRefusal, Pump};
 use crate::ring::Wish;
+use crate::stream::Kind;
 use crate::sys::{scm, unix};
 use crate::wire::hello::{Hello, Lane, Role};
 use crate::wire::service;
 
 /// A pair of sockets, and how this node's end is pumped.
-pub(super) fn pair_of(kind: SockType) -> (OwnedFd, UnixStream, PumpKind) {
+pub(super) fn pair_of(kind: SockType) -> (OwnedFd, UnixStream, Kind) {
     let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
     setsockopt(&ours, sockopt::SndBufForce, &(1 << 20)).unwrap();
     setsockopt(&theirs, sockopt::SndBufForce, &(1 << 20)).unwrap();
     let pump = match kind {
-        SockType::Stream => PumpKind::Socket,
-        SockType::SeqPacket => PumpKind::SeqPacket,
-        _ => PumpKind::Datagram,
+        SockType::Stream => Kind::Socket,
+        SockType::SeqPacket => Kind::SeqPacket,
+        _ => Kind::Datagram,
     };
     (ours, theirs.into(), pump)
 }
@@ -44,7 +44,7 @@ impl Handler for Far {
         let kinds = [SockType::Stream, SockType::SeqPacket, SockType::Datagram];
         let kind = kinds.into_iter().find(|kind| incoming.request == format!("{kind:?}").as_bytes());
         let (fd, theirs, kind) = pair_of(kind.unwrap_or(SockType::Stream));
-        incoming.stream.attach(Pump { fd, kind });
+        incoming.stream.attach(Pump::new(fd, kind));
         self.0.send(theirs).unwrap();
     }
 }
@@ -106,7 +106,7 @@ impl World {
     pub(super) fn connect_as(&self, kind: SockType) -> (UnixStream, UnixStream) {
         let stream = self.near.open(service::UDS, format!("{kind:?}").into_bytes(), soon()).unwrap();
         let (fd, theirs, kind) = pair_of(kind);
-        stream.attach(Pump { fd, kind });
+        stream.attach(Pump::new(fd, kind));
         let far = self.opened.recv_timeout(Duration::from_secs(10)).unwrap();
         for end in [&theirs, &far] {
             end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -270,7 +270,7 @@ fn pass(world: &World, fds: Vec<(OwnedFd, Mode)>) -> (Attached, UnixStream, Unix
     let stream = world.near.open(service::EXEC, Vec::new(), soon()).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let first = First { bytes: b"request".to_vec(), fds: Maker::default().describe(fds, OnRefusal::Fail).unwrap() };
-    let attached = stream.attach_sending(Pump { fd: ours.into(), kind: PumpKind::Socket }, first);
+    let attached = stream.attach_sending(Pump::new(ours.into(), Kind::Socket), first);
     let far = world.opened.recv_timeout(Duration::from_secs(10)).unwrap();
     far.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut bytes = [0; 100];

@@ -21,10 +21,11 @@ use super::daemon::Background;
 use super::wire::{CHDIR, Capabilities, Identity, LISTEN_PID, MESSAGE_MAX, Message, Request, Signal};
 use crate::config::PLAINTEXT_ENV;
 use crate::errno::{Errno, OsError, OsResult, Step};
-use crate::fdpass::{Maker, Mode, OnRefusal, Pump, PumpKind};
+use crate::fdpass::{Maker, Mode, OnRefusal, Pump};
 use crate::limits::{FDS_MAX, OPEN_DEADLINE_MS};
 use crate::link::{Access, Attached, First, Handler, Incoming, LaterDial, Node, NodeOptions, dial_client};
 use crate::ring::Wish;
+use crate::stream::Kind;
 use crate::sys::inheritance::Inheritance;
 use crate::sys::{caps, frames, inherited, signals};
 use crate::wire::service;
@@ -277,7 +278,7 @@ impl Way {
         let deadline = Instant::now() + Duration::from_millis(OPEN_DEADLINE_MS);
         let stream = node.open(service::EXEC, Vec::new(), deadline).map_err(|errno| refused(addr, errno))?;
         let (control, theirs) = UnixStream::pair().step("socketpair")?;
-        let pump = Pump { fd: theirs.into(), kind: PumpKind::Socket };
+        let pump = Pump::new(theirs.into(), Kind::Socket);
         let attached = stream.attach_sending(pump, First { bytes: first, fds });
         Ok((control, Self::Own { attached, _bulk: bulk, _node: node }))
     }

@@ -23,9 +23,10 @@ use super::wire::{CHDIR, LISTEN_PID, Message, REQUEST_MAX, Request, Signal, Stat
 use crate::audit;
 use crate::auth::{Bearer, PublicKey};
 use crate::errno::{Errno, OsError, OsResult, Step as _};
-use crate::fdpass::{Pump, PumpKind};
+use crate::fdpass::Pump;
 use crate::limits::{COMMANDS_A_KEY, COMMANDS_MAX, EXEC_REQUEST_DEADLINE_MS};
 use crate::link::{Attached, Incoming, Peer};
+use crate::stream::Kind;
 use crate::sys::quota::{Limits, Quota};
 use crate::sys::seldom::Seldom;
 use crate::sys::spawn::{Identity, Keeper, Order, Plan, Report, Step};
@@ -71,7 +72,7 @@ impl Server {
             Ok(pair) => pair,
             Err(e) => return stream.refuse(crate::errno::errno_of(&e)),
         };
-        let attached = stream.attach(Pump { fd: theirs.into(), kind: PumpKind::Socket });
+        let attached = stream.attach(Pump::new(theirs.into(), Kind::Socket));
         let run = move || {
             sched::begin_as_usual();
             let command = Command { peer, bearer, control: ours, attached, standing };

@@ -13,14 +13,9 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 
 use crate::mux::sim::Rng;
+use crate::stream::Kind;
 use crate::sys::nonblock::set_nonblocking;
 use crate::sys::scm;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Stream,
-    SeqPacket,
-}
 
 /// What was passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +170,7 @@ impl Conn {
                 }
                 _ => {
                     let (kind, socket) = match rng.chance(70) {
-                        true => (Kind::Stream, SockType::Stream),
+                        true => (Kind::Socket, SockType::Stream),
                         false => (Kind::SeqPacket, SockType::SeqPacket),
                     };
                     let (ours, theirs) = socketpair(AddressFamily::Unix, socket, None, SockFlag::SOCK_CLOEXEC).unwrap();

@@ -1,0 +1,477 @@
+//! This process as a node: its workers, its sessions, and what it answers to a HELLO.
+//!
+//! ```text
+//!   Door (accepts) ──┐                       ┌── worker 0: pairs
+//!                    ├── Node: sessions ─────┤
+//!   dialer threads ──┘    which pair where   └── worker 1: pairs
+//! ```
+//!
+//! A session of role Peer is the one session between two nodes: both may dial, and of two sessions born at once the
+//! one dialled by the smaller node id survives. A session of role Client is one command's.
+
+pub(super) mod admission;
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use self::admission::{Admission, begins_session};
+use super::access::Access;
+use super::conn::Conn;
+use super::file_links::FileLinks;
+use super::standing::Expected;
+use crate::auth::PublicKey;
+use crate::errno::{Errno, OsError, OsResult};
+use crate::fdpass::Maker;
+use crate::limits::{INITIAL_WINDOW, LINKS_MAX, RECORD_MAX, REOPEN_MS};
+use crate::link::worker::ctx::Shared;
+use crate::link::worker::guard::Guard;
+use crate::link::worker::helpers::Helpers;
+use crate::link::worker::inbox::{Cmd, Inbox, PairRef, Pending};
+use crate::link::worker::links::End;
+use crate::link::worker::peer::{Handler, Known, Peer};
+use crate::link::worker::{self, News, Worker};
+use crate::ring::Wish;
+use crate::wire::hello::{Hello, Lane, Role, Verdict};
+
+/// What a node does with a file link.
+pub trait FileServer: Send + Sync {
+    /// Called on a thread of the link's own, which ends afterwards.
+    fn serve(&self, conn: Conn);
+
+    /// Whether such a peer may have a file link. Must not block.
+    ///
+    /// # Errors
+    /// There is nothing here that it may mount; the line goes to the peer, and to the log.
+    fn admits(&self, _known: &Known) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+pub struct NodeOptions {
+    /// Worker threads: one a core, unless told otherwise.
+    pub workers: usize,
+    /// How the workers are to reach the kernel.
+    pub engine: Wish,
+    /// Who may have a link.
+    pub access: Access,
+    pub handler: Arc<dyn Handler>,
+    pub files: Option<Arc<dyn FileServer>>,
+    /// What this node makes when fds cross.
+    pub fds: Maker,
+}
+
+struct Session {
+    id: u64,
+    role: Role,
+    peer: Arc<Peer>,
+    /// By this node.
+    dialled: bool,
+    pairs: Vec<Option<PairRef>>,
+    /// The survivor of two takes new streams; the other one only finishes what it has.
+    retired: bool,
+}
+
+#[derive(Default)]
+struct State {
+    sessions: Vec<Session>,
+    /// Whose sessions carry what programs of this machine ask for.
+    expected: Expected,
+    next_pair: u64,
+    /// When the last session that programs here used had ended in an orderly way.
+    drained: Option<Instant>,
+    leaving: bool,
+}
+
+struct Inner {
+    id: [u8; 16],
+    access: Access,
+    handler: Arc<dyn Handler>,
+    name: String,
+    inboxes: Vec<Arc<Inbox>>,
+    files: Option<Arc<dyn FileServer>>,
+    file_links: FileLinks,
+    helpers: Helpers,
+    state: Mutex<State>,
+    changed: Condvar,
+    turn: AtomicUsize,
+}
+
+/// A handle; clones are the same node.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({})", self.0.name)
+    }
+}
+
+impl Node {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// A worker's ring cannot be set up; the line says why.
+    pub fn start(options: NodeOptions) -> OsResult<Self> {
+        let workers = options.workers.clamp(1, LINKS_MAX);
+        let inboxes = (0..workers).map(|_| worker::inbox()).collect::<OsResult<Vec<_>>>()?;
+        let mut id = [0; 16];
+        crate::sys::random::fill(&mut id)?;
+        let name = nix::unistd::gethostname().map_or_else(|_| "?".into(), |n| n.to_string_lossy().into_owned());
+        let node = Self(Arc::new(Inner {
+            id,
+            access: options.access.clone(),
+            handler: Arc::clone(&options.handler),
+            name,
+            inboxes,
+            files: options.files.clone(),
+            file_links: FileLinks::default(),
+            helpers: Helpers::default(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            turn: AtomicUsize::new(0),
+        }));
+        // While threads can be had: one helper is always there from now on.
+        node.0.helpers.run(|| ());
+        let mut said = String::new();
+        for index in 0..workers {
+            let line = node.start_worker(index, &options)?;
+            // As a rule all have the same one.
+            if line != said {
+                tracing::info!("engine: {line}");
+                said = line;
+            }
+        }
+        Ok(node)
+    }
+
+    /// Returns which engine it has.
+    fn start_worker(&self, index: usize, options: &NodeOptions) -> OsResult<String> {
+        let (handler, maker, wish) = (Arc::clone(&options.handler), Arc::new(options.fds.clone()), options.engine);
+        let inbox = Arc::clone(&self.0.inboxes[index]);
+        let (helpers, node) = (self.0.helpers.clone(), self.clone());
+        let (ready, told) = mpsc::channel();
+        let run = move || {
+            let shared = Shared { inbox, helpers, handler, maker };
+            let on_news = Box::new(move |pair, news: News<'_>| match news {
+                News::Leaving => node.on_peer_leaving(pair),
+                News::Ended(why) => node.on_pair_end(pair, why),
+            });
+            match Worker::new(shared, on_news, wish) {
+                Ok((worker, line)) => {
+                    let _ = ready.send(Ok(line));
+                    if let Err(e) = worker.run() {
+                        // The ring failed under us: no stream of this worker can go on, and half a node helps nobody.
+                        tracing::error!("worker {index}: {e}");
+                        std::process::abort();
+                    }
+                }
+                Err(e) => drop(ready.send(Err(e))),
+            }
+        };
+        let spawned = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run);
+        spawned.map_err(|e| OsError::new("start a worker", crate::errno::errno_of(&e)))?;
+        told.recv().unwrap_or(Err(OsError::new("start a worker", Errno::ECANCELED)))
+    }
+
+    pub(super) fn access(&self) -> &Access {
+        &self.0.access
+    }
+
+    pub fn helpers(&self) -> &Helpers {
+        &self.0.helpers
+    }
+
+    pub(super) fn file_links(&self) -> &FileLinks {
+        &self.0.file_links
+    }
+
+    /// Everybody who has a session, and where it is.
+    pub(super) fn sessions_now(&self) -> Vec<(Arc<Peer>, Vec<PairRef>)> {
+        let pairs = |s: &Session| s.pairs.iter().flatten().cloned().collect();
+        self.state().sessions.iter().map(|s| (Arc::clone(&s.peer), pairs(s))).collect()
+    }
+
+    pub(super) fn files(&self) -> Option<Arc<dyn FileServer>> {
+        self.0.files.clone()
+    }
+
+    /// This node's HELLO.
+    pub fn hello(&self, role: Role, lane: Lane, session: u64, index: u16) -> Hello {
+        Hello {
+            role,
+            lane,
+            verdict: Verdict::Ok,
+            node: self.0.id,
+            session,
+            index,
+            workers: u16::try_from(self.0.inboxes.len()).expect("at most LINKS_MAX"),
+            initial_window: INITIAL_WINDOW,
+            record_max: RECORD_MAX,
+            features: 0,
+            name: self.0.name.clone(),
+            reason: String::new(),
+            voucher: Vec::new(),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.state.lock().expect("no holder panics: panic is abort")
+    }
+
+    // ---- sessions ------------------------------------------------------------------------------------------------
+
+    /// A link of a dialled session. Returns whether it may live: the peer may have dialled at the same moment.
+    pub(super) fn dialled(&self, conn: Conn, hello: &Hello) -> bool {
+        let peer = Peer { known: conn.known.clone(), addr: conn.peer_addr, node: conn.peer.node, role: hello.role };
+        // The session is the dialler's; what the peer grants is in its own words.
+        let theirs = Hello { initial_window: conn.peer.initial_window, ..hello.clone() };
+        let mut state = self.state();
+        let new = !state.sessions.iter().any(|s| s.dialled && s.is_of(hello.session, &peer));
+        if new && (state.leaving || !begins_session(hello)) {
+            // This node, or the session, has ended since.
+            return false;
+        }
+        if hello.role == Role::Peer {
+            state.expected.learn(peer.known.key);
+        }
+        let lives = !new || hello.role != Role::Peer || self.survives(&mut state, &peer, true);
+        let Some(admission) = self.place(&mut state, &theirs, peer, true) else { return false };
+        drop(state);
+        let Admission::Link { pair, .. } = admission else { unreachable!("file links never come here") };
+        let (fd, guard) = conn.into_parts();
+        self.hand_over(admission, fd, guard);
+        if !lives {
+            // The peer may use it already: it is ended in the same orderly way as one that has lived.
+            self.on_peer_leaving(pair);
+        }
+        lives
+    }
+
+    pub(super) fn hand_over(&self, admission: Admission, fd: OwnedFd, guard: Guard) {
+        let Admission::Link { pair, worker, options, peer, lane, begins } = admission else {
+            unreachable!("file links never come here")
+        };
+        self.0.inboxes[worker].push(Cmd::Link { pair, lane, fd, guard, options, peer, begins });
+        // Retired since it was placed: the order to leave may have come too early for the worker.
+        let retired = |s: &Session| s.retired && s.pairs.iter().flatten().any(|p| p.pair == pair);
+        if self.state().sessions.iter().any(retired) {
+            self.0.inboxes[worker].push(Cmd::Leave { pair });
+        }
+    }
+
+    /// The peer takes no new streams on one pair of a session, and so on none.
+    fn on_peer_leaving(&self, pair: u64) {
+        let mut state = self.state();
+        let session = state.sessions.iter_mut().find(|s| s.pairs.iter().flatten().any(|p| p.pair == pair));
+        if let Some(session) = session
+            && !session.retired
+        {
+            session.retire();
+            self.0.changed.notify_all();
+        }
+    }
+
+    /// One pair is over: its session is.
+    fn on_pair_end(&self, pair: u64, why: &End) {
+        let mut state = self.state();
+        let Some(at) = state.sessions.iter().position(|s| s.pairs.iter().flatten().any(|p| p.pair == pair)) else {
+            return;
+        };
+        if state.sessions[at].retired && *why == End::Drained {
+            // A retired session's pairs end one by one, each with its last stream.
+            state.sessions[at]
+                .pairs
+                .iter_mut()
+                .filter(|p| p.as_ref().is_some_and(|p| p.pair == pair))
+                .for_each(|p| *p = None);
+            if state.sessions[at].pairs.iter().any(Option::is_some) {
+                return;
+            }
+        }
+        let session = state.sessions.swap_remove(at);
+        for other in session.pairs.iter().flatten().filter(|p| p.pair != pair) {
+            other.inbox.push(Cmd::End { pair: other.pair, reason: format!("another link: {why}") });
+        }
+        if session.retired && session.role == Role::Peer && state.expected.is(&session.peer) {
+            state.drained = Some(Instant::now());
+        }
+        let missed = session.role == Role::Peer && !session.retired && !state.leaving;
+        if missed || matches!(why, End::Broken(_)) {
+            tracing::warn!(peer = %session.peer, "session over: {why}");
+        } else {
+            tracing::debug!(peer = %session.peer, "session over: {why}");
+        }
+        self.0.changed.notify_all();
+    }
+
+    /// Whether the session is still there. With `None`: whether any session with a peer node is.
+    pub(in crate::link) fn has_session(&self, id: Option<u64>) -> bool {
+        let state = self.state();
+        state.sessions.iter().any(|s| !s.retired && id.map_or(s.role == Role::Peer, |id| s.id == id))
+    }
+
+    #[cfg(test)]
+    pub(in crate::link) fn sessions(&self) -> Vec<u64> {
+        self.state().sessions.iter().map(|s| s.id).collect()
+    }
+
+    /// This node dials that peer: its sessions, and no other peer's, are for programs here.
+    pub(super) fn expect(&self, addr: &str) {
+        let ips = std::net::ToSocketAddrs::to_socket_addrs(addr);
+        self.state().expected.at(ips.into_iter().flatten().map(|a| a.ip()));
+    }
+
+    /// The peer that this node dials has proven this key and has a session with this node already, from wherever it has
+    /// dialled. Returns whether that session is here.
+    pub(super) fn learn(&self, key: Option<PublicKey>) -> bool {
+        let mut state = self.state();
+        state.expected.learn(key);
+        self.0.changed.notify_all();
+        state.has_expected()
+    }
+
+    /// Waits until no session with a peer is up, or the node leaves. Returns false when it leaves.
+    pub(super) fn wait_without_peer(&self) -> bool {
+        let mut state = self.state();
+        while !state.leaving && state.has_expected() {
+            state = self.0.changed.wait(state).expect("no holder panics: panic is abort");
+        }
+        !state.leaving
+    }
+
+    /// The peers with which a session takes new streams.
+    pub fn peers(&self) -> Vec<Arc<Peer>> {
+        self.state().peers()
+    }
+
+    /// Waits until they are others than these. `None`: the node leaves.
+    pub fn wait_for_other_peers(&self, than: &[Arc<Peer>]) -> Option<Vec<Arc<Peer>>> {
+        let same = |s: &mut State| !s.leaving && s.peers() == than;
+        let state = self.0.changed.wait_while(self.state(), same).expect("no holder panics: panic is abort");
+        (!state.leaving).then(|| state.peers())
+    }
+
+    /// Waits for `time`, or until the node leaves.
+    pub(super) fn pause(&self, time: Duration) {
+        let state = self.state();
+        let leaving = |s: &mut State| !s.leaving;
+        drop(self.0.changed.wait_timeout_while(state, time, leaving).expect("no holder panics: panic is abort"));
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.state().leaving
+    }
+
+    // ---- streams -------------------------------------------------------------------------------------------------
+
+    /// Opens a stream to the other node and waits for its verdict.
+    ///
+    /// # Errors
+    /// ENOTCONN: no session is up. ETIMEDOUT: no verdict by `deadline` (the stream is given up). Else the peer's errno.
+    pub fn open(&self, service: u16, request: Vec<u8>, deadline: Instant) -> Result<Pending, Errno> {
+        let patience = deadline.min(Instant::now() + Duration::from_millis(REOPEN_MS));
+        loop {
+            // ECONNABORTED: the session takes no new streams, or has just ended.
+            match self.open_once(service, request.clone(), deadline) {
+                Err(Errno::ECONNABORTED) if Instant::now() < patience => std::thread::sleep(Duration::from_millis(2)),
+                Err(Errno::ECONNABORTED) => return Err(Errno::ENOTCONN),
+                verdict => return verdict,
+            }
+        }
+    }
+
+    fn open_once(&self, service: u16, request: Vec<u8>, deadline: Instant) -> Result<Pending, Errno> {
+        let at = self.next_pair()?;
+        let (tell, told) = mpsc::sync_channel(1);
+        // A verdict that comes too late finds nobody and is dropped, which resets the stream.
+        let verdict = Box::new(move |v| drop(tell.send(v)));
+        at.inbox.push(Cmd::Open { pair: at.pair, service, request, verdict });
+        match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(verdict) => verdict,
+            Err(_) => Err(Errno::ETIMEDOUT),
+        }
+    }
+
+    /// The next link pair in turn of the session that takes new streams. ECONNABORTED: there was one a moment ago.
+    fn next_pair(&self) -> Result<PairRef, Errno> {
+        let state = self.state();
+        let session = match state.sessions.iter().find(|s| s.dialled_client()) {
+            Some(command) => Some(command),
+            None => state.expected.one_of(state.sessions.iter().filter(|s| s.takes_streams()), |s| &s.peer),
+        };
+        let Some(session) = session else {
+            return Err(if state.is_between_sessions() { Errno::ECONNABORTED } else { Errno::ENOTCONN });
+        };
+        let pairs: Vec<&PairRef> = session.pairs.iter().flatten().collect();
+        let turn = self.0.turn.fetch_add(1, Ordering::Relaxed);
+        pairs.get(turn % pairs.len().max(1)).map(|p| (*p).clone()).ok_or(Errno::ENOTCONN)
+    }
+
+    /// No new streams; waits until the old ones have finished, at most for `patience`. Returns whether they have.
+    pub fn leave(&self, patience: Duration) -> bool {
+        let mut state = self.state();
+        state.leaving = true;
+        self.0.changed.notify_all();
+        state.sessions.iter_mut().for_each(Session::retire);
+        let some = |s: &mut State| !s.sessions.is_empty();
+        let (state, out) =
+            self.0.changed.wait_timeout_while(state, patience, some).expect("no holder panics: panic is abort");
+        drop(state);
+        for inbox in &self.0.inboxes {
+            inbox.push(Cmd::Stop);
+        }
+        !out.timed_out()
+    }
+}
+
+impl State {
+    /// Whether another session may come at any moment: of two born at once one ends, perhaps before this node knows the
+    /// other one. Nothing comes in place of what ends because this node does.
+    fn is_between_sessions(&self) -> bool {
+        let retired = |s: &Session| s.role == Role::Peer && s.retired && self.expected.is(&s.peer);
+        let lately = self.drained.is_some_and(|at| at.elapsed() < Duration::from_millis(REOPEN_MS));
+        !self.leaving && (lately || self.sessions.iter().any(retired))
+    }
+
+    /// Whether programs here reach the peer that this node dials.
+    fn has_expected(&self) -> bool {
+        self.sessions.iter().any(|s| s.takes_streams() && self.expected.is(&s.peer))
+    }
+
+    fn peers(&self) -> Vec<Arc<Peer>> {
+        let up = self.sessions.iter().filter(|s| s.takes_streams());
+        up.map(|s| Arc::clone(&s.peer)).collect()
+    }
+}
+
+impl Peer {
+    /// The same process, and it has proven the same key: another one may only say that it is this node.
+    fn is(&self, other: &Self) -> bool {
+        self.node == other.node && self.known.key == other.known.key
+    }
+}
+
+impl Session {
+    fn is_of(&self, id: u64, peer: &Peer) -> bool {
+        self.id == id && self.peer.is(peer)
+    }
+
+    /// No new streams on it; it ends with its last one.
+    fn retire(&mut self) {
+        self.retired = true;
+        for pair in self.pairs.iter().flatten() {
+            pair.inbox.push(Cmd::Leave { pair: pair.pair });
+        }
+    }
+
+    fn takes_streams(&self) -> bool {
+        self.role == Role::Peer && !self.retired
+    }
+
+    fn dialled_client(&self) -> bool {
+        self.role == Role::Client && self.dialled
+    }
+}

@@ -1,0 +1,255 @@
+//! One TCP connection of a pair on the ring: frames in, frames out.
+//!
+//! ```text
+//!   RECV ─▶ buffer ── records opened where they lie ─▶ chunks ─▶ parser ─▶ mux
+//!   mux ─▶ batch ── sealed, copied once ─▶ records ─▶ SENDMSG
+//! ```
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::sys::socket::{Shutdown, shutdown};
+
+use super::ctx::Ctx;
+use super::guard::Guard;
+use super::links::End;
+use crate::auth::{Opened, RECORD_HEAD};
+use crate::errno::Errno;
+use crate::limits::{BULK_BATCH, LAT_BATCH, POOL_PRESSURE};
+use crate::mux::{Mux, Payload};
+use crate::ring::{Chunk, Done, Fd, Filling, Message, Op, OpId, Pool, Size};
+use crate::sys::tcp;
+use crate::wire::hello::Lane;
+use crate::wire::parser::{Parser, Step};
+
+pub(super) struct LaneEnd {
+    lane: Lane,
+    fd: Fd,
+    guard: Guard,
+    parser: Parser,
+    filling: Option<Filling>,
+    /// How long the record is, at least, whose first bytes are in `filling`.
+    want: usize,
+    /// The last read took all that there was.
+    dry: bool,
+    recv: Option<OpId>,
+    send: Option<OpId>,
+    /// Nobody wakes for its end.
+    quiet: bool,
+    /// Where the next batch is put together; away while one is being sent.
+    message: Option<Box<Message>>,
+    closed: bool,
+}
+
+impl LaneEnd {
+    pub(super) fn new(lane: Lane, fd: OwnedFd, guard: Guard) -> Self {
+        Self {
+            lane,
+            fd: Rc::new(fd),
+            guard,
+            parser: Parser::default(),
+            filling: None,
+            want: RECORD_HEAD,
+            dry: false,
+            recv: None,
+            send: None,
+            quiet: false,
+            message: Some(Box::default()),
+            closed: false,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.closed && self.recv.is_none() && self.send.is_none()
+    }
+
+    /// Whether more may come.
+    pub(super) fn is_receiving(&self) -> bool {
+        self.recv.is_some()
+    }
+
+    /// When the other kernel was last heard.
+    pub(super) fn acknowledged_ms_ago(&self) -> Option<u32> {
+        tcp::acknowledged_ms_ago(self.fd.as_fd())
+    }
+
+    /// Whether the last batch has left.
+    pub(super) fn is_idle(&self) -> bool {
+        self.send.is_none()
+    }
+
+    /// Whether something waits for a batch of whose end nobody is told.
+    pub(super) fn holds_up(&self, mux: &Mux<Chunk>) -> bool {
+        self.send.is_some() && self.quiet && (mux.is_leaving() || mux.has_more(self.lane))
+    }
+
+    pub(super) fn receive(&mut self, ctx: &mut Ctx, token: u64) {
+        if self.recv.is_some() || self.closed {
+            return;
+        }
+        let into = match self.filling.take() {
+            Some(f) if f.spare() >= SPARE_MIN.max(self.want.saturating_sub(f.sealed())) => f,
+            Some(f) => f.go_on_in(ctx.pool.take(Size::Large)),
+            None => ctx.pool.take(Size::Large),
+        };
+        let max = into.spare();
+        let op = Op::Recv { fd: Rc::clone(&self.fd), into, max, fds: false, dry: self.dry };
+        self.recv = Some(ctx.engine.submit(op, token));
+    }
+
+    /// Cuts what came into frames.
+    ///
+    /// # Errors
+    /// The link must be closed: its end, a failed read, or the peer's mistake.
+    pub(super) fn on_received(
+        &mut self,
+        done: Done,
+        mux: &mut Mux<Chunk>,
+        pool: &Pool,
+        now_us: u64,
+    ) -> Result<(), End> {
+        self.recv = None;
+        if self.closed {
+            return Ok(());
+        }
+        let count = match done.result {
+            Ok(0) if self.parser.is_between_frames() => return Err(End::Closed),
+            Ok(0) => return Err(End::Broken("the peer closed the link within a frame".into())),
+            Ok(count) => count as usize,
+            Err(Errno::EINTR | Errno::EAGAIN) => return Ok(()),
+            Err(errno) => return Err(End::Gone(format!("link lost: {}", errno.desc()))),
+        };
+        let Op::Recv { mut into, max, .. } = done.op else { unreachable!("a link's read is RECV") };
+        self.dry = count < max;
+        into.received(count);
+        let pressed = pool.used() > POOL_PRESSURE;
+        let plain = self.open_all(&mut into, mux, pressed, now_us);
+        self.filling = Some(into);
+        plain
+    }
+
+    /// Opens what is whole, and cuts it into frames.
+    fn open_all(&mut self, into: &mut Filling, mux: &mut Mux<Chunk>, pressed: bool, now_us: u64) -> Result<(), End> {
+        loop {
+            let (used, plain) = match &mut self.guard {
+                Guard::Tls { opener, .. } => match opener.open(into.raw())? {
+                    Opened::Record { used, plain } => (used, plain),
+                    Opened::Part { want } => {
+                        self.want = want;
+                        return Ok(());
+                    }
+                    Opened::End => return Err(End::Closed),
+                },
+                #[cfg(any(test, feature = "plaintext"))]
+                Guard::Plain => match into.raw().len() {
+                    0 => return Ok(()),
+                    all => (all, 0..all),
+                },
+            };
+            let chunk = into.cut_opened(used, plain);
+            self.on_plain(chunk, mux, pressed, now_us)?;
+        }
+    }
+
+    fn on_plain(&mut self, mut rest: Chunk, mux: &mut Mux<Chunk>, pressed: bool, now_us: u64) -> Result<(), End> {
+        loop {
+            match self.parser.step(rest.as_ref())? {
+                Step::More => return Ok(()),
+                Step::Control { used, header, body } => {
+                    rest.advance(used);
+                    mux.on_control(self.lane, header, &body, now_us)?;
+                }
+                Step::Data { skip, take, header, first, last } => {
+                    rest.advance(skip);
+                    let mut piece = rest.split_to(take);
+                    if pressed && piece.is_wasteful() {
+                        piece = piece.compacted();
+                    }
+                    mux.on_data(self.lane, header, piece, (first, last), now_us)?;
+                }
+            }
+        }
+    }
+
+    /// Sends the next batch, if the last one has left and there is one.
+    ///
+    /// # Errors
+    /// As `on_received`.
+    pub(super) fn transmit(&mut self, mux: &mut Mux<Chunk>, ctx: &mut Ctx, token: u64) -> Result<(), End> {
+        if self.closed {
+            return Ok(());
+        }
+        let Some(mut message) = self.message.take() else { return Ok(()) };
+        let budget = match self.lane {
+            Lane::Lat => LAT_BATCH,
+            Lane::Bulk => BULK_BATCH,
+        };
+        mux.poll_transmit(self.lane, &mut message.batch, budget);
+        if message.batch.is_empty() {
+            self.message = Some(message);
+            return Ok(());
+        }
+        match &mut self.guard {
+            Guard::Tls { sealer, .. } => {
+                let mut sealed = Vec::new();
+                sealer.seal(message.batch.slices(), |record| sealed.push(record))?;
+                message.clear();
+                sealed.into_iter().for_each(|record| message.batch.push_body(Chunk::from_vec(record)));
+            }
+            #[cfg(any(test, feature = "plaintext"))]
+            Guard::Plain => {}
+        }
+        // As a rule all that there is leaves at once, and nothing waits for its end.
+        self.quiet = message.left() <= QUIET_MAX && !mux.has_more(self.lane) && !mux.is_leaving();
+        let op = Op::Send { fd: Rc::clone(&self.fd), message };
+        self.send = Some(match self.quiet {
+            true => ctx.engine.submit_quietly(op, token),
+            false => ctx.engine.submit(op, token),
+        });
+        Ok(())
+    }
+
+    /// # Errors
+    /// As `on_received`.
+    pub(super) fn on_sent(&mut self, done: Done, ctx: &mut Ctx, token: u64) -> Result<(), End> {
+        self.send = None;
+        let Op::Send { fd, mut message } = done.op else { unreachable!("a link's write is SENDMSG") };
+        match done.result {
+            Ok(count) => message.advance(count as usize),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(errno) => return Err(End::Gone(format!("link lost: {}", errno.desc()))),
+        }
+        if message.left() > 0 && !self.closed {
+            self.quiet = false;
+            self.send = Some(ctx.engine.submit(Op::Send { fd, message }, token));
+        } else {
+            message.clear();
+            self.message = Some(message);
+        }
+        Ok(())
+    }
+
+    /// Nothing more is sent; the peer sees the end behind the last frame, and what it still sends is read.
+    pub(super) fn finish(&self) {
+        // ENOTCONN: the peer was faster.
+        let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Write);
+    }
+
+    /// Ends both directions; what is in flight completes soon.
+    pub(super) fn close(&mut self, ctx: &mut Ctx) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        // What was sent still leaves, and a FIN behind it; the cancels end our own waiting.
+        let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Both);
+        for op in [self.recv, self.send].into_iter().flatten() {
+            ctx.engine.cancel(op);
+        }
+        self.filling = None;
+    }
+}
+
+/// Below this a link takes a new buffer: a read should bring several small frames at once.
+const SPARE_MIN: usize = 8 << 10;
+/// Above this a socket may take a part only.
+const QUIET_MAX: usize = 16 << 10;
