@@ -479,7 +479,7 @@ mod tests {
 
     fn sealed(from: &mut Established, plain: &[&[u8]]) -> Vec<u8> {
         let mut out = Vec::new();
-        from.sealer.seal(plain.iter().copied(), |record| out.extend(record)).unwrap();
+        from.sealer.seal(plain.iter().copied(), &mut out).unwrap();
         out
     }
 

@@ -14,5 +14,5 @@ pub mod voucher;
 pub use handshake::{Established, Handshake, HandshakeError, Progress, Tls};
 pub use key::{KeyError, PublicKey, SecretKey};
 pub use line::{KeyLine, LineError, check_name};
-pub use record::{Opened, Opener, RECORD_HEAD, RECORD_MAX, Sealer};
+pub use record::{Opened, Opener, RECORD_HEAD, RECORD_MAX, Room, Sealer};
 pub use voucher::{Bearer, Binding, VOUCHER_MAX};

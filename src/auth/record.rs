@@ -5,9 +5,10 @@
 //!                             ╰──────── Keys: rustls' key schedule, for KeyUpdate (RFC 8446, 4.6.3) ────╯
 //! ```
 //!
-//! rustls made the keys, and its own AEAD objects do the work; here are only their order (one sequence number each way,
-//! RFC 8446, 5.3) and the record's head. rustls' connection object would copy each way: it opens into a buffer of its
-//! own, and seals into one before it copies into ours.
+//! rustls made the keys; here are only their order (one sequence number each way, RFC 8446, 5.3) and the record's head.
+//! rustls' connection object would copy each way: it opens into a buffer of its own, and seals into one before it copies
+//! into ours. Records are opened by its own AEAD object, where they lie; that object would allocate for each record that it
+//! seals, and so AWS-LC, which it calls for this, is called here.
 //!
 //! Pure: bytes in, bytes out. A direction that has failed once is not used again.
 
@@ -15,10 +16,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use aws_lc_rs::aead::{self, AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 use rustls::client::ClientConnectionData;
-use rustls::crypto::cipher::{
-    AeadKey, InboundOpaqueMessage, Iv, MessageDecrypter, MessageEncrypter, OutboundChunks, OutboundPlainMessage,
-};
+use rustls::crypto::cipher::{AeadKey, InboundOpaqueMessage, Iv, MessageDecrypter, Nonce};
 use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
 use rustls::{ConnectionTrafficSecrets, ContentType, ProtocolVersion, Tls13CipherSuite};
@@ -45,7 +45,7 @@ pub(super) enum Schedule {
 }
 
 impl Keys {
-    fn next(&self, sending: bool) -> WireResult<(AeadKey, Iv)> {
+    fn next(&self, sending: bool) -> WireResult<ConnectionTrafficSecrets> {
         let mut schedule = self.schedule.lock().expect("no holder panics: panic is abort");
         let next = match (&mut *schedule, sending) {
             (Schedule::Client(c), true) => c.update_tx_secret(),
@@ -53,18 +53,79 @@ impl Keys {
             (Schedule::Server(c), true) => c.update_tx_secret(),
             (Schedule::Server(c), false) => c.update_rx_secret(),
         };
-        next.map_err(|e| ProtocolError(format!("key update: {e}"))).and_then(|(_, secrets)| parts(secrets))
+        next.map(|(_, secrets)| secrets).map_err(|e| ProtocolError(format!("key update: {e}")))
+    }
+
+    fn decrypter(&self, secrets: ConnectionTrafficSecrets) -> WireResult<Box<dyn MessageDecrypter>> {
+        let (_, key, iv) = parts(secrets)?;
+        Ok(self.suite.aead_alg.decrypter(key, iv))
     }
 }
 
-fn parts(secrets: ConnectionTrafficSecrets) -> WireResult<(AeadKey, Iv)> {
+fn parts(secrets: ConnectionTrafficSecrets) -> WireResult<(&'static aead::Algorithm, AeadKey, Iv)> {
     match secrets {
-        ConnectionTrafficSecrets::Aes128Gcm { key, iv }
-        | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
-        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => Ok((key, iv)),
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => Ok((&AES_128_GCM, key, iv)),
+        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => Ok((&AES_256_GCM, key, iv)),
+        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => Ok((&CHACHA20_POLY1305, key, iv)),
         _ => bad!("a cipher that was never offered"),
     }
 }
+
+/// Where sealed records go.
+pub trait Room {
+    /// The next `len` bytes of it, which will all be written.
+    fn take(&mut self, len: usize) -> &mut [u8];
+}
+
+impl Room for Vec<u8> {
+    fn take(&mut self, len: usize) -> &mut [u8] {
+        let start = self.len();
+        self.resize(start + len, 0);
+        &mut self[start..]
+    }
+}
+
+/// One key of our direction.
+struct Seal {
+    key: LessSafeKey,
+    iv: Iv,
+}
+
+impl Seal {
+    fn new(secrets: ConnectionTrafficSecrets) -> WireResult<Self> {
+        let (algorithm, key, iv) = parts(secrets)?;
+        let Ok(key) = UnboundKey::new(algorithm, key.as_ref()) else { bad!("a key of another length") };
+        Ok(Self { key: LessSafeKey::new(key), iv })
+    }
+
+    /// One record, RFC 8446, 5.2: its head is what is authenticated with it, its type is sealed behind the data.
+    fn record(&self, number: u64, typ: ContentType, plain: &[&[u8]], out: &mut impl Room) -> WireResult<()> {
+        let len = plain.iter().map(|part| part.len()).sum::<usize>();
+        assert!(len <= RECORD_PLAIN_MAX, "cut by the caller");
+        let sealed = len + 1 + TAG;
+        let [high, low] = u16::try_from(sealed).expect("2^14 and a little").to_be_bytes();
+        let head = [ContentType::ApplicationData.into(), 3, 3, high, low];
+        let room = out.take(RECORD_HEAD + sealed);
+        let (start, room) = room.split_at_mut(RECORD_HEAD);
+        start.copy_from_slice(&head);
+        let (data, tag) = room.split_at_mut(len + 1);
+        let mut at = 0;
+        for part in plain {
+            data[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        data[len] = typ.into();
+        let nonce = aead::Nonce::assume_unique_for_key(Nonce::new(&self.iv, number).0);
+        let Ok(made) = self.key.seal_in_place_separate_tag(nonce, Aad::from(head), data) else {
+            bad!("a record can't be sealed");
+        };
+        tag.copy_from_slice(made.as_ref());
+        Ok(())
+    }
+}
+
+/// Of all three ciphers.
+const TAG: usize = 16;
 
 /// The two directions of one connection, from what its handshake has left: sequence number and secrets, out and in.
 pub(super) fn directions(
@@ -74,21 +135,14 @@ pub(super) fn directions(
     into: (u64, ConnectionTrafficSecrets),
 ) -> WireResult<(Sealer, Opener)> {
     let keys = Arc::new(Keys { suite, schedule: Mutex::new(schedule), asked: AtomicBool::new(false) });
-    let (key, iv) = parts(out.1)?;
-    let sealer = Sealer {
-        aead: suite.aead_alg.encrypter(key, iv),
-        next: out.0,
-        renew_at: KEY_UPDATE_RECORDS,
-        keys: Arc::clone(&keys),
-    };
-    let (key, iv) = parts(into.1)?;
-    let opener = Opener { aead: suite.aead_alg.decrypter(key, iv), next: into.0, keys };
+    let sealer = Sealer { seal: Seal::new(out.1)?, next: out.0, renew_at: KEY_UPDATE_RECORDS, keys: Arc::clone(&keys) };
+    let opener = Opener { aead: keys.decrypter(into.1)?, next: into.0, keys };
     Ok((sealer, opener))
 }
 
 /// Our direction.
 pub struct Sealer {
-    aead: Box<dyn MessageEncrypter>,
+    seal: Seal,
     /// Sequence number of the next record under this key.
     next: u64,
     /// At which one a new key is due.
@@ -103,54 +157,47 @@ impl std::fmt::Debug for Sealer {
 }
 
 impl Sealer {
-    /// Seals `plain`, in order, into as few records as they fit, and gives each to `out`.
+    /// Seals `plain`, in order, into as few records as they fit.
     ///
     /// # Errors
     /// Nothing may be sent any more.
-    pub fn seal<'a>(
-        &mut self,
-        plain: impl IntoIterator<Item = &'a [u8]>,
-        mut out: impl FnMut(Vec<u8>),
-    ) -> WireResult<()> {
+    pub fn seal<'a>(&mut self, plain: impl IntoIterator<Item = &'a [u8]>, out: &mut impl Room) -> WireResult<()> {
         if self.next >= self.renew_at || self.keys.asked.swap(false, Ordering::Relaxed) {
-            out(self.renew()?);
+            self.renew(out)?;
         }
-        let mut waiting: Vec<&[u8]> = Vec::new();
-        let mut bytes = 0;
+        let mut waiting: [&[u8]; SLICES] = [&[]; SLICES];
+        let (mut count, mut bytes) = (0, 0);
         for mut slice in plain {
             while !slice.is_empty() {
                 let (now, later) = slice.split_at(slice.len().min(RECORD_PLAIN_MAX - bytes));
-                waiting.push(now);
+                waiting[count] = now;
+                count += 1;
                 bytes += now.len();
                 slice = later;
-                if bytes == RECORD_PLAIN_MAX {
-                    out(self.record(ContentType::ApplicationData, &waiting)?);
-                    waiting.clear();
-                    bytes = 0;
+                if bytes == RECORD_PLAIN_MAX || count == SLICES {
+                    self.record(ContentType::ApplicationData, &waiting[..count], out)?;
+                    (count, bytes) = (0, 0);
                 }
             }
         }
         if bytes > 0 {
-            out(self.record(ContentType::ApplicationData, &waiting)?);
+            self.record(ContentType::ApplicationData, &waiting[..count], out)?;
         }
         Ok(())
     }
 
-    fn record(&mut self, typ: ContentType, plain: &[&[u8]]) -> WireResult<Vec<u8>> {
-        let payload = OutboundChunks::new(plain);
-        let message = OutboundPlainMessage { typ, version: ProtocolVersion::TLSv1_2, payload };
-        let sealed = self.aead.encrypt(message, self.next).map_err(|e| ProtocolError(format!("seal a record: {e}")))?;
+    fn record(&mut self, typ: ContentType, plain: &[&[u8]], out: &mut impl Room) -> WireResult<()> {
+        self.seal.record(self.next, typ, plain, out)?;
         self.next += 1;
-        Ok(sealed.encode())
+        Ok(())
     }
 
     /// Says KeyUpdate under the old key, and goes on with the new one.
-    fn renew(&mut self) -> WireResult<Vec<u8>> {
-        let said = self.record(ContentType::Handshake, &[&KEY_UPDATE])?;
-        let (key, iv) = self.keys.next(true)?;
-        self.aead = self.keys.suite.aead_alg.encrypter(key, iv);
+    fn renew(&mut self, out: &mut impl Room) -> WireResult<()> {
+        self.record(ContentType::Handshake, &[&KEY_UPDATE], out)?;
+        self.seal = Seal::new(self.keys.next(true)?)?;
         self.next = 0;
-        Ok(said)
+        Ok(())
     }
 
     #[cfg(test)]
@@ -158,6 +205,9 @@ impl Sealer {
         self.renew_at = records;
     }
 }
+
+/// So many pieces a record, and none is allocated for them: small frames of 16 KiB are as many heads and payloads.
+const SLICES: usize = 128;
 
 /// key_update(24), three bytes of length, update_not_requested(0): RFC 8446, 4.6.3.
 const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
@@ -228,8 +278,7 @@ impl Opener {
             [24, 0, 0, 1, 1] => true,
             _ => bad!("a TLS handshake message of type {:?} behind the handshake", message.first()),
         };
-        let (key, iv) = self.keys.next(false)?;
-        self.aead = self.keys.suite.aead_alg.decrypter(key, iv);
+        self.aead = self.keys.decrypter(self.keys.next(false)?)?;
         self.next = 0;
         if asked {
             self.keys.asked.store(true, Ordering::Relaxed);

@@ -117,7 +117,9 @@ impl Peer {
     fn say(&mut self, frames: &[Vec<u8>]) {
         let bytes = frames.concat();
         let link = &mut self.link;
-        self.sealer.seal([&bytes[..]], |record| link.write_all(&record).unwrap()).unwrap();
+        let mut sealed = Vec::new();
+        self.sealer.seal([&bytes[..]], &mut sealed).unwrap();
+        link.write_all(&sealed).unwrap();
     }
 
     fn hear(&mut self) -> (Header, Vec<u8>) {

@@ -159,10 +159,22 @@ impl Filling {
         self.memory.len - self.filled - self.raw
     }
 
+    pub fn is_small(&self) -> bool {
+        self.memory.len <= Size::Small.bytes()
+    }
+
     /// Where the kernel may write `spare` bytes.
     pub(super) fn tail(&self) -> *mut u8 {
         // SAFETY: `filled + raw <= len`, so the result is inside the allocation or one past it.
         unsafe { self.memory.start.as_ptr().add(self.filled + self.raw) }
+    }
+
+    /// The first `len` bytes behind all that was filled, to be written here. They are a chunk once they are `cut`.
+    pub fn tail_mut(&mut self, len: usize) -> &mut [u8] {
+        assert!(self.raw == 0 && len <= self.spare(), "no more than is free");
+        // SAFETY: `filled..filled + len` lies in the allocation, whose pages were zeroed or written; chunks end before it,
+        // no operation has this `Filling`, and this is the only handle that reaches it.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.start.as_ptr().add(self.filled), len) }
     }
 
     /// The kernel has written `count` bytes at the tail: they are a chunk now.

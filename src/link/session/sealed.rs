@@ -1,6 +1,6 @@
 //! TLS records of a blocking connection, as std's Read and Write: for file links, whose threads wait.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::ops::Range;
 
@@ -70,29 +70,21 @@ impl Read for Reader {
 pub(super) struct Writer {
     stream: TcpStream,
     sealer: Sealer,
+    /// What is sealed and on its way.
+    records: Vec<u8>,
     /// A record that was sealed and not sent: the peer can open nothing that follows.
     broken: bool,
 }
 
 impl Writer {
     pub(super) fn new(stream: TcpStream, sealer: Sealer) -> Self {
-        Self { stream, sealer, broken: false }
+        Self { stream, sealer, records: Vec::new(), broken: false }
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut records = Vec::new();
-        self.sealer.seal([bytes], |record| records.push(record)).map_err(broken)?;
-        let mut slices: Vec<IoSlice<'_>> = records.iter().map(|r| IoSlice::new(r)).collect();
-        let mut left = &mut slices[..];
-        while !left.is_empty() {
-            match self.stream.write_vectored(left) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => IoSlice::advance_slices(&mut left, count),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+        self.records.clear();
+        self.sealer.seal([bytes], &mut self.records).map_err(broken)?;
+        self.stream.write_all(&self.records)
     }
 }
 

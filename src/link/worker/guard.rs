@@ -21,7 +21,7 @@ impl Guard {
     /// Nothing may be sent any more.
     pub(in crate::link) fn seal(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> WireResult<()> {
         match self {
-            Self::Tls { sealer, .. } => sealer.seal([bytes], |record| out.extend_from_slice(&record)),
+            Self::Tls { sealer, .. } => sealer.seal([bytes], out),
             #[cfg(any(test, feature = "plaintext"))]
             Self::Plain => {
                 out.extend_from_slice(bytes);

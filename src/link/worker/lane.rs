@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   RECV ─▶ buffer ── records opened where they lie ─▶ chunks ─▶ parser ─▶ mux
-//!   mux ─▶ batch ── sealed, copied once ─▶ records ─▶ SENDMSG
+//!   mux ─▶ batch ── sealed, copied once ─▶ records in pooled buffers ─▶ SENDMSG
 //! ```
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -13,10 +13,10 @@ use nix::sys::socket::{Shutdown, shutdown};
 use super::ctx::Ctx;
 use super::guard::Guard;
 use super::links::End;
-use crate::auth::{Opened, RECORD_HEAD};
+use crate::auth::{Opened, RECORD_HEAD, Room};
 use crate::errno::Errno;
 use crate::limits::{BULK_BATCH, LAT_BATCH, POOL_PRESSURE};
-use crate::mux::{Mux, Payload};
+use crate::mux::{Batch, Mux, Payload};
 use crate::ring::{Chunk, Done, Fd, Filling, Message, Op, OpId, Pool, Size};
 use crate::sys::tcp;
 use crate::wire::hello::Lane;
@@ -26,46 +26,49 @@ pub(super) struct LaneEnd {
     lane: Lane,
     fd: Fd,
     guard: Guard,
+    inward: Inward,
+    outward: Outward,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Inward {
     parser: Parser,
     filling: Option<Filling>,
     /// How long the record is, at least, whose first bytes are in `filling`.
     want: usize,
     /// The last read took all that there was.
     dry: bool,
-    recv: Option<OpId>,
-    send: Option<OpId>,
+    op: Option<OpId>,
+}
+
+struct Outward {
+    /// Where the next batch is put together, before it is sealed.
+    plain: Batch<Chunk>,
+    /// Room for small records that are to be sealed.
+    sealed: Option<Filling>,
+    /// What leaves next; away while it is being sent.
+    message: Option<Box<Message>>,
+    op: Option<OpId>,
     /// Nobody wakes for its end.
     quiet: bool,
-    /// Where the next batch is put together; away while one is being sent.
-    message: Option<Box<Message>>,
-    closed: bool,
 }
 
 impl LaneEnd {
     pub(super) fn new(lane: Lane, fd: OwnedFd, guard: Guard) -> Self {
-        Self {
-            lane,
-            fd: Rc::new(fd),
-            guard,
-            parser: Parser::default(),
-            filling: None,
-            want: RECORD_HEAD,
-            dry: false,
-            recv: None,
-            send: None,
-            quiet: false,
-            message: Some(Box::default()),
-            closed: false,
-        }
+        let inward = Inward { want: RECORD_HEAD, ..Inward::default() };
+        let message = Some(Box::default());
+        let outward = Outward { plain: Batch::default(), sealed: None, message, op: None, quiet: false };
+        Self { lane, fd: Rc::new(fd), guard, inward, outward, closed: false }
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.closed && self.recv.is_none() && self.send.is_none()
+        self.closed && self.inward.op.is_none() && self.outward.op.is_none()
     }
 
     /// Whether more may come.
     pub(super) fn is_receiving(&self) -> bool {
-        self.recv.is_some()
+        self.inward.op.is_some()
     }
 
     /// When the other kernel was last heard.
@@ -75,26 +78,26 @@ impl LaneEnd {
 
     /// Whether the last batch has left.
     pub(super) fn is_idle(&self) -> bool {
-        self.send.is_none()
+        self.outward.op.is_none()
     }
 
     /// Whether something waits for a batch of whose end nobody is told.
     pub(super) fn holds_up(&self, mux: &Mux<Chunk>) -> bool {
-        self.send.is_some() && self.quiet && (mux.is_leaving() || mux.has_more(self.lane))
+        self.outward.op.is_some() && self.outward.quiet && (mux.is_leaving() || mux.has_more(self.lane))
     }
 
     pub(super) fn receive(&mut self, ctx: &mut Ctx, token: u64) {
-        if self.recv.is_some() || self.closed {
+        if self.inward.op.is_some() || self.closed {
             return;
         }
-        let into = match self.filling.take() {
-            Some(f) if f.spare() >= SPARE_MIN.max(self.want.saturating_sub(f.sealed())) => f,
+        let into = match self.inward.filling.take() {
+            Some(f) if f.spare() >= SPARE_MIN.max(self.inward.want.saturating_sub(f.sealed())) => f,
             Some(f) => f.go_on_in(ctx.pool.take(Size::Large)),
             None => ctx.pool.take(Size::Large),
         };
         let max = into.spare();
-        let op = Op::Recv { fd: Rc::clone(&self.fd), into, max, fds: false, dry: self.dry };
-        self.recv = Some(ctx.engine.submit(op, token));
+        let op = Op::Recv { fd: Rc::clone(&self.fd), into, max, fds: false, dry: self.inward.dry };
+        self.inward.op = Some(ctx.engine.submit(op, token));
     }
 
     /// Cuts what came into frames.
@@ -108,23 +111,23 @@ impl LaneEnd {
         pool: &Pool,
         now_us: u64,
     ) -> Result<(), End> {
-        self.recv = None;
+        self.inward.op = None;
         if self.closed {
             return Ok(());
         }
         let count = match done.result {
-            Ok(0) if self.parser.is_between_frames() => return Err(End::Closed),
+            Ok(0) if self.inward.parser.is_between_frames() => return Err(End::Closed),
             Ok(0) => return Err(End::Broken("the peer closed the link within a frame".into())),
             Ok(count) => count as usize,
             Err(Errno::EINTR | Errno::EAGAIN) => return Ok(()),
             Err(errno) => return Err(End::Gone(format!("link lost: {}", errno.desc()))),
         };
         let Op::Recv { mut into, max, .. } = done.op else { unreachable!("a link's read is RECV") };
-        self.dry = count < max;
+        self.inward.dry = count < max;
         into.received(count);
         let pressed = pool.used() > POOL_PRESSURE;
         let plain = self.open_all(&mut into, mux, pressed, now_us);
-        self.filling = Some(into);
+        self.inward.filling = Some(into);
         plain
     }
 
@@ -135,7 +138,7 @@ impl LaneEnd {
                 Guard::Tls { opener, .. } => match opener.open(into.raw())? {
                     Opened::Record { used, plain } => (used, plain),
                     Opened::Part { want } => {
-                        self.want = want;
+                        self.inward.want = want;
                         return Ok(());
                     }
                     Opened::End => return Err(End::Closed),
@@ -153,7 +156,7 @@ impl LaneEnd {
 
     fn on_plain(&mut self, mut rest: Chunk, mux: &mut Mux<Chunk>, pressed: bool, now_us: u64) -> Result<(), End> {
         loop {
-            match self.parser.step(rest.as_ref())? {
+            match self.inward.parser.step(rest.as_ref())? {
                 Step::More => return Ok(()),
                 Step::Control { used, header, body } => {
                     rest.advance(used);
@@ -179,30 +182,33 @@ impl LaneEnd {
         if self.closed {
             return Ok(());
         }
-        let Some(mut message) = self.message.take() else { return Ok(()) };
+        let Some(mut message) = self.outward.message.take() else { return Ok(()) };
         let budget = match self.lane {
             Lane::Lat => LAT_BATCH,
             Lane::Bulk => BULK_BATCH,
         };
-        mux.poll_transmit(self.lane, &mut message.batch, budget);
-        if message.batch.is_empty() {
-            self.message = Some(message);
-            return Ok(());
-        }
         match &mut self.guard {
             Guard::Tls { sealer, .. } => {
-                let mut sealed = Vec::new();
-                sealer.seal(message.batch.slices(), |record| sealed.push(record))?;
-                message.clear();
-                sealed.into_iter().for_each(|record| message.batch.push_body(Chunk::from_vec(record)));
+                mux.poll_transmit(self.lane, &mut self.outward.plain, budget);
+                let mut records =
+                    Records { pool: ctx.pool, into: self.outward.sealed.take(), written: 0, batch: &mut message.batch };
+                if !self.outward.plain.is_empty() {
+                    sealer.seal(self.outward.plain.slices(), &mut records)?;
+                }
+                self.outward.sealed = records.finish();
+                self.outward.plain.clear();
             }
             #[cfg(any(test, feature = "plaintext"))]
-            Guard::Plain => {}
+            Guard::Plain => mux.poll_transmit(self.lane, &mut message.batch, budget),
+        }
+        if message.batch.is_empty() {
+            self.outward.message = Some(message);
+            return Ok(());
         }
         // As a rule all that there is leaves at once, and nothing waits for its end.
-        self.quiet = message.left() <= QUIET_MAX && !mux.has_more(self.lane) && !mux.is_leaving();
+        self.outward.quiet = message.left() <= QUIET_MAX && !mux.has_more(self.lane) && !mux.is_leaving();
         let op = Op::Send { fd: Rc::clone(&self.fd), message };
-        self.send = Some(match self.quiet {
+        self.outward.op = Some(match self.outward.quiet {
             true => ctx.engine.submit_quietly(op, token),
             false => ctx.engine.submit(op, token),
         });
@@ -212,7 +218,7 @@ impl LaneEnd {
     /// # Errors
     /// As `on_received`.
     pub(super) fn on_sent(&mut self, done: Done, ctx: &mut Ctx, token: u64) -> Result<(), End> {
-        self.send = None;
+        self.outward.op = None;
         let Op::Send { fd, mut message } = done.op else { unreachable!("a link's write is SENDMSG") };
         match done.result {
             Ok(count) => message.advance(count as usize),
@@ -220,11 +226,11 @@ impl LaneEnd {
             Err(errno) => return Err(End::Gone(format!("link lost: {}", errno.desc()))),
         }
         if message.left() > 0 && !self.closed {
-            self.quiet = false;
-            self.send = Some(ctx.engine.submit(Op::Send { fd, message }, token));
+            self.outward.quiet = false;
+            self.outward.op = Some(ctx.engine.submit(Op::Send { fd, message }, token));
         } else {
             message.clear();
-            self.message = Some(message);
+            self.outward.message = Some(message);
         }
         Ok(())
     }
@@ -242,13 +248,51 @@ impl LaneEnd {
         }
         // What was sent still leaves, and a FIN behind it; the cancels end our own waiting.
         let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Both);
-        for op in [self.recv, self.send].into_iter().flatten() {
+        for op in [self.inward.op, self.outward.op].into_iter().flatten() {
             ctx.engine.cancel(op);
         }
-        self.filling = None;
+        self.inward.filling = None;
     }
 }
 
+/// Sealed records on their way into a batch, side by side in pooled buffers.
+struct Records<'a> {
+    pool: &'a Pool,
+    into: Option<Filling>,
+    /// The last record's length: it is still to be cut.
+    written: usize,
+    batch: &'a mut Batch<Chunk>,
+}
+
+impl Records<'_> {
+    fn cut(&mut self) {
+        let written = std::mem::take(&mut self.written);
+        if let (Some(into), 1..) = (&mut self.into, written) {
+            self.batch.push_body(into.cut(written));
+        }
+    }
+
+    /// A small buffer serves the next small records too; a large one would be too much for each of many idle links.
+    fn finish(mut self) -> Option<Filling> {
+        self.cut();
+        self.into.filter(|into| into.is_small())
+    }
+}
+
+impl Room for Records<'_> {
+    fn take(&mut self, len: usize) -> &mut [u8] {
+        self.cut();
+        if self.into.as_ref().is_none_or(|into| into.spare() < len) {
+            let size = if len <= SMALL_RECORD { Size::Small } else { Size::Large };
+            self.into = Some(self.pool.take(size));
+        }
+        self.written = len;
+        self.into.as_mut().expect("there is one now").tail_mut(len)
+    }
+}
+
+/// Several such records share a small buffer.
+const SMALL_RECORD: usize = 1 << 10;
 /// Below this a link takes a new buffer: a read should bring several small frames at once.
 const SPARE_MIN: usize = 8 << 10;
 /// Above this a socket may take a part only.
