@@ -10,27 +10,23 @@
 //! one dialled by the smaller node id survives. A session of role Client is one command's.
 
 pub(super) mod admission;
+mod sessions;
 
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use self::admission::{Admission, begins_session};
+use self::sessions::{Session, State};
 use super::access::Access;
 use super::conn::Conn;
 use super::file_links::FileLinks;
-use super::standing::Expected;
-use crate::auth::PublicKey;
 use crate::errno::{Errno, OsError, OsResult};
 use crate::fdpass::Maker;
 use crate::limits::{INITIAL_WINDOW, LINKS_MAX, RECORD_MAX, REOPEN_MS};
 use crate::link::worker::ctx::Shared;
-use crate::link::worker::guard::Guard;
 use crate::link::worker::helpers::Helpers;
 use crate::link::worker::inbox::{Cmd, Inbox, PairRef, Pending};
-use crate::link::worker::links::End;
 use crate::link::worker::peer::{Handler, Known, Peer};
 use crate::link::worker::{self, News, Worker};
 use crate::ring::Wish;
@@ -61,28 +57,6 @@ pub struct NodeOptions {
     pub files: Option<Arc<dyn FileServer>>,
     /// What this node makes when fds cross.
     pub fds: Maker,
-}
-
-struct Session {
-    id: u64,
-    role: Role,
-    peer: Arc<Peer>,
-    /// By this node.
-    dialled: bool,
-    pairs: Vec<Option<PairRef>>,
-    /// The survivor of two takes new streams; the other one only finishes what it has.
-    retired: bool,
-}
-
-#[derive(Default)]
-struct State {
-    sessions: Vec<Session>,
-    /// Whose sessions carry what programs of this machine ask for.
-    expected: Expected,
-    next_pair: u64,
-    /// When the last session that programs here used had ended in an orderly way.
-    drained: Option<Instant>,
-    leaving: bool,
 }
 
 struct Inner {
@@ -221,118 +195,6 @@ impl Node {
         self.0.state.lock().expect("no holder panics: panic is abort")
     }
 
-    // ---- sessions ------------------------------------------------------------------------------------------------
-
-    /// A link of a dialled session. Returns whether it may live: the peer may have dialled at the same moment.
-    pub(super) fn dialled(&self, conn: Conn, hello: &Hello) -> bool {
-        let peer = Peer { known: conn.known.clone(), addr: conn.peer_addr, node: conn.peer.node, role: hello.role };
-        // The session is the dialler's; what the peer grants is in its own words.
-        let theirs = Hello { initial_window: conn.peer.initial_window, ..hello.clone() };
-        let mut state = self.state();
-        let new = !state.sessions.iter().any(|s| s.dialled && s.is_of(hello.session, &peer));
-        if new && (state.leaving || !begins_session(hello)) {
-            // This node, or the session, has ended since.
-            return false;
-        }
-        if hello.role == Role::Peer {
-            state.expected.learn(peer.known.key);
-        }
-        let lives = !new || hello.role != Role::Peer || self.survives(&mut state, &peer, true);
-        let Some(admission) = self.place(&mut state, &theirs, peer, true) else { return false };
-        drop(state);
-        let Admission::Link { pair, .. } = admission else { unreachable!("file links never come here") };
-        let (fd, guard) = conn.into_parts();
-        self.hand_over(admission, fd, guard);
-        if !lives {
-            // The peer may use it already: it is ended in the same orderly way as one that has lived.
-            self.on_peer_leaving(pair);
-        }
-        lives
-    }
-
-    pub(super) fn hand_over(&self, admission: Admission, fd: OwnedFd, guard: Guard) {
-        let Admission::Link { pair, worker, options, peer, lane, begins } = admission else {
-            unreachable!("file links never come here")
-        };
-        self.0.inboxes[worker].push(Cmd::Link { pair, lane, fd, guard, options, peer, begins });
-        // Retired since it was placed: the order to leave may have come too early for the worker.
-        let retired = |s: &Session| s.retired && s.pairs.iter().flatten().any(|p| p.pair == pair);
-        if self.state().sessions.iter().any(retired) {
-            self.0.inboxes[worker].push(Cmd::Leave { pair });
-        }
-    }
-
-    /// The peer takes no new streams on one pair of a session, and so on none.
-    fn on_peer_leaving(&self, pair: u64) {
-        let mut state = self.state();
-        let session = state.sessions.iter_mut().find(|s| s.pairs.iter().flatten().any(|p| p.pair == pair));
-        if let Some(session) = session
-            && !session.retired
-        {
-            session.retire();
-            self.0.changed.notify_all();
-        }
-    }
-
-    /// One pair is over: its session is.
-    fn on_pair_end(&self, pair: u64, why: &End) {
-        let mut state = self.state();
-        let Some(at) = state.sessions.iter().position(|s| s.pairs.iter().flatten().any(|p| p.pair == pair)) else {
-            return;
-        };
-        if state.sessions[at].retired && *why == End::Drained {
-            // A retired session's pairs end one by one, each with its last stream.
-            state.sessions[at]
-                .pairs
-                .iter_mut()
-                .filter(|p| p.as_ref().is_some_and(|p| p.pair == pair))
-                .for_each(|p| *p = None);
-            if state.sessions[at].pairs.iter().any(Option::is_some) {
-                return;
-            }
-        }
-        let session = state.sessions.swap_remove(at);
-        for other in session.pairs.iter().flatten().filter(|p| p.pair != pair) {
-            other.inbox.push(Cmd::End { pair: other.pair, reason: format!("another link: {why}") });
-        }
-        if session.retired && session.role == Role::Peer && state.expected.is(&session.peer) {
-            state.drained = Some(Instant::now());
-        }
-        let missed = session.role == Role::Peer && !session.retired && !state.leaving;
-        if missed || matches!(why, End::Broken(_)) {
-            tracing::warn!(peer = %session.peer, "session over: {why}");
-        } else {
-            tracing::debug!(peer = %session.peer, "session over: {why}");
-        }
-        self.0.changed.notify_all();
-    }
-
-    /// Whether the session is still there. With `None`: whether any session with a peer node is.
-    pub(in crate::link) fn has_session(&self, id: Option<u64>) -> bool {
-        let state = self.state();
-        state.sessions.iter().any(|s| !s.retired && id.map_or(s.role == Role::Peer, |id| s.id == id))
-    }
-
-    #[cfg(test)]
-    pub(in crate::link) fn sessions(&self) -> Vec<u64> {
-        self.state().sessions.iter().map(|s| s.id).collect()
-    }
-
-    /// This node dials that peer: its sessions, and no other peer's, are for programs here.
-    pub(super) fn expect(&self, addr: &str) {
-        let ips = std::net::ToSocketAddrs::to_socket_addrs(addr);
-        self.state().expected.at(ips.into_iter().flatten().map(|a| a.ip()));
-    }
-
-    /// The peer that this node dials has proven this key and has a session with this node already, from wherever it has
-    /// dialled. Returns whether that session is here.
-    pub(super) fn learn(&self, key: Option<PublicKey>) -> bool {
-        let mut state = self.state();
-        state.expected.learn(key);
-        self.0.changed.notify_all();
-        state.has_expected()
-    }
-
     /// Waits until no session with a peer is up, or the node leaves. Returns false when it leaves.
     pub(super) fn wait_without_peer(&self) -> bool {
         let mut state = self.state();
@@ -424,54 +286,5 @@ impl Node {
             inbox.push(Cmd::Stop);
         }
         !out.timed_out()
-    }
-}
-
-impl State {
-    /// Whether another session may come at any moment: of two born at once one ends, perhaps before this node knows the
-    /// other one. Nothing comes in place of what ends because this node does.
-    fn is_between_sessions(&self) -> bool {
-        let retired = |s: &Session| s.role == Role::Peer && s.retired && self.expected.is(&s.peer);
-        let lately = self.drained.is_some_and(|at| at.elapsed() < Duration::from_millis(REOPEN_MS));
-        !self.leaving && (lately || self.sessions.iter().any(retired))
-    }
-
-    /// Whether programs here reach the peer that this node dials.
-    fn has_expected(&self) -> bool {
-        self.sessions.iter().any(|s| s.takes_streams() && self.expected.is(&s.peer))
-    }
-
-    fn peers(&self) -> Vec<Arc<Peer>> {
-        let up = self.sessions.iter().filter(|s| s.takes_streams());
-        up.map(|s| Arc::clone(&s.peer)).collect()
-    }
-}
-
-impl Peer {
-    /// The same process, and it has proven the same key: another one may only say that it is this node.
-    fn is(&self, other: &Self) -> bool {
-        self.node == other.node && self.known.key == other.known.key
-    }
-}
-
-impl Session {
-    fn is_of(&self, id: u64, peer: &Peer) -> bool {
-        self.id == id && self.peer.is(peer)
-    }
-
-    /// No new streams on it; it ends with its last one.
-    fn retire(&mut self) {
-        self.retired = true;
-        for pair in self.pairs.iter().flatten() {
-            pair.inbox.push(Cmd::Leave { pair: pair.pair });
-        }
-    }
-
-    fn takes_streams(&self) -> bool {
-        self.role == Role::Peer && !self.retired
-    }
-
-    fn dialled_client(&self) -> bool {
-        self.role == Role::Client && self.dialled
     }
 }

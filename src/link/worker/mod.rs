@@ -64,20 +64,57 @@ pub(super) struct Worker {
     engine: Box<dyn Engine>,
     pool: Pool,
     shared: Shared,
-    pairs: Slab<Pair>,
-    by_id: HashMap<u64, usize>,
-    /// Pairs to advance at the end of the turn.
-    dirty: Vec<usize>,
+    pairs: Pairs,
     wake: Fd,
     clock: Clock,
-    next_tick: Duration,
+    ticker: Ticker,
     done: Vec<Done>,
     stopping: bool,
-    ticks: u64,
-    /// Of streams, and of buffers that were in use at once.
-    bursts: [Burst; 2],
     pace: Pace,
     on_news: OnNews,
+}
+
+/// By their places, which are named in the kernel's completions, and by their numbers.
+#[derive(Default)]
+struct Pairs {
+    slots: Slab<Pair>,
+    by_id: HashMap<u64, usize>,
+    /// To be advanced at the end of the turn.
+    dirty: Vec<usize>,
+}
+
+impl Pairs {
+    fn begin(&mut self, id: u64, peer: &Arc<peer::Peer>, options: crate::mux::Options) -> usize {
+        let entry = self.slots.vacant_entry();
+        let slot = entry.key();
+        entry.insert(Pair::new(id, slot, Arc::clone(peer), options));
+        self.by_id.insert(id, slot);
+        slot
+    }
+
+    fn touch(&mut self, slot: usize) {
+        if !std::mem::replace(&mut self.slots[slot].marks.touched, true) {
+            self.dirty.push(slot);
+        }
+    }
+
+    fn touch_all(&mut self) {
+        for slot in self.slots.iter().map(|(slot, _)| slot).collect::<Vec<_>>() {
+            self.touch(slot);
+        }
+    }
+
+    fn remove(&mut self, slot: usize) {
+        let pair = self.slots.remove(slot);
+        self.by_id.remove(&pair.id);
+    }
+}
+
+struct Ticker {
+    next: Duration,
+    count: u64,
+    /// Of streams, and of buffers that were in use at once.
+    bursts: [Burst; 2],
 }
 
 /// Whether many of something have been here, and are gone for a while.
@@ -115,16 +152,12 @@ impl Worker {
             engine,
             pool: Pool::default(),
             shared,
-            pairs: Slab::new(),
-            by_id: HashMap::new(),
-            dirty: Vec::new(),
+            pairs: Pairs::default(),
             wake: Rc::new(wake),
             clock,
-            next_tick: TICK,
+            ticker: Ticker { next: TICK, count: 0, bursts: Default::default() },
             done: Vec::new(),
             stopping: false,
-            ticks: 0,
-            bursts: Default::default(),
             pace: Pace::default(),
             on_news,
         };
@@ -134,7 +167,7 @@ impl Worker {
 
     /// Runs until it was told to stop and its last pair is over.
     pub(super) fn run(mut self) -> OsResult<()> {
-        while !(self.stopping && self.pairs.is_empty()) {
+        while !(self.stopping && self.pairs.slots.is_empty()) {
             self.turn()?;
         }
         Ok(())
@@ -143,17 +176,17 @@ impl Worker {
     /// Waits for completions, and does all that follows from them.
     pub(super) fn turn(&mut self) -> OsResult<()> {
         let mut done = std::mem::take(&mut self.done);
-        self.engine.wait(Some(self.next_tick.saturating_sub((self.clock)())), &mut done)?;
+        self.engine.wait(Some(self.ticker.next.saturating_sub((self.clock)())), &mut done)?;
         let now_us = self.now_us();
         self.pace.add(done.len()).into_iter().for_each(sched::defer);
         for one in done.drain(..) {
             self.on_done(one, now_us);
         }
-        if (self.clock)() >= self.next_tick {
-            if (self.clock)() > self.next_tick + AWAY {
-                self.pairs.iter_mut().for_each(|(_, pair)| pair.was_away(now_us));
+        if (self.clock)() >= self.ticker.next {
+            if (self.clock)() > self.ticker.next + AWAY {
+                self.pairs.slots.iter_mut().for_each(|(_, pair)| pair.was_away(now_us));
             }
-            self.next_tick = (self.clock)() + TICK;
+            self.ticker.next = (self.clock)() + TICK;
             self.on_tick(now_us);
             self.pace.tick().into_iter().for_each(sched::defer);
             slack::vec(&mut done);
@@ -165,7 +198,7 @@ impl Worker {
 
     #[cfg(test)]
     pub(super) fn pairs(&self) -> impl Iterator<Item = &Pair> {
-        self.pairs.iter().map(|(_, pair)| pair)
+        self.pairs.slots.iter().map(|(_, pair)| pair)
     }
 
     fn now_us(&self) -> u64 {
@@ -190,7 +223,7 @@ impl Worker {
         }
         let Self { engine, pool, pairs, shared, .. } = self;
         let mut ctx = Ctx { engine: engine.as_mut(), pool, shared, now_us };
-        let pair_end = &mut pairs[pair];
+        let pair_end = &mut pairs.slots[pair];
         match what {
             What::LinkRecv | What::LinkSend => pair_end.on_link_done(what, index, done, &mut ctx),
             _ => pair_end.on_local_done(what, index, done, &mut ctx),
@@ -198,12 +231,15 @@ impl Worker {
         // At once, not at the end of the turn: a stream that has ended gives its place in the mux to the next one, and
         // what is still to be done for it must not find the other there.
         pair_end.process_events(&mut ctx);
-        self.touch(pair);
+        self.pairs.touch(pair);
     }
 
     fn on_cmd(&mut self, cmd: Cmd, now_us: u64) {
         let (id, slot) = match &cmd {
-            Cmd::Link { pair, peer, options, begins: true, .. } => (*pair, Some(self.begin(*pair, peer, *options))),
+            Cmd::Link { pair, peer, options, begins: true, .. } => {
+                let options = crate::mux::Options { now_us, ..*options };
+                (*pair, Some(self.pairs.begin(*pair, peer, options)))
+            }
             Cmd::Link { pair, .. }
             | Cmd::Open { pair, .. }
             | Cmd::Attach { pair, .. }
@@ -212,7 +248,7 @@ impl Worker {
             | Cmd::FinishChildren { pair, .. }
             | Cmd::WhenChildrenDone { pair, .. }
             | Cmd::Leave { pair }
-            | Cmd::End { pair, .. } => (*pair, self.by_id.get(pair).copied()),
+            | Cmd::End { pair, .. } => (*pair, self.pairs.by_id.get(pair).copied()),
             Cmd::Stop => {
                 self.stopping = true;
                 return;
@@ -228,7 +264,7 @@ impl Worker {
         };
         let Self { engine, pool, pairs, shared, .. } = self;
         let mut ctx = Ctx { engine: engine.as_mut(), pool, shared, now_us };
-        let pair = &mut pairs[slot];
+        let pair = &mut pairs.slots[slot];
         match cmd {
             Cmd::Link { lane, fd, guard, .. } => pair.add_link(lane, fd, guard, &mut ctx),
             Cmd::Open { service, request, verdict, .. } => pair.open(service, request, verdict),
@@ -242,40 +278,25 @@ impl Worker {
             Cmd::Stop => unreachable!("taken above"),
         }
         pair.process_events(&mut ctx);
-        self.touch(slot);
-    }
-
-    fn begin(&mut self, id: u64, peer: &Arc<peer::Peer>, options: crate::mux::Options) -> usize {
-        let options = crate::mux::Options { now_us: self.now_us(), ..options };
-        let entry = self.pairs.vacant_entry();
-        let slot = entry.key();
-        entry.insert(Pair::new(id, slot, Arc::clone(peer), options));
-        self.by_id.insert(id, slot);
-        slot
-    }
-
-    fn touch(&mut self, slot: usize) {
-        if !std::mem::replace(&mut self.pairs[slot].marks.touched, true) {
-            self.dirty.push(slot);
-        }
+        self.pairs.touch(slot);
     }
 
     fn on_tick(&mut self, now_us: u64) {
         let Self { engine, pool, pairs, shared, .. } = self;
         let mut ctx = Ctx { engine: engine.as_mut(), pool, shared, now_us };
-        for (_, pair) in pairs.iter_mut() {
+        for (_, pair) in &mut pairs.slots {
             pair.on_time(&mut ctx);
             pair.rest();
         }
-        self.ticks += 1;
-        if self.ticks.is_multiple_of(LISTENER_LOOK_TICKS) {
-            pairs.iter().for_each(|(_, pair)| pair.look_at_homes(&ctx));
+        self.ticker.count += 1;
+        if self.ticker.count.is_multiple_of(LISTENER_LOOK_TICKS) {
+            pairs.slots.iter().for_each(|(_, pair)| pair.look_at_homes(&ctx));
         }
         pool.rest();
         engine.rest();
-        let streams = self.pairs.iter().map(|(_, pair)| pair.locals.len()).sum();
+        let streams = self.pairs.slots.iter().map(|(_, pair)| pair.locals.len()).sum();
         let mut over = false;
-        for (burst, count) in self.bursts.iter_mut().zip([streams, self.pool.buffers()]) {
+        for (burst, count) in self.ticker.bursts.iter_mut().zip([streams, self.pool.buffers()]) {
             over |= burst.is_over(count);
         }
         if over {
@@ -286,16 +307,14 @@ impl Worker {
                 inbox.poke();
             });
         }
-        for slot in self.pairs.iter().map(|(slot, _)| slot).collect::<Vec<_>>() {
-            self.touch(slot);
-        }
+        self.pairs.touch_all();
     }
 
     fn advance(&mut self, now_us: u64) {
-        for slot in std::mem::take(&mut self.dirty) {
+        for slot in std::mem::take(&mut self.pairs.dirty) {
             let Self { engine, pool, pairs, shared, .. } = self;
             let mut ctx = Ctx { engine: engine.as_mut(), pool, shared, now_us };
-            let Some(pair) = pairs.get_mut(slot) else { continue };
+            let Some(pair) = pairs.slots.get_mut(slot) else { continue };
             pair.marks.touched = false;
             pair.advance(&mut ctx);
             if pair.take_leaving() {
@@ -307,8 +326,7 @@ impl Worker {
                 (self.on_news)(pair.id, News::Ended(why));
             }
             if pair.is_over() {
-                let pair = pairs.remove(slot);
-                self.by_id.remove(&pair.id);
+                pairs.remove(slot);
             }
         }
     }
