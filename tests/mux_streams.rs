@@ -22,6 +22,7 @@ use bytes::Bytes;
 use farside::limits::{EARLY_CONTROL_MAX, INITIAL_WINDOW, OPEN_MAX, RECORD_MAX, RECORD_WINDOW};
 use farside::mux::{Batch, Event, Mux, Options};
 use farside::wire::WireResult;
+use farside::wire::features::Agreed;
 use farside::wire::frame::{FrameType, Header, flags};
 use farside::wire::hello::Lane;
 use seeds::for_seeds;
@@ -56,7 +57,13 @@ fn a_peer_that_says_anything_at_all_finds_no_panic_and_no_unbounded_queue() {
 
 /// A mux whose peer is the test.
 fn alone() -> Mux<Bytes> {
-    let options = Options { dialer: false, window: INITIAL_WINDOW, peer_window: INITIAL_WINDOW, now_us: 0 };
+    let options = Options {
+        dialer: false,
+        window: INITIAL_WINDOW,
+        peer_window: INITIAL_WINDOW,
+        agreed: Agreed::default(),
+        now_us: 0,
+    };
     let mut mux = Mux::new(options);
     Lane::ALL.into_iter().for_each(|lane| mux.on_link_up(lane));
     mux
@@ -126,7 +133,7 @@ fn the_largest_record_leaves_as_soon_as_the_window_was_widened() {
 }
 
 fn options() -> Options {
-    Options { dialer: false, window: INITIAL_WINDOW, peer_window: INITIAL_WINDOW, now_us: 0 }
+    Options { dialer: false, window: INITIAL_WINDOW, peer_window: INITIAL_WINDOW, agreed: Agreed::default(), now_us: 0 }
 }
 
 /// Everything that waits in `from` reaches `to`.

@@ -37,6 +37,7 @@ use crate::mux::sim::Rng;
 use crate::ring::faulty::FaultyEngine;
 use crate::stream::Kind;
 use crate::sys::pool::Job;
+use crate::wire::features::Agreed;
 use crate::wire::hello::{Lane, Role};
 use crate::wire::service;
 
@@ -94,7 +95,13 @@ impl Side {
         let here = "127.0.0.1:1".parse().expect("an address");
         let known = Known { name: "sim".into(), key: None, bearer: None };
         let peer = Arc::new(Peer { known, addr: here, node: [0; 16], role: Role::Peer });
-        let options = Options { dialer, window: INITIAL_WINDOW, peer_window: INITIAL_WINDOW, now_us: 0 };
+        let options = Options {
+            dialer,
+            window: INITIAL_WINDOW,
+            peer_window: INITIAL_WINDOW,
+            agreed: Agreed::default(),
+            now_us: 0,
+        };
         let begins = lane == Lane::Lat;
         self.inbox.push(Cmd::Link { pair: PAIR, lane, fd, guard: Guard::Plain, options, peer, begins });
     }

@@ -6,7 +6,7 @@ use super::send::{SendHalf, cost};
 use super::{Event, Mux, Payload, Recipes};
 use crate::errno::Errno;
 use crate::limits::{ACCEPT_MAX, CONTROL_QUEUE_MAX, OPEN_MAX, RECIPES_PENDING_MAX};
-use crate::wire::frame::{FrameType, HEADER_LEN, Header, flags};
+use crate::wire::frame::{FrameType, Header, flags};
 use crate::wire::hello::Lane;
 use crate::wire::{WireResult, bad};
 
@@ -17,7 +17,6 @@ impl<P: Payload> Mux<P> {
     /// The peer broke the protocol; the session must end.
     pub fn on_control(&mut self, lane: Lane, header: Header, body: &[u8], now_us: u64) -> WireResult<()> {
         self.heard_us = now_us;
-        self.lanes[lane.index()].received_bytes += (HEADER_LEN + body.len()) as u64;
         match header.kind {
             FrameType::Hello => bad!("a second HELLO"),
             FrameType::Data => unreachable!("the parser sends DATA to on_data"),
@@ -59,7 +58,6 @@ impl<P: Payload> Mux<P> {
         now_us: u64,
     ) -> WireResult<()> {
         self.heard_us = now_us;
-        self.lanes[lane.index()].received_bytes += (payload.len() + if first { HEADER_LEN } else { 0 }) as u64;
         let Some(slot) = self.known(header.stream)? else { return Ok(()) };
         let stream = &mut self.streams[slot];
         if first {

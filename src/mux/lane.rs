@@ -12,15 +12,11 @@ pub(super) struct LaneOut<P> {
     pub(super) control: VecDeque<(Header, Option<P>)>,
     /// Slots of streams with something to send; each at most once.
     pub(super) ready: VecDeque<usize>,
-    /// Bytes of frames handed out since the session began: where a resumed link would go on.
-    pub(super) sent_bytes: u64,
-    /// Bytes of frames taken in since the session began.
-    pub(super) received_bytes: u64,
 }
 
 impl<P> LaneOut<P> {
     pub(super) fn new() -> Self {
-        Self { up: false, control: VecDeque::new(), ready: VecDeque::new(), sent_bytes: 0, received_bytes: 0 }
+        Self { up: false, control: VecDeque::new(), ready: VecDeque::new() }
     }
 }
 

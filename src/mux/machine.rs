@@ -21,6 +21,7 @@ use super::types::{Event, Key, Options, Recipes};
 use super::{Batch, Payload, reaches};
 use crate::limits::{ACCEPT_MAX, DEAD_AFTER_MS, OPEN_MAX, PING_AFTER_MS, RECORD_STREAMS_MAX, STREAMS_MAX};
 use crate::slack;
+use crate::wire::features::Agreed;
 use crate::wire::frame::{FrameType, Header, flags};
 use crate::wire::hello::Lane;
 use crate::wire::{ProtocolError, WireResult, bad};
@@ -95,10 +96,9 @@ impl<P: Payload> Mux<P> {
         self.streams.len()
     }
 
-    /// Bytes of frames that left and came on this lane since the session began.
-    pub fn offsets(&self, lane: Lane) -> (u64, u64) {
-        let lane = &self.lanes[lane.index()];
-        (lane.sent_bytes, lane.received_bytes)
+    /// What the two nodes agreed on.
+    pub fn agreed(&self) -> Agreed {
+        self.options.agreed
     }
 
     // ---- what the driver asks for --------------------------------------------------------------------------------
@@ -424,7 +424,6 @@ impl<P: Payload> Mux<P> {
         if !self.lanes[lane.index()].up {
             return;
         }
-        let before = batch.bytes();
         if lane == Lane::Lat {
             self.transmit_control(batch, budget);
         }
@@ -433,7 +432,6 @@ impl<P: Payload> Mux<P> {
         {
             self.transmit_stream(lane, slot, batch, budget);
         }
-        self.lanes[lane.index()].sent_bytes += (batch.bytes() - before) as u64;
     }
 
     /// Whether `poll_transmit` would find something on that lane.

@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 
 use crate::limits::{FDS_MAX, RECIPES_MAX};
+use crate::wire::features::Agreed;
 
 /// A stream: its slot, and its birth against the slot's next tenant. The id would not do: the peer may give it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,5 +82,6 @@ pub struct Options {
     pub window: u32,
     /// What the peer said it grants (HELLO).
     pub peer_window: u32,
+    pub agreed: Agreed,
     pub now_us: u64,
 }

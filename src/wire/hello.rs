@@ -174,10 +174,10 @@ fn printable(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn hello() -> Hello {
+    pub(in crate::wire) fn hello() -> Hello {
         Hello {
             role: Role::Client,
             lane: Lane::Bulk,

@@ -1,6 +1,7 @@
 //! Bytes to values and back. Pure: no socket, no clock; every length is checked before it is believed.
 
 pub mod codec;
+pub mod features;
 pub mod frame;
 pub mod hello;
 pub mod parser;

@@ -30,6 +30,7 @@ use crate::link::worker::inbox::{Cmd, Inbox, PairRef, Pending};
 use crate::link::worker::peer::{Handler, Known, Peer};
 use crate::link::worker::{self, News, Worker};
 use crate::ring::Wish;
+use crate::wire::features;
 use crate::wire::hello::{Hello, Lane, Role, Verdict};
 
 /// What a node does with a file link.
@@ -184,7 +185,7 @@ impl Node {
             workers: u16::try_from(self.0.inboxes.len()).expect("at most LINKS_MAX"),
             initial_window: INITIAL_WINDOW,
             record_max: RECORD_MAX,
-            features: 0,
+            features: features::KNOWN,
             name: self.0.name.clone(),
             reason: String::new(),
             voucher: Vec::new(),

@@ -12,7 +12,6 @@ use super::pair::Pair;
 use super::token::What;
 use crate::errno::{Errno, OsError, OsResult, Step};
 use crate::fdpass::{Keeps, Mode};
-use crate::limits::RECORD_MAX;
 use crate::mux::{Key, Payload};
 use crate::ring::{Chunk, Done, Filling, Op};
 use crate::stream::Progress;
@@ -64,9 +63,9 @@ impl Pair {
                 Ok(false) => local.stream.on_measured(0),
                 Err(errno) => self.on_read_failed(at, errno, ctx),
             },
-            (Op::Measure { .. }, Ok(len)) if len > RECORD_MAX => {
-                let (peer, id) = (&self.peer, local.stream.key().id());
-                tracing::warn!(%peer, "stream {id}: a record of {len} bytes, above {RECORD_MAX}");
+            (Op::Measure { .. }, Ok(len)) if len > self.mux.agreed().record_max => {
+                let (peer, id, most) = (&self.peer, local.stream.key().id(), self.mux.agreed().record_max);
+                tracing::warn!(%peer, "stream {id}: a record of {len} bytes, above {most}");
                 self.reset_at(at, Errno::EMSGSIZE, ctx);
             }
             (Op::Measure { .. }, Ok(len)) => local.stream.on_measured(len),

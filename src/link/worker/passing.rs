@@ -17,6 +17,7 @@ use crate::mux::{Key, Payload, Recipes};
 use crate::ring::Chunk;
 use crate::stream::Kind;
 use crate::sys::closer;
+use crate::wire::features;
 use crate::wire::recipe::{Recipe, Refused, encode_all};
 use crate::wire::service;
 
@@ -190,7 +191,8 @@ impl Pair {
                 if let Some(id) = stream {
                     self.mux.refuse(id, error.errno);
                 }
-                if self.say_refused(key.id(), "an fd can't be made here", &reason) {
+                let said = self.say_refused(key.id(), "an fd can't be made here", &reason);
+                if said && self.mux.agreed().has(features::NOTICES) {
                     // Without a stream to be had the line in this log must do.
                     let request = Refused { stream: key.id(), reason }.encode();
                     let _ = self.mux.open(service::REFUSED, request, INITIAL_WINDOW);

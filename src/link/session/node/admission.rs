@@ -16,6 +16,7 @@ use crate::limits::{INITIAL_WINDOW, LINKS_MAX, SESSIONS_A_KEY, SESSIONS_MAX};
 use crate::link::worker::inbox::PairRef;
 use crate::link::worker::peer::{Known, Peer};
 use crate::mux::Options;
+use crate::wire::features::Agreed;
 use crate::wire::hello::{Hello, Lane, Role, Verdict};
 
 /// What becomes of a connection after its HELLO was answered with Ok.
@@ -125,7 +126,8 @@ impl Node {
         let peer = Arc::clone(&session.peer);
         state.next_pair += u64::from(begins);
         let (window, peer_window) = (INITIAL_WINDOW, hello.initial_window);
-        let options = Options { dialer: dialled, window, peer_window, now_us: 0 };
+        let agreed = Agreed::with(hello);
+        let options = Options { dialer: dialled, window, peer_window, agreed, now_us: 0 };
         self.0.changed.notify_all();
         Some(Admission::Link { pair, worker, options, peer, lane: hello.lane, begins })
     }

@@ -43,7 +43,8 @@ impl Node {
     pub(in crate::link::session) fn dialled(&self, conn: Conn, hello: &Hello) -> bool {
         let peer = Peer { known: conn.known.clone(), addr: conn.peer_addr, node: conn.peer.node, role: hello.role };
         // The session is the dialler's; what the peer grants is in its own words.
-        let theirs = Hello { initial_window: conn.peer.initial_window, ..hello.clone() };
+        let Hello { initial_window, record_max, features, .. } = conn.peer;
+        let theirs = Hello { initial_window, record_max, features, ..hello.clone() };
         let mut state = self.state();
         let new = !state.sessions.iter().any(|s| s.dialled && s.is_of(hello.session, &peer));
         if new && (state.leaving || !begins_session(hello)) {
