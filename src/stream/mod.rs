@@ -24,13 +24,12 @@ use std::fmt;
 pub use budget::{Budget, Share};
 pub use kind::{AtCommandEnd, Kind, Reads, WhenDeaf, Writes};
 pub use pieces::Arrival;
-pub use sink::{Payloads, Progress, SinkAction};
-pub use source::{Buffer, SourceAction};
+pub use sink::{Payloads, Progress, Sink, SinkAction};
+pub use source::{Buffer, Source, SourceAction};
 
 use crate::errno::Errno;
-use crate::mux::{Key, Payload};
-use sink::Sink;
-use source::Source;
+use crate::mux::{Key, Mux, Payload};
+use source::Parting;
 
 /// The peer's program closed with something unread, so that the close here must be a reset (`sys::unread`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,11 +76,11 @@ pub struct Stream<P> {
     kind: Option<Kind>,
     /// A program of this machine may hold the same socket: its end here is a close, and not a shutdown.
     shared: bool,
-    /// Bytes came or went since the last look, and queues may have grown.
+    /// Something was done for it since the last tick, and queues may have grown.
     used: bool,
     aborted: bool,
-    source: Source,
-    sink: Sink<P>,
+    pub source: Source,
+    pub sink: Sink<P>,
     reset: ForcedReset,
     hangup: Hangup,
 }
@@ -132,11 +131,6 @@ impl<P: Payload> Stream<P> {
         self.sink.attach(kind, records)
     }
 
-    /// Nothing is read before the peer's yes: it must know what this is first.
-    pub fn hold(&mut self) {
-        self.source.hold();
-    }
-
     fn is(&self, what: impl FnOnce(Kind) -> bool) -> bool {
         self.kind.is_some_and(what)
     }
@@ -165,25 +159,7 @@ impl<P: Payload> Stream<P> {
         self.source.is_ended() && self.sink.ends_alone() && self.kind != Some(Kind::Listening)
     }
 
-    pub fn is_deaf(&self) -> bool {
-        self.sink.is_closed()
-    }
-
-    pub fn is_source_ended(&self) -> bool {
-        self.source.is_ended()
-    }
-
-    /// Whether a helper may bring something for the source.
-    pub fn awaits_helper(&self) -> bool {
-        self.source.is_with_helper()
-    }
-
-    /// What it holds of the session's budget of records.
-    pub fn held_records(&self) -> u64 {
-        self.sink.held_records()
-    }
-
-    /// Whether bytes have come or gone since the last tick, and all have gone. The queue keeps no room then.
+    /// Whether something was done for it since the last tick, and all that came has gone. The queue keeps no room then.
     pub fn shrink(&mut self) -> bool {
         let shrinks = self.used && self.sink.is_empty();
         if shrinks {
@@ -192,7 +168,169 @@ impl<P: Payload> Stream<P> {
         }
         shrinks
     }
-}
 
-mod inputs;
-mod outputs;
+    // ---- what happened to both halves ----------------------------------------------------------------------------
+
+    /// The peer's program does not read what this source gives. If it closed with something unread, this program's next
+    /// read must say ECONNRESET, as a local socket's would.
+    pub fn on_read_closed(&mut self, unread: bool) {
+        let ours = self.is(Kind::is_socket) && !self.shared;
+        if unread && ours && !self.source.is_ended() {
+            let helped = self.source.is_with_helper();
+            self.reset = if helped { ForcedReset::AfterHelper } else { ForcedReset::AfterRead };
+            return self.source.end(Parting::Nothing);
+        }
+        self.source.end(Parting::ShutReads);
+    }
+
+    /// The source has ended. `unread`: its program left something unread. `gone`: it is gone altogether, not only half
+    /// of it.
+    pub fn on_eof(&mut self, unread: bool, gone: bool) {
+        let unread = unread || self.source.was_reset();
+        // A master reads its end when nobody has the slave open: nothing can be written to it either.
+        let hung_up = self.kind == Some(Kind::Master) || unread || gone;
+        let finishes = self.source.is_finishing() && self.is(Kind::is_socket);
+        self.source.end(Parting::SayEof);
+        if hung_up || finishes {
+            self.sink.close(Some(unread));
+        } else if self.is(Kind::is_socket) && !self.sink.is_closed() && self.hangup == Hangup::Off {
+            self.hangup = Hangup::Wanted;
+        }
+    }
+
+    /// What `WatchHangup` waited for has come, or was cancelled. `true`: the program is gone, `on_hung_up` is to follow.
+    pub fn on_hangup_done(&mut self, gone: bool) -> bool {
+        assert!(matches!(self.hangup, Hangup::Watching | Hangup::Cancelled), "one completion for each wait");
+        self.hangup = Hangup::Off;
+        gone && !self.sink.is_closed()
+    }
+
+    /// A program that had ended its half is gone. `unread`: it left something unread.
+    pub fn on_hung_up(&mut self, unread: bool) {
+        self.sink.close(Some(unread));
+    }
+
+    /// Nobody takes what comes. `gone`: the program is gone altogether, and a read in flight is about to tell how.
+    ///
+    /// # Errors
+    /// The stream is to be reset.
+    pub fn on_deaf(&mut self, errno: Errno, gone: impl FnOnce() -> bool) -> Result<(), Errno> {
+        if self.is(|kind| kind.row().when_deaf == WhenDeaf::Reset) {
+            return Err(errno);
+        }
+        let says = if self.source.is_reading() && gone() { None } else { Some(false) };
+        self.sink.close(says);
+        Ok(())
+    }
+
+    /// The helper that looked for fds is through. `true`: only that was waited for.
+    pub fn on_helper_done(&mut self) -> bool {
+        let waited = self.reset == ForcedReset::AfterHelper;
+        if waited {
+            self.reset = ForcedReset::AfterRead;
+        }
+        waited
+    }
+
+    /// What could be done to make the close a reset has been done.
+    pub fn on_reset_forced(&mut self) {
+        if self.reset == ForcedReset::Working {
+            self.reset = ForcedReset::Done;
+            self.source.end(Parting::ShutReads);
+        }
+    }
+
+    /// Both directions end at once.
+    pub fn abort(&mut self) {
+        self.aborted = true;
+        self.source.end(Parting::Nothing);
+        self.sink.close(None);
+    }
+
+    /// Returns whether something is to be done.
+    pub fn tick(&mut self) -> bool {
+        self.kind.is_some_and(|kind| self.source.tick(kind))
+    }
+
+    // ---- what is to be done --------------------------------------------------------------------------------------
+
+    /// The next thing to be done, until there is none. `choked`: no fds may be taken. `speaks`: what is written goes out
+    /// under its sender's name.
+    pub fn poll(&mut self, mux: &Mux<P>, choked: bool, speaks: bool) -> Option<Action<P>> {
+        let action = self.next(mux, choked, speaks);
+        self.used |= action.is_some();
+        action
+    }
+
+    fn next(&mut self, mux: &Mux<P>, choked: bool, speaks: bool) -> Option<Action<P>> {
+        if let Some(kind) = self.kind
+            && let Some(action) = self.poll_source(kind, mux, choked)
+        {
+            return Some(Action::Source(action));
+        }
+        if self.reset == ForcedReset::AfterRead && !self.source.is_in_flight() {
+            self.reset = ForcedReset::Working;
+            return Some(Action::ForceReset);
+        }
+        let key = self.key;
+        if let Some(action) = self.sink.poll(|count| mux.tells_of(key, count), speaks) {
+            return Some(Action::Sink(action));
+        }
+        self.poll_close().or_else(|| self.poll_hangup())
+    }
+
+    fn poll_source(&mut self, kind: Kind, mux: &Mux<P>, choked: bool) -> Option<SourceAction> {
+        let room = match kind.row().reads {
+            Reads::Clients => u32::from(mux.is_open(self.key)),
+            _ => mux.room(self.key),
+        };
+        match self.source.poll(kind, room, choked)? {
+            SourceAction::ShutReads if !kind.is_socket() || self.shared => None,
+            action => Some(action),
+        }
+    }
+
+    /// After FIN, when all is written: the program sees the end.
+    fn poll_close(&mut self) -> Option<Action<P>> {
+        use ForcedReset::{AfterHelper, AfterRead, Working};
+        if !self.sink.is_done() || matches!(self.reset, AfterHelper | AfterRead | Working) {
+            return None;
+        }
+        self.sink.close(None);
+        if self.kind == Some(Kind::Fill) {
+            return Some(Action::FinishFill);
+        }
+        // When both directions have ended over there, it was a close: other holders of a shared socket must not feel it.
+        let ended = self.source.is_ended();
+        let closes = self.reset == ForcedReset::Done || (ended && self.shared);
+        if self.is(Kind::is_socket) && !closes {
+            // One that nobody else holds is shut down by its close; a helper that takes fds out of it holds another number
+            // of it.
+            return Some(Action::ShutWrites { unless_alone: ended && !self.source.has_seen_fds() });
+        }
+        self.poll_closed()
+    }
+
+    /// The sink has just been closed.
+    fn poll_closed(&mut self) -> Option<Action<P>> {
+        self.sink.poll(|_| true, false).map(Action::Sink)
+    }
+
+    fn poll_hangup(&mut self) -> Option<Action<P>> {
+        match self.hangup {
+            Hangup::Wanted if self.sink.is_closed() => {
+                self.hangup = Hangup::Off;
+                None
+            }
+            Hangup::Wanted => {
+                self.hangup = Hangup::Watching;
+                Some(Action::WatchHangup)
+            }
+            Hangup::Watching if self.sink.is_closed() => {
+                self.hangup = Hangup::Cancelled;
+                Some(Action::CancelHangup)
+            }
+            _ => None,
+        }
+    }
+}

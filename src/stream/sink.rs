@@ -6,8 +6,7 @@
 //!           └── FIN and all is written, nobody reads, aborted ──▶ Closed, from anywhere
 //! ```
 //!
-//! At most one write is in flight. A message with fds waits until a helper has made them, and until the memory is whole
-//! that they name.
+//! One write at a time. A message with fds waits until a helper has made them, and until memory that they name is whole.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -90,7 +89,8 @@ enum Inflow<P> {
     Records(Option<Box<Assembly<P>>>, Box<Share>),
 }
 
-pub(super) struct Sink<P> {
+pub struct Sink<P> {
+    kind: Option<Kind>,
     state: State,
     flight: Flight,
     inflow: Inflow<P>,
@@ -117,6 +117,7 @@ impl<P> fmt::Debug for Sink<P> {
 impl<P: Payload> Sink<P> {
     pub(super) fn new() -> Self {
         Self {
+            kind: None,
             state: State::Off,
             flight: Flight::None,
             inflow: Inflow::Early(Vec::new()),
@@ -134,6 +135,7 @@ impl<P: Payload> Sink<P> {
     /// # Errors
     /// As `take_in`.
     pub(super) fn attach(&mut self, kind: Kind, records: &Budget) -> Result<(), Errno> {
+        self.kind = Some(kind);
         if self.state != State::Off {
             return Ok(());
         }
@@ -145,10 +147,10 @@ impl<P: Payload> Sink<P> {
         self.state = State::Idle;
         let inflow = if kind.keeps_records() { Inflow::Records(None, records.share()) } else { Inflow::Bytes };
         let Inflow::Early(early) = std::mem::replace(&mut self.inflow, inflow) else { unreachable!("it was off") };
-        early.into_iter().try_for_each(|arrival| self.take_in(Some(kind), arrival))
+        early.into_iter().try_for_each(|arrival| self.take_in(arrival))
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.state == State::Closed
     }
 
@@ -162,11 +164,11 @@ impl<P: Payload> Sink<P> {
 
     /// The queue keeps no room.
     pub(super) fn shrink(&mut self) {
-        self.queue = VecDeque::new();
+        self.queue.shrink_to(0);
     }
 
     /// What it holds of the session's budget of records.
-    pub(super) fn held_records(&self) -> u64 {
+    pub fn held_records(&self) -> u64 {
         if let Inflow::Records(_, share) = &self.inflow { share.held() } else { 0 }
     }
 
@@ -183,9 +185,9 @@ impl<P: Payload> Sink<P> {
     ///
     /// # Errors
     /// EMSGSIZE: a record longer than any may be. EPROTO: fds for something that is no socket.
-    pub(super) fn take_in(&mut self, kind: Option<Kind>, arrival: Arrival<P>) -> Result<(), Errno> {
+    pub fn take_in(&mut self, arrival: Arrival<P>) -> Result<(), Errno> {
         assert!(!self.is_closed(), "nothing is taken in behind the end");
-        if arrival.recipes.is_some() && kind.is_some_and(|kind| !kind.is_socket()) {
+        if arrival.recipes.is_some() && self.kind.is_some_and(|kind| !kind.is_socket()) {
             return Err(Errno::EPROTO);
         }
         match &mut self.inflow {
@@ -212,12 +214,12 @@ impl<P: Payload> Sink<P> {
         }
     }
 
-    pub(super) fn on_fin(&mut self) {
+    pub fn on_fin(&mut self) {
         self.fin = true;
     }
 
     /// Bytes left. Returns how many, with the charges, if anybody still counts.
-    pub(super) fn on_written(&mut self, count: u32, progress: Progress) -> Option<u32> {
+    pub fn on_written(&mut self, count: u32, progress: Progress) -> Option<u32> {
         assert!(self.is_in_flight(), "one completion for each write");
         let rest = progress == Progress::Part;
         self.flight = match self.flight {
@@ -242,14 +244,14 @@ impl<P: Payload> Sink<P> {
     }
 
     /// The write failed: it is over. `false`: nobody asks any more.
-    pub(super) fn on_failed(&mut self) -> bool {
+    pub fn on_failed(&mut self) -> bool {
         assert!(self.is_in_flight(), "one completion for each write");
         self.flight = Flight::None;
         !self.is_closed()
     }
 
     /// A helper has written to the file. Returns how much left, with the charges.
-    pub(super) fn on_file_written(&mut self) -> Option<u32> {
+    pub fn on_file_written(&mut self) -> Option<u32> {
         let State::WritingFile { bytes } = self.state else { return None };
         self.state = State::Idle;
         Some(bytes + std::mem::take(&mut self.charges))
@@ -257,7 +259,7 @@ impl<P: Payload> Sink<P> {
 
     /// A helper has made the fds of the message in front. `fills`: so much memory must be whole before it may leave.
     /// `false`: it will never leave.
-    pub(super) fn on_made(&mut self, fills: u32) -> bool {
+    pub fn on_made(&mut self, fills: u32) -> bool {
         if self.state != State::Rebuilding {
             return false;
         }
@@ -270,12 +272,12 @@ impl<P: Payload> Sink<P> {
         true
     }
 
-    pub(super) fn is_rebuilding(&self) -> bool {
+    pub fn is_rebuilding(&self) -> bool {
         self.state == State::Rebuilding
     }
 
     /// Memory that the message in front names is whole.
-    pub(super) fn on_filled(&mut self) {
+    pub fn on_filled(&mut self) {
         self.fills = self.fills.checked_sub(1).expect("told once for each");
     }
 
@@ -294,19 +296,14 @@ impl<P: Payload> Sink<P> {
     }
 
     /// `hears`: whether the peer is to hear of so much having been written.
-    pub(super) fn poll(
-        &mut self,
-        kind: Option<Kind>,
-        hears: impl FnOnce(u32) -> bool,
-        speaks: bool,
-    ) -> Option<SinkAction<P>> {
+    pub(super) fn poll(&mut self, hears: impl FnOnce(u32) -> bool, speaks: bool) -> Option<SinkAction<P>> {
         if self.flight == Flight::Quiet && (!self.queue.is_empty() || self.fin || self.is_closed()) {
             self.flight = Flight::Running;
             return Some(SinkAction::Hurry);
         }
         match self.state {
             State::Closed => self.poll_closed(),
-            State::Idle if self.fills == 0 => self.write(kind?, hears, speaks),
+            State::Idle if self.fills == 0 => self.write(hears, speaks),
             _ => None,
         }
     }
@@ -336,7 +333,8 @@ impl<P: Payload> Sink<P> {
         std::mem::take(&mut self.closing).then_some(SinkAction::Closed)
     }
 
-    fn write(&mut self, kind: Kind, hears: impl FnOnce(u32) -> bool, speaks: bool) -> Option<SinkAction<P>> {
+    fn write(&mut self, hears: impl FnOnce(u32) -> bool, speaks: bool) -> Option<SinkAction<P>> {
+        let kind = self.kind?;
         if kind.row().writes == Writes::File {
             return self.write_file();
         }

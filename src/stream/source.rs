@@ -129,7 +129,7 @@ pub enum SourceAction {
 }
 
 #[derive(Debug)]
-pub(super) struct Source {
+pub struct Source {
     state: State,
     flight: Flight,
     finishing: Finishing,
@@ -169,23 +169,23 @@ impl Source {
     }
 
     /// Nothing is read before `on_accepted`.
-    pub(super) fn hold(&mut self) {
+    pub fn hold(&mut self) {
         if let State::Idle(_) = self.state {
             self.state = State::Held;
         }
     }
 
-    pub(super) fn on_accepted(&mut self) {
+    pub fn on_accepted(&mut self) {
         if self.state == State::Held {
             self.state = State::Idle(Next::Any);
         }
     }
 
-    pub(super) fn is_ended(&self) -> bool {
+    pub fn is_ended(&self) -> bool {
         matches!(self.state, State::Ended(_))
     }
 
-    pub(super) fn is_with_helper(&self) -> bool {
+    pub fn is_with_helper(&self) -> bool {
         self.state == State::WithHelper
     }
 
@@ -213,25 +213,25 @@ impl Source {
     // ---- what happened -------------------------------------------------------------------------------------------
 
     /// The operation is over. `false`: nobody wants what it brought.
-    pub(super) fn on_done(&mut self) -> bool {
+    pub fn on_done(&mut self) -> bool {
         assert!(self.is_in_flight(), "one completion for each operation");
         self.flight = Flight::None;
         !self.is_ended()
     }
 
     /// Something is there.
-    pub(super) fn on_ready(&mut self) {
+    pub fn on_ready(&mut self) {
         let State::Polling(next) = self.state else { unreachable!("a poll in {:?}", self.state) };
         self.state = State::Idle(next);
     }
 
     /// Nothing was there, or the operation was cancelled.
-    pub(super) fn on_nothing(&mut self) {
+    pub fn on_nothing(&mut self) {
         self.dry_up(if let State::Polling(next) = self.state { next } else { Next::Any });
     }
 
     /// A peek found nothing where the kernel had said that there is something.
-    pub(super) fn on_unseen(&mut self) {
+    pub fn on_unseen(&mut self) {
         self.dry_up(Next::Urgent);
     }
 
@@ -240,17 +240,17 @@ impl Source {
     }
 
     /// A peek saw so many bytes, and no fds. With none at all it is the end, which a read says again.
-    pub(super) fn on_seen(&mut self, count: u32) {
+    pub fn on_seen(&mut self, count: u32) {
         self.peek.saw_bytes();
         self.state = State::Idle(Next::Seen(count.max(1)));
     }
 
-    pub(super) fn on_measured(&mut self, len: u32) {
+    pub fn on_measured(&mut self, len: u32) {
         self.state = State::Idle(Next::Record(len));
     }
 
     /// A read of at most `max` brought `count`. `filled`: its buffer has no room left.
-    pub(super) fn on_bytes(&mut self, count: usize, max: usize, filled: bool) {
+    pub fn on_bytes(&mut self, count: usize, max: usize, filled: bool) {
         self.dry = count < max;
         // One read that fills its buffer makes the next ones big, one that is far from full makes them small again.
         self.big = if self.big { count >= BIG_MIN } else { filled };
@@ -258,40 +258,40 @@ impl Source {
     }
 
     /// A client came, or a helper has brought what it was to bring.
-    pub(super) fn on_brought(&mut self) {
+    pub fn on_brought(&mut self) {
         self.state = State::Idle(Next::Any);
     }
 
     /// A peek, or a read, met fds: a helper describes them.
-    pub(super) fn on_fds(&mut self) {
+    pub fn on_fds(&mut self) {
         self.peek.saw_fds();
         self.state = State::WithHelper;
     }
 
     /// No fd was to be had for a client, which stays in the queue.
-    pub(super) fn on_want_of_fds(&mut self) {
+    pub fn on_want_of_fds(&mut self) {
         self.state = State::Resting;
     }
 
     /// Of records the kernel says once that their program closed with something unread, before those that are still in
     /// the queue. `false`: it has said so before.
-    pub(super) fn on_reset_records(&mut self) -> bool {
+    pub fn on_reset_records(&mut self) -> bool {
         self.state = State::Idle(Next::Any);
         !std::mem::replace(&mut self.was_reset, true)
     }
 
-    pub(super) fn on_room(&mut self) {
+    pub fn on_room(&mut self) {
         if let State::Starved(next) = self.state {
             self.state = State::Idle(next);
         }
     }
 
     /// Whether something is there to be read, of one that is to finish. `false` ends it, by `end`.
-    pub(super) fn on_left(&mut self) {
+    pub fn on_left(&mut self) {
         self.finishing = Finishing::Reads;
     }
 
-    pub(super) fn finish(&mut self) {
+    pub fn finish(&mut self) {
         self.finishing = Finishing::Asks;
         self.cancel();
         if let State::Dry(next) = self.state {

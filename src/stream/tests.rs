@@ -46,7 +46,7 @@ impl World {
     }
 
     fn arrives(&mut self, bytes: &'static [u8]) {
-        self.stream.on_data(arrival(bytes, None)).unwrap();
+        self.stream.sink.take_in(arrival(bytes, None)).unwrap();
     }
 
     fn source(&mut self) -> SourceAction {
@@ -77,17 +77,17 @@ fn a_stream_socket_is_peeked_at_and_a_busy_one_no_more() {
     let mut world = world(Some(Kind::Socket));
     for _ in 0..PEEKS_A_TICK {
         assert!(matches!(world.source(), SourceAction::Peek { .. }));
-        assert!(world.stream.on_source_done());
-        world.stream.on_seen(5);
+        assert!(world.stream.source.on_done());
+        world.stream.source.on_seen(5);
         assert_eq!(world.source(), SourceAction::Recv { max: 5, into: Buffer::Small, dry: false });
-        assert!(world.stream.on_source_done());
-        world.stream.on_bytes(5, 5, false);
+        assert!(world.stream.source.on_done());
+        world.stream.source.on_bytes(5, 5, false);
     }
     assert!(matches!(world.source(), SourceAction::Recv { .. }));
-    assert!(world.stream.on_source_done());
-    world.stream.on_fds();
+    assert!(world.stream.source.on_done());
+    world.stream.source.on_fds();
     assert_eq!(world.all(), []);
-    world.stream.on_brought();
+    world.stream.source.on_brought();
     assert!(matches!(world.source(), SourceAction::Peek { .. }), "it has passed fds");
 }
 
@@ -95,8 +95,8 @@ fn a_stream_socket_is_peeked_at_and_a_busy_one_no_more() {
 fn a_record_is_measured_and_then_read_whole() {
     let mut world = world(Some(Kind::SeqPacket));
     assert_eq!(world.source(), SourceAction::Measure);
-    world.stream.on_source_done();
-    world.stream.on_measured(70_000);
+    world.stream.source.on_done();
+    world.stream.source.on_measured(70_000);
     assert_eq!(world.source(), SourceAction::Recv { max: 70_000, into: Buffer::Whole, dry: false });
 }
 
@@ -104,11 +104,11 @@ fn a_record_is_measured_and_then_read_whole() {
 fn urgent_data_is_passed_by_one_byte_and_only_once_it_is_waited_for() {
     let mut world = world(Some(Kind::Socket));
     world.source();
-    world.stream.on_source_done();
-    world.stream.on_unseen();
+    world.stream.source.on_done();
+    world.stream.source.on_unseen();
     assert_eq!(world.source(), SourceAction::Poll);
-    world.stream.on_source_done();
-    world.stream.on_ready();
+    world.stream.source.on_done();
+    world.stream.source.on_ready();
     assert_eq!(world.source(), SourceAction::Recv { max: 1, into: Buffer::Small, dry: false });
 }
 
@@ -121,8 +121,8 @@ fn a_read_that_waits_gives_its_buffer_back_at_the_second_tick() {
     assert_eq!(world.all(), []);
     assert!(world.stream.tick());
     assert_eq!(world.all(), [Action::Source(SourceAction::Cancel)]);
-    world.stream.on_source_done();
-    world.stream.on_nothing();
+    world.stream.source.on_done();
+    world.stream.source.on_nothing();
     assert_eq!(world.all(), [Action::Source(SourceAction::Poll)]);
 }
 
@@ -134,7 +134,7 @@ fn one_write_is_in_flight_and_small_pieces_leave_together() {
     world.arrives(b"b");
     world.arrives(b"c");
     assert!(written(&world.all()).is_empty());
-    assert_eq!(world.stream.on_written(1, Progress::All), Some(1));
+    assert_eq!(world.stream.sink.on_written(1, Progress::All), Some(1));
     assert_eq!(written(&world.all()), [b"b", b"c"]);
 }
 
@@ -142,11 +142,11 @@ fn one_write_is_in_flight_and_small_pieces_leave_together() {
 fn a_message_with_fds_waits_for_them_and_for_the_memory_that_they_name() {
     let mut world = world(Some(Kind::Socket));
     let recipes = Recipes::new(vec![1], 1);
-    world.stream.on_data(arrival(b"m", Some(recipes.clone()))).unwrap();
+    world.stream.sink.take_in(arrival(b"m", Some(recipes.clone()))).unwrap();
     assert!(world.all().contains(&Action::Sink(SinkAction::Rebuild(recipes))));
-    assert!(world.stream.on_made(1));
+    assert!(world.stream.sink.on_made(1));
     assert_eq!(world.all(), []);
-    world.stream.on_filled();
+    world.stream.sink.on_filled();
     assert_eq!(written(&world.all()), [b"m"]);
 }
 
@@ -156,9 +156,9 @@ fn what_was_never_delivered_is_refused_once_and_the_peer_hears_that_nobody_reads
     let recipes = |n| Recipes::new(vec![n], 1);
     world.arrives(b"first");
     world.all();
-    world.stream.on_data(arrival(b"m", Some(recipes(1)))).unwrap();
-    world.stream.on_data(arrival(b"n", Some(recipes(2)))).unwrap();
-    assert!(world.stream.on_write_failed());
+    world.stream.sink.take_in(arrival(b"m", Some(recipes(1)))).unwrap();
+    world.stream.sink.take_in(arrival(b"n", Some(recipes(2)))).unwrap();
+    assert!(world.stream.sink.on_failed());
     world.stream.on_deaf(Errno::EPIPE, || false).unwrap();
     let refused = [1, 2].map(|n| Action::Sink(SinkAction::Refuse(recipes(n))));
     let said = Action::Sink(SinkAction::SayReadClosed { unread: false });
@@ -171,15 +171,15 @@ fn the_last_end_of_a_socket_is_its_close() {
     let shut = |unless_alone| Action::ShutWrites { unless_alone };
     let mut first = world(Some(Kind::Socket));
     first.next();
-    first.stream.on_fin();
+    first.stream.sink.on_fin();
     assert!(first.all().contains(&shut(false)), "its program writes on");
     assert!(!first.stream.is_closed());
     let mut last = world(Some(Kind::Socket));
     last.next();
-    last.stream.on_source_done();
+    last.stream.source.on_done();
     last.stream.on_eof(false, false);
     assert!(last.all().contains(&Action::Source(SourceAction::SayEof)));
-    last.stream.on_fin();
+    last.stream.sink.on_fin();
     let end = last.all();
     assert!(end.contains(&shut(true)) && end.contains(&Action::CancelHangup), "{end:?}");
     assert!(last.stream.is_closed() && !last.stream.is_over(), "the wait for its program is in flight");
@@ -194,7 +194,7 @@ fn a_shared_socket_is_never_shut() {
     world.stream.attach(Kind::Socket, &world.budget).unwrap();
     world.next();
     world.stream.on_read_closed(true);
-    world.stream.on_fin();
+    world.stream.sink.on_fin();
     let shuts = |action: &Action<Bytes>| {
         matches!(action, Action::ShutWrites { .. } | Action::Source(SourceAction::ShutReads) | Action::ForceReset)
     };
@@ -206,9 +206,9 @@ fn a_close_that_is_to_be_a_reset_waits_for_the_read_and_for_the_helper() {
     let mut world = world(Some(Kind::Socket));
     world.next();
     world.stream.on_read_closed(true);
-    world.stream.on_fin();
+    world.stream.sink.on_fin();
     assert_eq!(world.all(), [Action::Source(SourceAction::Cancel)]);
-    assert!(!world.stream.on_source_done());
+    assert!(!world.stream.source.on_done());
     assert_eq!(world.all(), [Action::ForceReset]);
     world.stream.on_reset_forced();
     let end = world.all();
@@ -220,15 +220,15 @@ fn a_close_that_is_to_be_a_reset_waits_for_the_read_and_for_the_helper() {
 fn a_source_that_is_to_finish_reads_what_is_left() {
     let mut world = world(Some(Kind::Source));
     world.all();
-    world.stream.finish();
+    world.stream.source.finish();
     assert_eq!(world.all(), [Action::Source(SourceAction::Cancel)]);
-    world.stream.on_source_done();
-    world.stream.on_nothing();
+    world.stream.source.on_done();
+    world.stream.source.on_nothing();
     assert_eq!(world.source(), SourceAction::SeeWhatIsLeft);
-    world.stream.on_left();
+    world.stream.source.on_left();
     assert!(matches!(world.source(), SourceAction::Read { .. }));
-    world.stream.on_source_done();
-    world.stream.on_bytes(3, 10, false);
+    world.stream.source.on_done();
+    world.stream.source.on_bytes(3, 10, false);
     assert_eq!(world.source(), SourceAction::SeeWhatIsLeft);
     world.stream.on_eof(false, false);
     assert_eq!(world.all(), [Action::Source(SourceAction::SayEof)]);
@@ -238,7 +238,7 @@ fn a_source_that_is_to_finish_reads_what_is_left() {
 #[test]
 fn what_came_before_it_was_known_to_keep_records_counts_too() {
     let mut world = world(None);
-    world.stream.on_data(Arrival { overhead: 64, ..arrival(&[0; 100], None) }).unwrap();
+    world.stream.sink.take_in(Arrival { overhead: 64, ..arrival(&[0; 100], None) }).unwrap();
     assert_eq!(world.budget.held(), 0);
     world.stream.attach(Kind::SeqPacket, &world.budget).unwrap();
     assert_eq!(world.budget.held(), 164);
@@ -253,14 +253,14 @@ fn a_sink_says_its_eof_at_once_and_a_source_is_deaf_from_the_start() {
     assert_eq!(sink.all(), [Action::Source(SourceAction::SayEof)]);
     let mut source = world(Some(Kind::Source));
     source.all();
-    assert!(source.stream.is_deaf() && !source.stream.is_source_ended());
+    assert!(source.stream.sink.is_closed() && !source.stream.source.is_ended());
 }
 
 #[test]
 fn what_is_aborted_before_it_has_a_local_end_is_over_at_once() {
     let mut world = world(None);
     let recipes = Recipes::new(vec![7], 1);
-    world.stream.on_data(arrival(b"m", Some(recipes.clone()))).unwrap();
+    world.stream.sink.take_in(arrival(b"m", Some(recipes.clone()))).unwrap();
     world.stream.abort();
     assert!(world.all().contains(&Action::Sink(SinkAction::Refuse(recipes))));
     assert!(world.stream.is_over());
@@ -274,6 +274,6 @@ fn a_quiet_write_is_told_of_when_something_waits_for_it() {
     assert!(matches!(world.all()[..], [Action::Sink(SinkAction::Write { quiet: true, .. })]));
     world.arrives(b"b");
     assert_eq!(world.all(), [Action::Sink(SinkAction::Hurry)]);
-    world.stream.on_written(1, Progress::All);
+    world.stream.sink.on_written(1, Progress::All);
     assert_eq!(written(&world.all()), [b"b"]);
 }

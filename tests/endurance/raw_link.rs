@@ -31,7 +31,7 @@ fn main() {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(count @ 1..) = std::io::stdin().read(&mut buffer) {
             let mut out = Vec::new();
-            sealer.seal([&buffer[..count]], |record| out.extend(record)).expect("to be sealed");
+            sealer.seal([&buffer[..count]], &mut out).expect("to be sealed");
             if sending.write_all(&out).is_err() {
                 break;
             }

@@ -42,13 +42,13 @@ impl Pair {
     fn on_source_done(&mut self, at: usize, done: Done, ctx: &mut Ctx) {
         let local = &mut self.locals[at];
         local.io.ops.source = None;
-        if !local.stream.on_source_done() {
+        if !local.stream.source.on_done() {
             return closer::close(done.fds);
         }
         match (done.op, done.result) {
-            (Op::Poll { .. }, Ok(_)) => local.stream.on_ready(),
+            (Op::Poll { .. }, Ok(_)) => local.stream.source.on_ready(),
             (Op::Accept { .. }, Ok(_)) => {
-                local.stream.on_brought();
+                local.stream.source.on_brought();
                 done.fds.into_iter().for_each(|fd| self.on_client(at, fd, ctx));
             }
             (Op::Peek { into, .. }, Ok(count)) => {
@@ -56,11 +56,11 @@ impl Pair {
                 if done.control_lost && (count > 0 || local.stream.keeps_records()) {
                     return self.on_fds_ahead(at, count as usize, ctx);
                 }
-                local.stream.on_seen(count);
+                local.stream.source.on_seen(count);
             }
             (Op::Measure { fd }, Ok(0)) => match record_end::has_ended(&*fd) {
                 Ok(true) => self.on_eof(at, false),
-                Ok(false) => local.stream.on_measured(0),
+                Ok(false) => local.stream.source.on_measured(0),
                 Err(errno) => self.on_read_failed(at, errno, ctx),
             },
             (Op::Measure { .. }, Ok(len)) if len > self.mux.agreed().record_max => {
@@ -68,7 +68,7 @@ impl Pair {
                 tracing::warn!(%peer, "stream {id}: a record of {len} bytes, above {most}");
                 self.reset_at(at, Errno::EMSGSIZE, ctx);
             }
-            (Op::Measure { .. }, Ok(len)) => local.stream.on_measured(len),
+            (Op::Measure { .. }, Ok(len)) => local.stream.source.on_measured(len),
             (Op::Recv { .. } | Op::Read { .. }, Ok(_)) if done.control_lost || done.record_cut => {
                 closer::close(done.fds);
                 self.on_read_failed(at, Errno::EMSGSIZE, ctx);
@@ -76,8 +76,8 @@ impl Pair {
             (Op::Recv { into, max, .. } | Op::Read { into, max, .. }, Ok(count)) => {
                 self.on_bytes(at, (into, count as usize, max), done.fds, ctx);
             }
-            (Op::Peek { .. }, Err(Errno::EAGAIN)) => local.stream.on_unseen(),
-            (_, Err(Errno::EAGAIN | Errno::EINTR | Errno::ECANCELED)) => local.stream.on_nothing(),
+            (Op::Peek { .. }, Err(Errno::EAGAIN)) => local.stream.source.on_unseen(),
+            (_, Err(Errno::EAGAIN | Errno::EINTR | Errno::ECANCELED)) => local.stream.source.on_nothing(),
             // A terminal whose other end is gone.
             (Op::Read { .. }, Err(Errno::EIO)) => self.on_eof(at, false),
             (_, Err(errno)) => self.on_read_failed(at, errno, ctx),
@@ -104,7 +104,7 @@ impl Pair {
         if count == 0 && !record {
             return self.on_eof(at, false);
         }
-        local.stream.on_bytes(count, max, filled);
+        local.stream.source.on_bytes(count, max, filled);
         self.mux.on_read(local.stream.key(), chunk, record, None, ctx.now_us);
     }
 
@@ -119,12 +119,12 @@ impl Pair {
         let local = &mut self.locals[at];
         let (peer, id, kind) = (&self.peer, local.stream.key().id(), local.stream.kind().expect("it was read"));
         match errno {
-            Errno::ECONNRESET if kind.keeps_records() && local.stream.on_reset_records() => {}
+            Errno::ECONNRESET if kind.keeps_records() && local.stream.source.on_reset_records() => {}
             // Its peer closed with something unread. What came before is still on its way, so the end is an ordered one.
             Errno::ECONNRESET if kind.is_socket() => self.on_eof(at, true),
             Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ECONNABORTED if kind.is_listener() => {
                 tracing::warn!(%peer, "stream {id}: accept: no fd to be had");
-                local.stream.on_want_of_fds();
+                local.stream.source.on_want_of_fds();
             }
             errno => {
                 tracing::warn!(%peer, "stream {id}: read: {}", errno.desc());
@@ -165,11 +165,13 @@ impl Pair {
 
     /// A helper has read from a regular file; no bytes: its end.
     pub(super) fn on_file_read(&mut self, (at, key): (usize, Key), result: Result<Vec<u8>, Errno>, ctx: &mut Ctx) {
-        let Some(local) = self.locals.at((at, key)).filter(|local| local.stream.awaits_helper()) else { return };
+        let Some(local) = self.locals.at((at, key)).filter(|local| local.stream.source.is_with_helper()) else {
+            return;
+        };
         match result {
             Ok(bytes) if bytes.is_empty() => self.on_eof(at, false),
             Ok(bytes) => {
-                local.stream.on_brought();
+                local.stream.source.on_brought();
                 self.mux.on_read(key, Chunk::from_vec(bytes), false, None, ctx.now_us);
             }
             Err(errno) => self.on_read_failed(at, errno, ctx),
@@ -181,7 +183,7 @@ impl Pair {
     pub(super) fn see_what_is_left(&mut self, at: usize) {
         let local = &mut self.locals[at];
         if local.io.fd.as_ref().is_some_and(|fd| readable::bytes(&**fd) > 0) {
-            local.stream.on_left();
+            local.stream.source.on_left();
         } else {
             self.on_eof(at, false);
         }
@@ -192,11 +194,11 @@ impl Pair {
     fn on_sink_done(&mut self, at: usize, done: Done, ctx: &mut Ctx) {
         let token = self.token(What::LocalSink, at);
         let local = &mut self.locals[at];
-        let goes_on = !local.stream.is_deaf();
+        let goes_on = !local.stream.sink.is_closed();
         let taken = match local.io.on_written(done, goes_on, ctx, token) {
-            Wrote::Part(count) => local.stream.on_written(count, Progress::Part),
-            Wrote::All(count) => local.stream.on_written(count, Progress::All),
-            Wrote::Failed(errno) if local.stream.on_write_failed() => return self.on_deaf(at, errno, ctx),
+            Wrote::Part(count) => local.stream.sink.on_written(count, Progress::Part),
+            Wrote::All(count) => local.stream.sink.on_written(count, Progress::All),
+            Wrote::Failed(errno) if local.stream.sink.on_failed() => return self.on_deaf(at, errno, ctx),
             Wrote::Failed(_) => None,
         };
         if let Some(count) = taken {
@@ -207,7 +209,7 @@ impl Pair {
     /// A helper has written to a regular file.
     pub(super) fn on_file_written(&mut self, (at, key): (usize, Key), result: Result<(), Errno>, ctx: &mut Ctx) {
         let Some(local) = self.locals.at((at, key)) else { return };
-        let Some(taken) = local.stream.on_file_written() else { return };
+        let Some(taken) = local.stream.sink.on_file_written() else { return };
         match result {
             Ok(()) => self.mux.on_consumed(key, taken, ctx.now_us),
             Err(errno) => self.on_deaf(at, errno, ctx),
@@ -253,7 +255,7 @@ impl Pair {
         let Some(at) = self.locals.find(*carrier) else { return };
         match result {
             Ok(()) => {
-                self.locals[at].stream.on_filled();
+                self.locals[at].stream.sink.on_filled();
                 self.drive(at, ctx);
             }
             Err(e) => {
@@ -266,7 +268,7 @@ impl Pair {
     /// Has a helper look at what came with fds.
     fn describe(&mut self, at: usize, ctx: &Ctx, take: impl FnOnce() -> OsResult<Found<OwnedFd>> + Send + 'static) {
         let local = &mut self.locals[at];
-        local.stream.on_fds();
+        local.stream.source.on_fds();
         let (maker, on_refusal) = (Arc::clone(&ctx.shared.maker), local.kin.on_refusal);
         let answer = self.answer(at, ctx);
         ctx.shared.helpers.run(move || {

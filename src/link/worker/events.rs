@@ -29,7 +29,7 @@ impl Pair {
                 if let Some(verdict) = self.locals[at].verdict.take() {
                     verdict(Ok(Pending::new(self.at(ctx), key).with_said(said)));
                 }
-                self.locals[at].stream.on_accepted();
+                self.locals[at].stream.source.on_accepted();
                 self.drive(at, ctx);
             }
             Event::Data { key, payload, record_end, recipes, overhead } => {
@@ -40,7 +40,7 @@ impl Pair {
                 if self.locals[at].stream.kind() == Some(Kind::Listening) {
                     return self.reset(key, Errno::ECONNRESET, ctx);
                 }
-                self.locals[at].stream.on_fin();
+                self.locals[at].stream.sink.on_fin();
                 self.drive(at, ctx);
             }
             Event::ReadClosed { key, unread } => {
@@ -53,7 +53,7 @@ impl Pair {
             Event::Reset { key, errno } => self.on_reset(key, errno, ctx),
             Event::MayRead { key } => {
                 let Some(at) = self.locals.find(key) else { return };
-                self.locals[at].stream.on_room();
+                self.locals[at].stream.source.on_room();
                 self.drive(at, ctx);
             }
             Event::GoingAway => {
@@ -72,7 +72,7 @@ impl Pair {
             // Nothing is to be said on a listener's stream.
             return self.reset(key, Errno::EPROTO, ctx);
         }
-        if local.stream.is_deaf() {
+        if local.stream.sink.is_closed() {
             self.mux.on_sink_gone(key, false);
             return arrival.recipes.iter().for_each(|recipes| self.refuse(recipes));
         }
@@ -80,7 +80,7 @@ impl Pair {
             Keeps::Fill(fill) => fill.take_in(crate::mux::Payload::len(&arrival.payload)),
             _ => Ok(()),
         };
-        match fits.and_then(|()| local.stream.on_data(arrival)) {
+        match fits.and_then(|()| local.stream.sink.take_in(arrival)) {
             Ok(()) => self.drive(at, ctx),
             Err(errno) => self.reset(key, errno, ctx),
         }
@@ -91,7 +91,7 @@ impl Pair {
         let Some(at) = self.locals.find(key) else { return };
         let local = &self.locals[at];
         // An output that was cut off has not written all.
-        let output = local.stream.kind().is_some_and(Kind::only_writes) && !local.stream.is_deaf();
+        let output = local.stream.kind().is_some_and(Kind::only_writes) && !local.stream.sink.is_closed();
         if let (Some(parent), true) = (local.kin.parent.as_deref(), output) {
             self.outputs.cut(*parent);
         }
@@ -199,7 +199,7 @@ impl Pair {
             let Some(at) = self.locals.find(child) else { continue };
             match self.locals[at].stream.kind().map(|kind| kind.row().at_command_end) {
                 Some(AtCommandEnd::Drain) => {
-                    self.locals[at].stream.finish();
+                    self.locals[at].stream.source.finish();
                     self.drive(at, ctx);
                 }
                 Some(AtCommandEnd::Reset) | None => self.reset(child, Errno::EPIPE, ctx),

@@ -158,7 +158,7 @@ impl Pair {
     fn enforce_record_budget(&mut self, ctx: &mut Ctx) {
         while self.records.held() + self.mux.early_records() > RECORDS_HELD_MAX {
             let holds = |local: &super::local::Local| {
-                local.stream.held_records() + self.mux.early_records_of(local.stream.key())
+                local.stream.sink.held_records() + self.mux.early_records_of(local.stream.key())
             };
             let Some((_, most)) = self.locals.iter().max_by_key(|(_, local)| holds(local)) else { return };
             let key = most.stream.key();

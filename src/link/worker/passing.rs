@@ -58,7 +58,7 @@ impl Pair {
                 local.stream.share();
                 // Nothing has come yet that could not be written.
                 let _ = self.set_local_end(at, pump);
-                self.locals[at].stream.hold();
+                self.locals[at].stream.source.hold();
             }
             recipes.push(fd.recipe);
         }
@@ -92,7 +92,7 @@ impl Pair {
         if local.stream.on_helper_done() {
             return self.drive(at, ctx);
         }
-        if !local.stream.awaits_helper() {
+        if !local.stream.source.is_with_helper() {
             return;
         }
         let Found { before, bytes, fds } = match result {
@@ -114,14 +114,14 @@ impl Pair {
         let Some(recipes) = self.announce(fds, key, false, ctx) else { return self.reset(key, Errno::EMFILE, ctx) };
         self.mux.on_read(key, Chunk::from_vec(bytes), record, recipes, ctx.now_us);
         if let Some(local) = self.locals.at((at, key)) {
-            local.stream.on_brought();
+            local.stream.source.on_brought();
             self.drive(at, ctx);
         }
     }
 
     /// A helper has made the fds for a message that is to be written.
     pub(super) fn on_rebuilt(&mut self, (at, key): (usize, Key), Made { recipes, result }: Made, ctx: &mut Ctx) {
-        if !self.locals.at((at, key)).is_some_and(|local| local.stream.awaits_fds()) {
+        if !self.locals.at((at, key)).is_some_and(|local| local.stream.sink.is_rebuilding()) {
             // Ended or cut off meanwhile: what was made is closed again, and what was announced gets its verdict.
             closer::close(result.into_iter().flatten().map(|made| made.fd));
             return self.refuse(&recipes);
@@ -148,7 +148,7 @@ impl Pair {
         // One of its own may have ended it meanwhile.
         let Some(local) = self.locals.at((at, key)) else { return closer::close(fds) };
         local.io.made = fds;
-        local.stream.on_made(fills);
+        local.stream.sink.on_made(fills);
         self.drive(at, ctx);
     }
 
@@ -239,7 +239,7 @@ impl Pair {
         let stream = &mut self.locals[at].stream;
         if stream.keeps_records() {
             // The far end must know that these are records before the first one comes.
-            stream.hold();
+            stream.source.hold();
         }
         self.drive(at, ctx);
     }

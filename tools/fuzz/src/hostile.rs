@@ -49,13 +49,7 @@ pub fn run(input: &[u8]) {
     let peer_window = choices.one_of(&[INITIAL_WINDOW, 0, 1, u32::MAX]);
     let options =
         Options { dialer: choices.flag(), window: INITIAL_WINDOW, peer_window, agreed: Agreed::default(), now_us: 0 };
-    let mut victim = Victim {
-        mux: Mux::new(options),
-        keys: Vec::new(),
-        unconsumed: Vec::new(),
-        agreed: Agreed::default(),
-        now_us: 0,
-    };
+    let mut victim = Victim { mux: Mux::new(options), keys: Vec::new(), unconsumed: Vec::new(), now_us: 0 };
     Lane::ALL.into_iter().for_each(|lane| victim.mux.on_link_up(lane));
     let mut free_frames = 0;
     while !choices.is_empty() {

@@ -145,7 +145,7 @@ impl World {
     /// Until nothing moves any more.
     fn quiet(&mut self) {
         loop {
-            let before = self.ends.each_ref().map(|e| Lane::ALL.map(|lane| e.mux.offsets(lane)));
+            let before = self.sent;
             self.now_us += 100;
             for at in 0..2 {
                 self.answer_all(at);
@@ -156,7 +156,7 @@ impl World {
                 self.events(0);
                 self.events(1);
             }
-            if before == self.ends.each_ref().map(|e| Lane::ALL.map(|lane| e.mux.offsets(lane))) {
+            if before == self.sent {
                 return;
             }
         }
