@@ -178,6 +178,8 @@ fn a_stream_whose_announcement_is_refused_ends_at_the_announcer() {
     far.refuse(2, nix::errno::Errno::ECONNRESET);
     carry(&mut far, &mut near);
     assert_eq!(near.poll_event(), Some(Event::Reset { key, errno: nix::errno::Errno::ECONNRESET }));
+    // The second one: nothing more will come of what that stream has announced.
+    assert_eq!(near.poll_event(), Some(Event::Unheard { id: key.id() }));
     assert_eq!((near.poll_event(), near.books().streams), (None, 0));
 }
 
@@ -189,6 +191,7 @@ fn a_stream_that_was_dropped_before_it_was_taken_up_ends_where_it_is_taken_up() 
     let key = near.announce(INITIAL_WINDOW).unwrap();
     near.reset(key, nix::errno::Errno::ECONNRESET);
     carry(&mut near, &mut far);
+    assert_eq!(far.poll_event(), Some(Event::Unheard { id: key.id() }));
     // Its recipe came all the same, by the other link.
     let there = far.adopt(key.id(), INITIAL_WINDOW).unwrap();
     far.accept(there, INITIAL_WINDOW, Vec::new());
