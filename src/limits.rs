@@ -223,8 +223,8 @@ pub const LINKS_MAX: usize = 64;
 pub const SESSIONS_A_KEY: usize = 2 * COMMANDS_A_KEY;
 /// Sessions of one node: three keys at their quota leave as much for others.
 pub const SESSIONS_MAX: usize = 4 * SESSIONS_A_KEY;
-/// Commands of one key at once: the virtual machines of a large host and their helpers. Each costs a thread, a keeper process
-/// and a few fds.
+/// Commands of one key at once: the virtual machines of a large host and their helpers. Each costs a thread, a supervisor
+/// process and a few fds.
 pub const COMMANDS_A_KEY: usize = 512;
 /// Commands that one node runs at once: three keys at their quota leave as much for others. With 6 fds each 12,288, below the
 /// usual limit of 20,000.

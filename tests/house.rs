@@ -90,13 +90,14 @@ fn a_worker_knows_no_session_and_a_stream_no_fd() {
 }
 
 #[test]
-fn unsafe_is_in_three_rooms_only() {
+fn unsafe_is_in_three_rooms_and_the_supervisor_only() {
     for path in sources(&src()) {
         let room = room_of(&path);
         let text = std::fs::read_to_string(&path).unwrap();
         let code = text.lines().map(|l| l.split("//").next().unwrap_or_default());
         let used = code.flat_map(|l| l.split(|c: char| !c.is_alphanumeric() && c != '_')).any(|word| word == "unsafe");
-        assert!(!used || room == "sys" || room == "ring", "{}: unsafe", path.display());
+        let may = ["sys", "ring", "supervisor"].contains(&room.as_str());
+        assert!(!used || may, "{}: unsafe", path.display());
     }
 }
 

@@ -93,9 +93,9 @@ impl Pair {
         Standing { fds: numbers.next().expect("fds"), threads: numbers.next().expect("threads") }
     }
 
-    /// Keepers, zombies and processes with an argument of the test's, on the far machine.
+    /// Supervisors, zombies and processes with an argument of the test's, on the far machine.
     fn processes(&self) -> String {
-        self.lab.sh(self.far, "ps -eo pid,ppid,stat,comm,args | awk '$3 ~ /Z/ || $4 == \"rexec-keeper\"'").out()
+        self.lab.sh(self.far, "ps -eo pid,ppid,stat,comm,args | awk '$3 ~ /Z/ || $4 == \"rexec-superviso\"'").out()
     }
 
     /// The server's fds have returned, nobody waits for its reaper, /run is as it was.
@@ -117,7 +117,7 @@ impl Pair {
     #[track_caller]
     fn nothing_is_left_but_the_daemon(&self) {
         let within = Duration::from_secs(10);
-        eventually("no keeper and no zombie is left", within, || self.processes().is_empty(), || self.processes());
+        eventually("no supervisor and no zombie is left", within, || self.processes().is_empty(), || self.processes());
         let fds = || self.standing().fds <= self.before.fds + 1;
         let shown = || {
             let list = self.lab.sh(self.far, "ls -l /proc/$(pgrep -x rexec_server)/fd").out();

@@ -158,6 +158,8 @@ impl Commands for Carrier {
 /// One line: an address that is taken, a local socket that another daemon has, no io_uring.
 pub(super) fn run(plan: Plan) -> OsResult<()> {
     memory::limit_arenas(plan.workers + ARENAS_BESIDE);
+    // Before anything is opened for peers: without it no command could run.
+    let exec = plan.exec.then(rexec::Server::new).transpose()?;
     let taken = daemon::take_signals()?;
     // Threads, and so behind the signals.
     logs::tell_what_is_left_out()?;
@@ -178,7 +180,7 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
     let services = Services {
         files: files.is_some(),
         refused: Seldom::default(),
-        exec: plan.exec.then(rexec::Server::default),
+        exec,
         uds: uds.as_ref().map(|uds| Arc::clone(&uds.far)),
         rights: Arc::clone(&rights),
     };

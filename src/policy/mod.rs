@@ -9,9 +9,9 @@
 //! always the object itself by the path that the kernel gives for it, never the path that the peer has written: who
 //! judges opens first, without following what the peer may change meanwhile, and then uses what was judged.
 //!
-//! There is no rule about processes, since there is nothing to decide: a peer names no pid. Its signals go to the keeper
-//! of a command that it has started itself, and the keeper signals its own children, so they reach what descends from
-//! that peer's commands and nothing else.
+//! There is no rule about processes, since there is nothing to decide: a peer names no pid. Its signals go to the
+//! supervisor of a command that it has started itself, and the supervisor signals its own children, so they reach what
+//! descends from that peer's commands and nothing else.
 //!
 //! Pure: no file, no clock. Accounts and symbolic links are asked of whoever calls.
 

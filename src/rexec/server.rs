@@ -1,12 +1,12 @@
 //! The far side of rexec: runs what the peer asks for, and tells how it ended.
 //!
 //! ```text
-//!   OPEN(EXEC) ─▶ thread ─ request + fds ─▶ Keeper::start ─▶ Started │ Failed
-//!                   │ Signal ─▶ keeper                        Ended ─▶ finish_children ─▶ Exited
+//!   OPEN(EXEC) ─▶ thread ─ request + fds ─▶ Supervisor::start ─▶ Started │ Failed
+//!                   │ Signal ─▶ supervisor                        Ended ─▶ finish_children ─▶ Exited
 //!                   └ control stream ends first: the stand-in is gone ─▶ KillAll
 //! ```
 //!
-//! A blocking thread for each command: it waits in poll(2) for either the peer or the keeper. The streams of the
+//! A blocking thread for each command: it waits in poll(2) for either the peer or the supervisor. The streams of the
 //! command's stdio are pumped by the worker and never come by here.
 
 use std::ffi::CString;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::judge::{Judged, judge};
-use super::wire::{CHDIR, LISTEN_PID, Message, REQUEST_MAX, Request, Signal, Status};
+use super::wire::{CHDIR, LISTEN_PID, LISTEN_PID_NAME, Message, REQUEST_MAX, Request, Signal, Status};
 use crate::audit;
 use crate::auth::{Bearer, PublicKey};
 use crate::errno::{Errno, OsError, OsResult, Step as _};
@@ -29,26 +29,29 @@ use crate::link::{Attached, Incoming, Peer};
 use crate::stream::Kind;
 use crate::sys::quota::{Limits, Quota};
 use crate::sys::seldom::Seldom;
-use crate::sys::spawn::{Identity, Keeper, Order, Plan, Report, Step};
+use crate::sys::spawn::{Identity, Order, Plan, Program, Report, Step, Supervisor, step_name};
 use crate::sys::{caps, frames, sched, scm};
 use crate::trust::Standing;
 use crate::wire::{WireResult, bad};
 
 /// The exec service of a node.
 pub struct Server {
+    /// What each command gets for a supervisor.
+    program: Arc<Program>,
     running: Quota<Option<PublicKey>>,
     /// Whose refusals have been logged.
     refused: Seldom<Option<PublicKey>>,
 }
 
-impl Default for Server {
-    fn default() -> Self {
-        let running = Quota::new(Limits { each: COMMANDS_A_KEY, all: COMMANDS_MAX });
-        Self { running, refused: Seldom::default() }
-    }
-}
-
 impl Server {
+    /// # Errors
+    /// The program that supervises commands is not beside this one.
+    pub fn new() -> OsResult<Self> {
+        let program = Arc::new(Program::beside_this_one()?);
+        let running = Quota::new(Limits { each: COMMANDS_A_KEY, all: COMMANDS_MAX });
+        Ok(Self { program, running, refused: Seldom::default() })
+    }
+
     /// Called on a worker for each OPEN of the service by a peer that may run some command.
     pub fn on_open(&self, incoming: Incoming, standing: Standing) {
         let Incoming { peer, stream, request, .. } = incoming;
@@ -73,9 +76,10 @@ impl Server {
             Err(e) => return stream.refuse(crate::errno::errno_of(&e)),
         };
         let attached = stream.attach(Pump::new(theirs.into(), Kind::Socket));
+        let program = Arc::clone(&self.program);
         let run = move || {
             sched::begin_as_usual();
-            let command = Command { peer, bearer, control: ours, attached, standing };
+            let command = Command { program, peer, bearer, control: ours, attached, standing };
             if let Err(e) = command.run() {
                 tracing::warn!(peer = %command.peer, "exec: {e}");
             }
@@ -116,6 +120,7 @@ impl Read for Until<'_> {
 }
 
 struct Command {
+    program: Arc<Program>,
     peer: Arc<Peer>,
     bearer: Option<Bearer>,
     control: UnixStream,
@@ -147,15 +152,21 @@ impl Command {
         // `leave` holds the judged file open until the command has begun.
         tracing::debug!(peer = %self.peer, uid, "exec {line}: {}", leave.by);
         self.note(uid, &line, &leave.by);
-        let keeper = match Keeper::start(plan) {
-            Ok(keeper) => keeper,
-            Err(e) => return self.say(&Message::Failed { errno: e.errno, step: e.op.into() }),
+        let started = Supervisor::start(&self.program, &plan);
+        // The command has them now: a pipe of which this process held an end would not end with the command.
+        drop(plan);
+        let supervisor = match started {
+            Ok(supervisor) => supervisor,
+            Err(e) => {
+                tracing::error!(peer = %self.peer, "start a supervisor: {e}");
+                return self.say(&Message::Failed { errno: e.errno, step: e.op.into() });
+            }
         };
-        let result = self.attend(&keeper, &request);
+        let result = self.attend(&supervisor, &request);
         if result.is_err() {
-            keeper.order(Order::KillAll);
+            supervisor.order(Order::KillAll);
         }
-        keeper.wait();
+        supervisor.wait();
         result
     }
 
@@ -189,14 +200,14 @@ impl Command {
         (&self.control).write_all(&bytes).step("tell the peer")
     }
 
-    /// Between the peer and the keeper until the command is over and the peer has gone.
-    fn attend(&self, keeper: &Keeper, request: &Request) -> OsResult<()> {
+    /// Between the peer and the supervisor until the command is over and the peer has gone.
+    fn attend(&self, supervisor: &Supervisor, request: &Request) -> OsResult<()> {
         let mut ended = false;
         let mut left_behind = false;
         loop {
-            let (peer_ready, keeper_ready) = self.wait(keeper)?;
-            if keeper_ready {
-                match keeper.report() {
+            let (peer_ready, supervisor_ready) = self.wait(supervisor)?;
+            if supervisor_ready {
+                match supervisor.report() {
                     Some(Report::Started { pid, no_priority }) => {
                         if no_priority {
                             tracing::info!(peer = %self.peer, pid, "it runs without its caller's priority: not permitted");
@@ -204,7 +215,7 @@ impl Command {
                         self.say(&Message::Started { pid: pid.cast_unsigned() })?;
                     }
                     Some(Report::Failed { step, errno }) => {
-                        let step = shown(step, request);
+                        let (step, errno) = (shown(step, request), Errno::from_raw(errno));
                         self.attached.finish_children();
                         return self.say(&Message::Failed { errno, step });
                     }
@@ -216,7 +227,7 @@ impl Command {
                         self.say(&Message::Exited { status: status(wait_status), left: left_behind })?;
                         if !left_behind {
                             // As after a local command: what it left in the background lives on.
-                            keeper.order(Order::Release);
+                            supervisor.order(Order::Release);
                         }
                     }
                     Some(Report::Empty) | None if left_behind => {
@@ -237,7 +248,7 @@ impl Command {
                 match Message::decode(&bytes) {
                     Ok(Message::Signal(Signal(signal))) => {
                         tracing::debug!(peer = %self.peer, signal, left_behind, "a signal for the command");
-                        keeper.order(Order::Signal(signal));
+                        supervisor.order(Order::Signal(signal));
                     }
                     other => return Err(OsError::on("exec message", format!("{other:?}"), Errno::EPROTO)),
                 }
@@ -245,10 +256,10 @@ impl Command {
         }
     }
 
-    fn wait(&self, keeper: &Keeper) -> OsResult<(bool, bool)> {
+    fn wait(&self, supervisor: &Supervisor) -> OsResult<(bool, bool)> {
         let mut fds = [
             PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
-            PollFd::new(keeper.socket().as_fd(), PollFlags::POLLIN),
+            PollFd::new(supervisor.socket().as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -263,7 +274,7 @@ impl Command {
 fn shown(step: Step, request: &Request) -> String {
     match step {
         Step::Directory => format!("{CHDIR}{}", String::from_utf8_lossy(&request.cwd)),
-        _ => format!("{} {}", step.name(), String::from_utf8_lossy(&request.argv[0])),
+        _ => format!("{} {}", step_name(step), String::from_utf8_lossy(&request.argv[0])),
     }
 }
 
@@ -302,7 +313,7 @@ fn plan(request: &Request, fds: Vec<OwnedFd>, candidates: Vec<CString>, judged: 
         only: judged.and_then(|judged| judged.only),
         argv: strings(&request.argv),
         env: env.into_iter().map(|variable| string(variable)).collect(),
-        own_pid: (!listen_pid.is_empty()).then_some(LISTEN_PID),
+        own_pid: (!listen_pid.is_empty()).then_some(LISTEN_PID_NAME),
         cwd: string(&request.cwd),
         umask: request.umask,
         inheritance: request.inheritance.clone(),

@@ -19,6 +19,7 @@ pub(super) const REQUEST_MAX: usize = 8 << 20;
 pub(super) const MESSAGE_MAX: usize = 8 << 10;
 /// The variable that says whom passed sockets are for, sd_listen_fds(3).
 pub(super) const LISTEN_PID: &str = "LISTEN_PID";
+pub(super) const LISTEN_PID_NAME: &std::ffi::CStr = c"LISTEN_PID";
 /// Begins the step of a `Failed` whose command's working directory could not be entered; the directory follows.
 pub(super) const CHDIR: &str = "chdir ";
 const STRINGS_MAX: usize = 1 << 20;

@@ -1,4 +1,5 @@
-//! Capability sets, capabilities(7): read here, and put on a command there, so that it has what it would have had here.
+//! Capability sets, capabilities(7): read here; the supervisor there gives them to the command, so that it has what it
+//! would have had here.
 //!
 //! execve computes a command's sets from the inheritable, bounding and ambient ones and the user; carrying these five
 //! therefore gives the far command the sets that a local one would have got.
@@ -41,83 +42,6 @@ fn read(who: &str) -> OsResult<(Sets, bool)> {
         ambient: mask("CapAmb:")?,
     };
     Ok((sets, field("NoNewPrivs:") == Some("1")))
-}
-
-const VERSION_3: u32 = 0x2008_0522;
-
-#[repr(C)]
-struct Header {
-    version: u32,
-    pid: i32,
-}
-
-#[repr(C)]
-#[derive(Default, Clone, Copy)]
-struct Data {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the two halves of a mask")]
-fn halves(v: u64) -> [u32; 2] {
-    [v as u32, (v >> 32) as u32]
-}
-
-/// Before the user changes: the bounding set shrinks, and the capabilities survive the change.
-///
-/// # Safety
-/// Changes the calling process; meant for a forked child. Makes system calls only.
-pub(super) unsafe fn prepare(wanted: &Sets) -> bool {
-    // SAFETY: prctl with numbers.
-    unsafe {
-        for cap in 0..64 {
-            if wanted.bounding & (1 << cap) != 0 {
-                continue;
-            }
-            // EINVAL: the kernel has no such capability, nor any higher one.
-            if libc::prctl(libc::PR_CAPBSET_READ, cap, 0, 0, 0) == 1
-                && libc::prctl(libc::PR_CAPBSET_DROP, cap, 0, 0, 0) == -1
-            {
-                return false;
-            }
-        }
-        libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0
-    }
-}
-
-/// After the user has changed: exactly the wanted sets, as far as this process has them.
-///
-/// # Safety
-/// As `prepare`.
-pub(super) unsafe fn apply(wanted: &Sets) -> bool {
-    let header = Header { version: VERSION_3, pid: 0 };
-    let mut data = [Data::default(); 2];
-    // SAFETY: capget and capset with the structures of linux/capability.h; prctl with numbers.
-    unsafe {
-        if libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) == -1 {
-            return false;
-        }
-        let (permitted, inheritable) = (halves(wanted.permitted), halves(wanted.inheritable));
-        for half in 0..2 {
-            data[half].inheritable = inheritable[half] & data[half].permitted;
-            data[half].permitted &= permitted[half];
-            data[half].effective = data[half].permitted;
-        }
-        if libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) == -1 {
-            return false;
-        }
-        let have = |cap: usize| data[cap / 32].inheritable & data[cap / 32].permitted & (1 << (cap % 32)) != 0;
-        for cap in 0..64 {
-            if wanted.ambient & (1 << cap) != 0
-                && have(cap)
-                && libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, cap, 0, 0) == -1
-            {
-                return false;
-            }
-        }
-        libc::prctl(libc::PR_SET_KEEPCAPS, 0, 0, 0, 0) == 0
-    }
 }
 
 #[cfg(test)]

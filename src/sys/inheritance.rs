@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use farside_supervisor_contract::PROCESSOR_WORDS;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -58,6 +59,9 @@ pub struct Inheritance {
     pub blocked: u64,
 }
 
+/// Every limit, soft and hard, by its number.
+pub type AllLimits = [(u64, u64); LIMITS as usize];
+
 /// A limit that is lower here than there.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Lowered {
@@ -106,13 +110,13 @@ impl Inheritance {
         self.blocked = 0;
     }
 
-    /// The limits for a child of this process, by their numbers: no hard limit is above its own. Also what is lower for it.
+    /// The limits for a child of this process: no hard limit is above its own. Also what is lower for it.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn limits_here(&self) -> OsResult<(Vec<libc::rlimit>, Vec<Lowered>)> {
-        let (mut limits, mut lowered) = (Vec::new(), Vec::new());
-        for (number, name) in (0..LIMITS).zip(LIMIT_NAMES) {
+    pub fn limits_here(&self) -> OsResult<(AllLimits, Vec<Lowered>)> {
+        let (mut limits, mut lowered): (AllLimits, _) = ([(0, 0); LIMITS as usize], Vec::new());
+        for ((number, name), here) in (0..LIMITS).zip(LIMIT_NAMES).zip(&mut limits) {
             let own = limit(number)?;
             let asked = self.limits.iter().find(|(n, _)| *n == number).map_or(own, |(_, limit)| *limit);
             // Whoever raises it for a running program (libvirt, for a VM that gets a device) does so by the stand-in's pid:
@@ -124,46 +128,21 @@ impl Inheritance {
             if soft < asked.soft {
                 lowered.push(Lowered { name, asked: asked.soft, got: soft });
             }
-            limits.push(libc::rlimit { rlim_cur: soft, rlim_max: hard });
+            *here = (soft, hard);
         }
         Ok((limits, lowered))
     }
 
-    /// In a child before its exec. Behind the last setuid(2): execve(2) refuses a user that has become one while its
-    /// processes were too many already. System calls only.
-    pub(super) fn apply_limits(limits: &[libc::rlimit]) {
-        let none = std::ptr::null_mut::<libc::rlimit>();
-        for (number, limit) in limits.iter().enumerate() {
-            // SAFETY: the kernel reads one rlimit. It is not above what the process has: no error.
-            unsafe { libc::syscall(libc::SYS_prlimit64, 0, number, std::ptr::from_ref(limit), none) };
+    /// The processors, as the supervisor takes them. All zero: nobody has said.
+    pub(super) fn processor_set(&self) -> [u64; PROCESSOR_WORDS] {
+        let mut set = [0; PROCESSOR_WORDS];
+        for number in self.processors.iter().map(|number| *number as usize) {
+            // Numbers that are beyond a set are left out.
+            if let Some(word) = set.get_mut(number / 64) {
+                *word |= 1 << (number % 64);
+            }
         }
-    }
-
-    /// In a child before its exec, what else needs nobody's leave. System calls only.
-    pub(super) fn apply(&self) {
-        if !self.processors.is_empty() {
-            // EINVAL: this machine has none of them, and it runs on any.
-            let _ = sched_setaffinity(SELF, &set_of(&self.processors));
-        }
-        signals::inherit(self.ignored, self.blocked);
-    }
-
-    /// As whoever the child has become: it may lower its priority, and raise it if its user may. `false`: it may not.
-    /// System calls only.
-    pub(super) fn take_priority(&self) -> bool {
-        let mut taken = true;
-        if self.nice != 0 {
-            // SAFETY: three numbers.
-            taken &= unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) } == 0;
-        }
-        if self.policy != libc::SCHED_OTHER {
-            // SAFETY: all zero is a value of it.
-            let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
-            param.sched_priority = self.priority;
-            // SAFETY: the kernel reads one sched_param.
-            taken &= unsafe { libc::sched_setscheduler(0, self.policy, &raw const param) } == 0;
-        }
-        taken
+        set
     }
 }
 
@@ -231,24 +210,35 @@ mod tests {
         let mut asked = Inheritance::of_self().unwrap();
         let (same, lowered) = asked.limits_here().unwrap();
         assert_eq!(lowered, []);
-        assert!(same.iter().zip(&asked.limits).all(|(got, (_, asked))| got.rlim_cur == asked.soft));
+        assert!(same.iter().zip(&asked.limits).all(|(got, (_, asked))| got.0 == asked.soft));
         let nofile = libc::RLIMIT_NOFILE as usize;
         let own = asked.limits[nofile].1.hard;
         asked.limits[nofile].1 = Limit { soft: own + 1, hard: u64::MAX };
         let (limits, lowered) = asked.limits_here().unwrap();
-        assert_eq!((limits[nofile].rlim_cur, limits[nofile].rlim_max), (own, own));
+        assert_eq!(limits[nofile], (own, own));
         assert_eq!(lowered, [Lowered { name: "NOFILE", asked: own + 1, got: own }]);
         asked.limits[nofile].1 = Limit { soft: 7, hard: 9 };
         let (limits, lowered) = asked.limits_here().unwrap();
-        assert_eq!((limits[nofile].rlim_cur, limits[nofile].rlim_max, lowered), (7, 9, vec![]));
+        assert_eq!((limits[nofile], lowered), ((7, 9), vec![]));
         // What nobody said is as it is here, and so is locked memory at least.
         let memlock = libc::RLIMIT_MEMLOCK as usize;
         let none = Limit { soft: 0, hard: 0 };
         asked.limits = [libc::RLIMIT_MEMLOCK, libc::RLIMIT_CORE].map(|n| (u8::try_from(n).unwrap(), none)).to_vec();
         let (limits, _) = asked.limits_here().unwrap();
-        let core = limits[libc::RLIMIT_CORE as usize];
-        assert_eq!((core.rlim_cur, core.rlim_max, limits[nofile].rlim_max), (0, 0, own));
-        assert_eq!(limits[memlock].rlim_cur, same[memlock].rlim_cur);
+        assert_eq!((limits[libc::RLIMIT_CORE as usize], limits[nofile].1), ((0, 0), own));
+        assert_eq!(limits[memlock].0, same[memlock].0);
+    }
+
+    #[test]
+    fn a_set_of_processors_has_a_bit_for_each() {
+        let of = |processors: &[u32]| {
+            let asked = Inheritance { processors: processors.to_vec(), ..Inheritance::default() };
+            asked.processor_set()
+        };
+        assert_eq!(of(&[]), [0; PROCESSOR_WORDS]);
+        let set = of(&[0, 65, 1023, 1024, u32::MAX]);
+        assert_eq!((set[0], set[1], set[15]), (1, 2, 1 << 63));
+        assert_eq!(set[2..15], [0; 13]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Safe words for unsafe calls. The only rooms with `unsafe` are this one, `ring` and the shim.
+//! Safe words for unsafe calls. The only rooms with `unsafe` are this one, `ring`, the supervisor and the shim.
 
 pub mod caller;
 pub mod caps;
@@ -21,8 +21,6 @@ pub mod mountinfo;
 pub mod mountns;
 pub mod nofile;
 pub mod nonblock;
-mod own_pid;
-mod passing;
 pub mod peer;
 pub mod pidfd;
 pub mod pool;
@@ -33,12 +31,11 @@ pub mod record_end;
 pub mod same_file;
 pub mod sched;
 pub mod scm;
+mod sealed;
 pub mod seldom;
 pub mod shared_file;
 pub mod signals;
 pub mod spawn;
-#[cfg(test)]
-mod spawn_tests;
 pub mod stand_in;
 pub mod tap;
 pub mod tcp;
@@ -48,3 +45,4 @@ pub mod thread_identity;
 pub mod unix;
 pub mod unix_diag;
 pub mod unread;
+mod vfork;

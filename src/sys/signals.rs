@@ -92,17 +92,6 @@ fn dispose(signal: i32, handler: usize) {
     unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, none, size_of::<u64>()) };
 }
 
-/// In a child before its exec: these are ignored and these are blocked, and the others are as a process begins with them.
-/// System calls only.
-pub(super) fn inherit(ignored: u64, blocked: u64) {
-    for signal in ALL {
-        dispose(signal, if ignored & bit(signal) != 0 { libc::SIG_IGN } else { libc::SIG_DFL });
-    }
-    let none = std::ptr::null_mut::<u64>();
-    // SAFETY: the kernel reads a mask of 8 bytes.
-    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const blocked, none, size_of::<u64>()) };
-}
-
 /// As `take_forwarded`, for a server's own signals.
 pub fn take_server() -> OsResult<SignalFd> {
     take(&SERVER)

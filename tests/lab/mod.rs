@@ -43,6 +43,7 @@ pub fn bin(name: &str) -> &'static str {
         "farside" => env!("CARGO_BIN_EXE_farside"),
         "rexec" => env!("CARGO_BIN_EXE_rexec"),
         "rexec_server" => env!("CARGO_BIN_EXE_rexec_server"),
+        "rexec-supervisor" => env!("CARGO_BIN_EXE_rexec-supervisor"),
         "udsproxyd" => env!("CARGO_BIN_EXE_udsproxyd"),
         "engine" => env!("CARGO_BIN_EXE_engine"),
         "mount_qtfs" => env!("CARGO_BIN_EXE_mount_qtfs"),

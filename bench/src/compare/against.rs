@@ -73,6 +73,11 @@ pub(super) fn build(rev: &str) -> Result<(), String> {
     for program in ["udsproxyd", "farside", "rexec", "rexec_server", "engine", "mount_qtfs", "libudsproxy.so"] {
         fs::copy(built.join(program), bin.join(program)).map_err(|e| format!("{program} of {rev}: {e}"))?;
     }
+    // Older revisions have none.
+    let supervisor = built.join("rexec-supervisor");
+    if supervisor.exists() {
+        fs::copy(supervisor, bin.join("rexec-supervisor")).map_err(|e| format!("rexec-supervisor of {rev}: {e}"))?;
+    }
     fs::write(bin.join("done"), commit).map_err(said)
 }
 

@@ -1,8 +1,8 @@
-//! A signal's way to what a command has left behind. System calls only: this runs in the keeper, behind a fork.
+//! A signal's way to what a command has left behind.
 
 /// A signal for what the command has left behind: for every child, and for the children of those that end of it. Of a
 /// daemon that forks twice the first child may outlive the command, and the daemon is its child until then.
-pub(super) struct Passing {
+pub(crate) struct Passing {
     signal: i32,
     /// CLOCK_MONOTONIC, in seconds.
     since: i64,
@@ -17,15 +17,15 @@ const PASSING_MAX: usize = 64;
 const PASSING_S: i64 = 2;
 
 impl Passing {
-    pub(super) const NONE: Self = Self { signal: 0, since: 0, told: [0; PASSING_MAX], count: 0 };
+    pub(crate) const NONE: Self = Self { signal: 0, since: 0, told: [0; PASSING_MAX], count: 0 };
 
-    pub(super) unsafe fn begin(&mut self, signal: i32) {
+    pub(crate) unsafe fn begin(&mut self, signal: i32) {
         *self = Self { signal, since: seconds(), ..Self::NONE };
         // SAFETY: as this function's.
         unsafe { self.pass() };
     }
 
-    pub(super) unsafe fn on_orphans(&mut self) {
+    pub(crate) unsafe fn on_orphans(&mut self) {
         if self.signal != 0 && seconds() - self.since <= PASSING_S {
             // SAFETY: as this function's.
             unsafe { self.pass() };
@@ -36,12 +36,12 @@ impl Passing {
         // SAFETY: the numbers are of our own unreaped children.
         unsafe {
             each_child(|pid| {
-                if self.told[..self.count].contains(&pid) {
+                if self.told.iter().take(self.count).any(|told| *told == pid) {
                     return;
                 }
                 libc::kill(pid, self.signal);
-                if self.count < PASSING_MAX {
-                    self.told[self.count] = pid;
+                if let Some(free) = self.told.get_mut(self.count) {
+                    *free = pid;
                     self.count += 1;
                 }
             });
@@ -58,7 +58,7 @@ fn seconds() -> i64 {
 
 /// Every child of this process, from /proc/thread-self/children, proc_pid_children(5). The list is read in pieces; a
 /// number that is cut at a piece's end is read again with the next.
-pub(super) unsafe fn each_child(mut each: impl FnMut(i32)) {
+pub(crate) unsafe fn each_child(mut each: impl FnMut(i32)) {
     // SAFETY: system calls on memory of this frame; the numbers are of our own unreaped children.
     unsafe {
         let list = libc::open(c"/proc/thread-self/children".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
@@ -70,7 +70,7 @@ pub(super) unsafe fn each_child(mut each: impl FnMut(i32)) {
         loop {
             let n = libc::read(list, buffer.as_mut_ptr().cast(), buffer.len());
             let Ok(n @ 1..) = usize::try_from(n) else { break };
-            for byte in &buffer[..n] {
+            for byte in buffer.iter().take(n) {
                 if byte.is_ascii_digit() {
                     pid = pid.wrapping_mul(10).wrapping_add(i32::from(*byte - b'0'));
                 } else {
