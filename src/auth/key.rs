@@ -6,7 +6,8 @@ use aws_lc_rs::digest;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use zeroize::Zeroizing;
+
+use crate::sys::secret::Secret;
 
 pub const PUBLIC_LEN: usize = 32;
 
@@ -111,8 +112,10 @@ impl fmt::Display for KeyError {
 impl std::error::Error for KeyError {}
 
 /// The half that stays on its machine: PKCS#8 v2 of RFC 5958, which holds the public half too.
+///
+/// The bytes are in pages that are locked and in no core dump. aws-lc's own copies are not: `sys::dumpable` is for those.
 pub struct SecretKey {
-    der: Zeroizing<Vec<u8>>,
+    der: Secret,
     public: PublicKey,
 }
 
@@ -133,7 +136,8 @@ impl SecretKey {
     fn of_pair(pair: &Ed25519KeyPair) -> Result<Self, KeyError> {
         let document = pair.to_pkcs8().map_err(|_| KeyError::Secret)?;
         let public = PublicKey::from_bytes(pair.public_key().as_ref())?;
-        Ok(Self { der: Zeroizing::new(document.as_ref().to_vec()), public })
+        let der = Secret::copy_of(document.as_ref()).expect("a page of memory");
+        Ok(Self { der, public })
     }
 
     /// PKCS#8 v2, for rustls and for the key file.

@@ -13,7 +13,7 @@ use crate::limits::DRAIN_MS;
 use crate::link::{Node, REFUSED_LOG};
 use crate::policy::Grants;
 use crate::ring::{WISH_ENV, Wish};
-use crate::sys::signals;
+use crate::sys::{dumpable, signals};
 
 /// Options that every server has.
 #[derive(Debug, clap::Args)]
@@ -43,7 +43,15 @@ impl DaemonArgs {
             tracing::warn!("links are NOT encrypted; loopback and 192.168.10.0/24 only");
             return Ok(OfDaemon::Plain);
         }
+        keep_memory_to_itself();
         Keys::open(serves).map(OfDaemon::Keys)
+    }
+}
+
+/// For a process that stays and is about to read this machine's key: no core dump of it, and nobody else's look into it.
+pub(super) fn keep_memory_to_itself() {
+    if let Err(e) = dumpable::forbid() {
+        tracing::warn!("a core dump of this process would have this machine's key in it: {e}");
     }
 }
 

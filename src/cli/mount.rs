@@ -12,7 +12,7 @@ use std::sync::Arc;
 use clap::Parser;
 use nix::mount::MsFlags;
 
-use super::access;
+use super::{access, daemon};
 use crate::config::{NodeConfig, config_dir};
 use crate::qtfs::near::{self, MountSpec, SocketCarrier};
 use crate::sys::daemon::{Detached, detach};
@@ -162,6 +162,7 @@ fn settle(args: &Args) -> Result<MountSpec, String> {
             format!("which host? Say -o host=ADDR:PORT, or peer = \"ADDR:PORT\" in {}", file.display())
         })?,
     };
+    daemon::keep_memory_to_itself();
     let access = access::of_program()?;
     Ok(MountSpec {
         source: args.source.clone(),
@@ -173,7 +174,7 @@ fn settle(args: &Args) -> Result<MountSpec, String> {
     })
 }
 
-fn mount(spec: MountSpec, verbose: bool, carrier: impl FnOnce(&str) -> Option<Arc<dyn SocketCarrier>>) -> ExitCode {
+fn mount(mut spec: MountSpec, verbose: bool, carrier: impl FnOnce(&str) -> Option<Arc<dyn SocketCarrier>>) -> ExitCode {
     let starting = match detach() {
         Ok(Detached::Child(starting)) => starting,
         Ok(Detached::Parent(None)) => {
@@ -192,6 +193,14 @@ fn mount(spec: MountSpec, verbose: bool, carrier: impl FnOnce(&str) -> Option<Ar
         }
     };
     log_to_syslog();
+    // A key is not in the memory of a forked process: this one reads it again.
+    match access::of_program() {
+        Ok(access) => spec.access = access,
+        Err(e) => {
+            starting.failed(&e);
+            return FAILURE.into();
+        }
+    }
     // Nothing of the directory that mount(8) was called in stays busy.
     let _ = std::env::set_current_dir("/");
     let carrier = carrier(&spec.host);
