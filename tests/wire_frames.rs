@@ -19,6 +19,7 @@ use farside::wire::recipe::{
     Access, Device, FileId, Recipe, Seals, SocketKind, Tap, TerminalState, decode_all, encode_all,
 };
 use farside_contract::{Op, Request};
+use farside_supervisor_contract::{Fixed, Lists, Plan};
 use seeds::{Seed, for_seeds};
 
 const KINDS: [FrameType; 12] = [
@@ -220,6 +221,23 @@ fn bytes_of_no_meaning_find_no_panic() {
     });
 }
 
+/// What a supervisor is started with.
+fn supervised(seed: &mut Seed) -> Vec<u8> {
+    let fixed = Fixed { only: Some((seed.number(), seed.number())), umask: 0o22, ..Fixed::default() };
+    let lists = Lists {
+        fds: &[(3, 0), (7, 2)],
+        groups: &[107, seed.number()],
+        own_pid: c"LISTEN_PID",
+        cwd: c"/",
+        programs: &[c"/bin/true"],
+        argv: &[c"true", c""],
+        env: &[c"A=b"],
+    };
+    let mut plan = Vec::new();
+    Plan::encode(&fixed, &lists, &mut plan).expect("a few entries");
+    plan
+}
+
 /// One encoding of each kind, behind the byte that tells the fuzz target which decoder is meant.
 fn samples(seed: &mut Seed) -> Vec<Vec<u8>> {
     let all: Vec<Recipe> = (0..6).map(|place| recipe(seed, place)).collect();
@@ -241,6 +259,7 @@ fn samples(seed: &mut Seed) -> Vec<Vec<u8>> {
         with(1, [vec![6], encode_all(&all)].concat()),
         with(2, connect(seed).encode()),
         with(3, asked),
+        with(3, supervised(seed)),
         with(4, mount.encode()),
         with(4, mounted.encode()),
         with(4, socket.encode(b"reply")),

@@ -11,6 +11,7 @@ use farside::wire::hello::Hello;
 use farside::wire::parser::{Parser, Step};
 use farside::wire::recipe::{decode_all, encode_all};
 use farside_contract::{Request, Verdict};
+use farside_supervisor_contract::{Order, Plan, Report};
 
 /// The first byte says which decoder gets the rest.
 pub fn try_bytes(input: &[u8]) {
@@ -63,6 +64,22 @@ fn asked(bytes: &[u8]) {
     }
     if let Ok(verdict) = Verdict::decode(bytes) {
         assert_eq!(verdict.encode(), bytes);
+    }
+    supervised(bytes);
+}
+
+/// What a supervisor and its daemon tell each other.
+fn supervised(bytes: &[u8]) {
+    if let Ok(report) = Report::decode(bytes) {
+        assert_eq!(report.encode(), bytes);
+    }
+    if let Ok(order) = Order::decode(bytes) {
+        assert_eq!(order.encode(), bytes);
+    }
+    if let Ok(plan) = Plan::decode(bytes) {
+        assert_eq!(plan.programs.count(), plan.programs.len());
+        assert_eq!(plan.argv.chain(plan.env).count(), plan.argv.len() + plan.env.len());
+        assert_eq!(plan.fds.iter().count(), plan.fds.len());
     }
 }
 
