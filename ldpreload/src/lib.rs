@@ -1,4 +1,4 @@
-#![cfg_attr(not(test), no_std)]
+#![no_std]
 //! libudsproxy.so: unix sockets that reach the other machine, in programs that know nothing of it.
 //!
 //! ```text
@@ -14,6 +14,11 @@
 //! `connect` would, and exports nothing but what it interposes. When anything at all is missing, the local kernel's
 //! answer stands.
 
+// A dev build unwinds, which on stable Rust only std can. It shows that the code compiles; what is installed, and what
+// the tests load, is the release build.
+#[cfg(panic = "unwind")]
+extern crate std;
+
 mod ask;
 mod hooks;
 mod kernel;
@@ -21,7 +26,7 @@ mod real;
 mod settings;
 
 /// Never reached: the release build has no panic path, and a test reads that `abort` is not imported.
-#[cfg(not(test))]
+#[cfg(panic = "abort")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: abort takes nothing and does not return.
@@ -30,7 +35,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 
 // The prebuilt core names the routine that would unwind it. Nothing here unwinds, so it is a name and nothing behind it;
 // hidden, because a program's own Rust must not find it.
-#[cfg(not(test))]
+#[cfg(panic = "abort")]
 core::arch::global_asm!(
     ".pushsection .rodata",
     ".hidden rust_eh_personality",

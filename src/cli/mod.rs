@@ -23,3 +23,12 @@ mod services;
 mod stranger;
 mod uds;
 pub mod udsproxyd;
+
+/// From now on a panic on any thread ends the process, as a release build's does by itself.
+pub fn abort_on_panic() {
+    let show = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        show(panic);
+        std::process::abort();
+    }));
+}

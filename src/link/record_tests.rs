@@ -125,9 +125,9 @@ fn a_thousand_streams_of_small_records_work_at_once_and_those_who_hoard_large_on
     for (near, _) in &stuck {
         near.set_nonblocking(true).unwrap();
     }
-    let is_cut = |near: &UnixStream| {
-        matches!(scm::send(near.as_fd(), &pattern(1 << 20, 0), &[]), Err(Errno::EPIPE | Errno::ECONNRESET))
-    };
+    let large = pattern(1 << 20, 0);
+    let is_cut =
+        |near: &UnixStream| matches!(scm::send(near.as_fd(), &large, &[]), Err(Errno::EPIPE | Errno::ECONNRESET));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let mut cut = 0;
     while cut < 20 && std::time::Instant::now() < deadline {

@@ -5,7 +5,7 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "patterns of bytes")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use nix::errno::Errno;
@@ -70,7 +70,7 @@ struct World {
     rng: Rng,
     ends: [End; 2],
     /// wires[from][lane]
-    wires: [[VecDeque<u8>; 2]; 2],
+    wires: [[Vec<u8>; 2]; 2],
     now_us: u64,
     seed: u64,
     /// Frames seen, by type, so that the test can tell that it has met everything it is about.
@@ -139,7 +139,10 @@ impl World {
         }
         let small = self.rng.chance(40);
         let len = 1 + self.rng.below(room.min(if small { 200 } else { 90_000 }));
-        let bytes: Vec<u8> = (0..len).map(|i| (i as u8) ^ (self.rng.0 as u8)).collect();
+        // Whole blocks at a time, here and below: byte by byte an unoptimised build takes minutes.
+        let block: [u8; 256] = std::array::from_fn(|i| (i as u8) ^ (self.rng.0 as u8));
+        let mut bytes = block.repeat(len.div_ceil(256));
+        bytes.truncate(len);
         let record = self.rng.chance(10);
         let recipes = self.rng.chance(4).then(|| {
             let count = 1 + self.rng.below(253);
@@ -195,8 +198,8 @@ impl World {
             let wire = &mut self.wires[at][lane.index()];
             for part in &batch.parts {
                 match part {
-                    Part::Heads(start, end) => wire.extend(&batch.heads[*start..*end]),
-                    Part::Body(body) => wire.extend(body.iter()),
+                    Part::Heads(start, end) => wire.extend_from_slice(&batch.heads[*start..*end]),
+                    Part::Body(body) => wire.extend_from_slice(body),
                 }
             }
         }
@@ -207,7 +210,8 @@ impl World {
         let lane = Lane::ALL[self.rng.below(2)];
         let wire = &mut self.wires[1 - at][lane.index()];
         let count = self.rng.below(wire.len().min(150_000) + 1);
-        let mut rest: Bytes = wire.drain(..count).collect::<Vec<u8>>().into();
+        let mut rest = Bytes::copy_from_slice(&wire[..count]);
+        wire.drain(..count);
         let end = &mut self.ends[at];
         loop {
             match end.parsers[lane.index()].step(&rest).unwrap() {
@@ -245,7 +249,7 @@ impl World {
                     let side = end.streams.get_mut(&key.id()).unwrap();
                     assert!(!side.fin_got, "bytes after the end");
                     if let Some(r) = recipes {
-                        assert!(r.bytes().iter().all(|b| *b == r.count() as u8), "another message's recipes");
+                        assert!(r.bytes() == vec![r.count() as u8; r.bytes().len()], "another message's recipes");
                         side.got_marks.push((side.got.len(), r.count()));
                     }
                     side.got.extend_from_slice(&payload);
@@ -280,7 +284,7 @@ impl World {
                 self.deliver(at);
                 self.events(at);
             }
-            if self.wires.iter().flatten().all(VecDeque::is_empty) && self.ends.iter().all(|e| e.mux.streams() == 0) {
+            if self.wires.iter().flatten().all(Vec::is_empty) && self.ends.iter().all(|e| e.mux.streams() == 0) {
                 break;
             }
         }

@@ -8,6 +8,9 @@
 //! time: every lab has its own network, and its machines may use the same addresses and ports as another's.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of the harness")]
 
+#[path = "../common/built_shim.rs"]
+mod built_shim;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -55,11 +58,12 @@ pub fn bin(name: &str) -> &'static str {
     }
 }
 
-/// The shim, beside the programs. `cargo test --workspace` builds it; a test of this package alone may not.
+/// The shim: that of `FARSIDE_BIN_DIR` where it is set, else as it would be installed.
 pub fn shim() -> PathBuf {
-    let path = Path::new(bin("farside")).with_file_name("libudsproxy.so");
-    assert!(path.exists(), "{} is missing: cargo build -p farside-shim", path.display());
-    path
+    match std::env::var_os("FARSIDE_BIN_DIR") {
+        Some(dir) => Path::new(&dir).join("libudsproxy.so"),
+        None => built_shim::path(),
+    }
 }
 
 pub fn repository() -> &'static Path {

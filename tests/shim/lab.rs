@@ -1,5 +1,8 @@
 //! A daemon in this process whose far side is this machine: `DIR/near/x` is asked for, `DIR/far/x` is reached.
 
+#[path = "../common/built_shim.rs"]
+mod built_shim;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -21,8 +24,8 @@ use nix::sys::socket::Shutdown;
 /// One at a time: the tests count this process's fds and threads.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// The shim and the client program, built once.
-static BUILT: OnceLock<Result<(PathBuf, PathBuf), String>> = OnceLock::new();
+/// The client program, built once.
+static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
 
 pub(crate) struct Lab {
     pub(crate) dir: PathBuf,
@@ -91,33 +94,26 @@ pub(crate) fn lab_in(name: &str, socket: impl FnOnce(&Path) -> PathBuf) -> Optio
     Some(Lab { dir, far, handle, server, _turn: turn })
 }
 
-fn build() -> Result<(PathBuf, PathBuf), String> {
-    let profile = Path::new(env!("CARGO_BIN_EXE_farside")).parent().unwrap();
-    let target = profile.parent().unwrap();
-    let cargo = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--package", "farside-shim", "--target-dir"])
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status();
-    assert!(cargo.is_ok_and(|s| s.success()), "the shim does not build");
+fn build() -> Result<PathBuf, String> {
+    let target = Path::new(env!("CARGO_BIN_EXE_farside")).ancestors().nth(2).expect("target/PROFILE/PROGRAM");
     let client = target.join("uds-test-client");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/shim/client.c");
     // Bound at once: a lazy call saves the processor's whole vector state on the stack, which in a signal handler may be a
     // small one, and is no business of the shim's.
     let gcc = Command::new("gcc").args(["-O1", "-pthread", "-Wl,-z,now", "-o"]).arg(&client).arg(source).status();
     match gcc {
-        Ok(status) if status.success() => Ok((target.join("release/libudsproxy.so"), client)),
+        Ok(status) if status.success() => Ok(client),
         Ok(_) => panic!("{source} does not compile"),
         Err(e) => Err(format!("gcc: {e}")),
     }
 }
 
 pub(crate) fn shim() -> PathBuf {
-    BUILT.get_or_init(build).clone().expect("a lab was made").0
+    built_shim::path()
 }
 
 pub(crate) fn client() -> PathBuf {
-    BUILT.get_or_init(build).clone().expect("a lab was made").1
+    BUILT.get_or_init(build).clone().expect("a lab was made")
 }
 
 impl Lab {
