@@ -4,8 +4,8 @@
 //! such a file is closed by a few threads which may hang, and nobody else waits for them.
 //!
 //! ```text
-//!   a socket (without SO_LINGER), a pipe, an eventfd, a memfd, /dev/null ──▶ closed at once
-//!   what the kernel names by a path ──▶ queue ──▶ one of CLOSERS_MAX threads
+//!   a unix socket without SO_LINGER, a pipe, an eventfd, a memfd, /dev/null ──▶ closed at once
+//!   any other socket, what the kernel names by a path ──▶ queue ──▶ one of CLOSERS_MAX threads
 //! ```
 //!
 //! When all of them hang, fds stay in the queue: they are leaked, on purpose, until the file system answers or goes. From
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
-use socket2::SockRef;
+use socket2::{Domain, SockRef};
 
 use super::file;
 use super::pool::{Bounds, Pool};
@@ -40,10 +40,7 @@ static CHOKED: AtomicBool = AtomicBool::new(false);
 /// Closes fds that came from elsewhere. Never waits.
 pub fn close(fds: impl IntoIterator<Item = OwnedFd>) {
     for fd in fds {
-        // Most are sockets, and only a socket has this. Whoever sent it may have asked the close to wait for its peer,
-        // socket(7). An inode that is open by its path alone (O_PATH) is none: its close may be what unmounts a file system.
-        let is_socket = SockRef::from(&fd).set_linger(None).is_ok();
-        if !is_socket && may_wait(fd.as_fd()) {
+        if may_wait(fd.as_fd()) {
             queue(fd);
         }
     }
@@ -59,8 +56,17 @@ pub fn is_choked() -> bool {
     CHOKED.load(Ordering::Relaxed)
 }
 
-/// Asks the kernel alone, and not the file's file system. Of what is no socket.
+/// Asks the kernel alone, and not the file's file system. Changes nothing: whoever sent the fd may have it too, and an
+/// option of a socket belongs to all who have it open.
 fn may_wait(fd: BorrowedFd<'_>) -> bool {
+    let socket = SockRef::from(&fd);
+    // Only a socket has this. An inode that is open by its path alone (O_PATH) is none: its close may be what unmounts a
+    // file system.
+    if let Ok(linger) = socket.linger() {
+        // With SO_LINGER a close may wait for the peer, socket(7). Another program may set it between this and the close;
+        // on a unix socket it has no effect then.
+        return linger.is_some() || socket.domain().ok() != Some(Domain::UNIX);
+    }
     // Of a file with a path the name begins with a slash, wherever it is mounted; what has none has a colon in it.
     let by_path = file::name_of(fd).is_none_or(|name| name.as_os_str().as_encoded_bytes().starts_with(b"/"));
     // memfds are called by a path too. Only memory has seals. /dev/null and its like are the kernel's, wherever they lie:
@@ -127,6 +133,10 @@ impl Drop for Received {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -134,19 +144,48 @@ mod tests {
         let memory = nix::sys::memfd::memfd_create(c"x", nix::sys::memfd::MFdFlags::MFD_ALLOW_SEALING).unwrap();
         let (pipe, _writer) = nix::unistd::pipe().unwrap();
         let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert!(
-            !may_wait(memory.as_fd()) && !may_wait(pipe.as_fd()) && SockRef::from(&socket).set_linger(None).is_ok()
-        );
+        assert!(!may_wait(memory.as_fd()) && !may_wait(pipe.as_fd()) && !may_wait(socket.as_fd()));
         let dir = crate::sys::tempdir::PrivateDir::new("closer").unwrap();
         let bound = dir.path().join("bound");
         let _listener = std::os::unix::net::UnixListener::bind(&bound).unwrap();
         let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC;
         let inode = nix::fcntl::open(&bound, flags, nix::sys::stat::Mode::empty()).unwrap();
-        assert!(SockRef::from(&inode).set_linger(None).is_err() && may_wait(inode.as_fd()), "a socket's inode");
+        assert!(SockRef::from(&inode).linger().is_err() && may_wait(inode.as_fd()), "a socket's inode");
         for path in ["/dev/ptmx", "/", "/proc/self/exe"] {
             assert!(may_wait(std::fs::File::open(path).unwrap().as_fd()), "{path}");
         }
         assert!(!may_wait(std::fs::File::open("/dev/null").unwrap().as_fd()));
+    }
+
+    /// Two ends of a TCP connection, of which the first lingers.
+    fn lingering() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        SockRef::from(&ours).set_linger(Some(LINGERS)).unwrap();
+        (ours, listener.accept().unwrap().0)
+    }
+
+    const LINGERS: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_socket_that_its_program_still_has_keeps_its_options() {
+        let (tcp, _other) = lingering();
+        let (unix, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        SockRef::from(&unix).set_linger(Some(LINGERS)).unwrap();
+        close([tcp.try_clone().unwrap().into(), unix.try_clone().unwrap().into()]);
+        for socket in [SockRef::from(&tcp), SockRef::from(&unix)] {
+            assert_eq!(socket.linger().unwrap(), Some(LINGERS));
+        }
+    }
+
+    #[test]
+    fn a_socket_that_lingers_keeps_nobody_waiting() {
+        let (tcp, _does_not_read) = lingering();
+        tcp.set_nonblocking(true).unwrap();
+        while (&tcp).write(&[0; 64 << 10]).is_ok() {}
+        let begun = Instant::now();
+        close([tcp.into()]);
+        assert!(begun.elapsed() < LINGERS / 2, "it waited for the peer");
     }
 
     #[test]
