@@ -131,6 +131,36 @@ impl Drop for Received {
     }
 }
 
+/// A socket in which messages may be that nobody has read: dropped, it is closed by `close_unread`.
+#[derive(Debug)]
+pub struct Unread(Option<OwnedFd>);
+
+impl Unread {
+    pub fn into_inner(mut self) -> OwnedFd {
+        self.0.take().expect("taken once")
+    }
+}
+
+impl From<OwnedFd> for Unread {
+    fn from(socket: OwnedFd) -> Self {
+        Self(Some(socket))
+    }
+}
+
+impl AsFd for Unread {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_ref().expect("not taken").as_fd()
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        if let Some(socket) = self.0.take() {
+            close_unread(socket);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;

@@ -1,16 +1,19 @@
 //! Far sockets at local paths: programs without the shim.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use farside::errno::Errno;
 use farside::sys::unix::{self, SocketKind};
 
-use crate::lab::{Answer, Lab, lab, serve, soon};
+use crate::lab::{Answer, Attach, Lab, lab, serve, soon};
 
 /// `KIND:LOCAL=FAR` and LOCAL.
 fn export(lab: &Lab, kind: &str, name: &str) -> (String, PathBuf) {
@@ -81,6 +84,38 @@ fn datagrams_go_to_a_far_server_and_to_its_successor() {
     soon("another", || {
         sender.send_to(b"x", &at).unwrap();
         !kept.lock().unwrap().is_empty()
+    });
+}
+
+/// HUP and the daemon's end wait for an export's thread.
+#[test]
+fn a_datagram_with_a_file_that_does_not_answer_holds_up_no_change_of_exports() {
+    let Some(lab) = lab("export-hung") else { return };
+    *lab.far.attach.lock().unwrap() = Attach::Nowhere;
+    let (datagrams, at) = export(&lab, "dgram:", "hung");
+    lab.export(&[datagrams]).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/shim/hung_file.py");
+    let mut sender = Command::new("unshare");
+    sender.args(["-m", "--propagation", "private", "python3", script]).arg(&at);
+    let mut sender = sender.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(sender.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "sent\n");
+    let changed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            lab.export(&[]).unwrap();
+            changed.store(true, Ordering::Relaxed);
+        });
+        let until = Instant::now() + Duration::from_secs(5);
+        while !changed.load(Ordering::Relaxed) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let in_time = changed.load(Ordering::Relaxed);
+        // Now the file system goes, and whoever waits for it goes on.
+        drop(sender.stdin.take());
+        assert!(sender.wait().unwrap().success());
+        assert!(in_time, "the export's thread closes the file itself");
     });
 }
 

@@ -6,6 +6,7 @@
 //! mounted on the host below an export belongs to it.
 
 mod attrs;
+mod crew;
 mod dirs;
 mod fdcache;
 mod files;

@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use nix::errno::Errno;
 use nix::unistd::UnlinkatFlags;
 
+use super::crew::Crew;
 use super::locks::Target;
 use super::sweeper;
 use super::tree::{Answer, Fault, PREFIX, Served, Tree, body};
@@ -39,8 +40,7 @@ pub(super) struct Session {
     over: AtomicBool,
     /// Threads that wait for the reading, or read.
     idle: AtomicUsize,
-    threads: AtomicUsize,
-    threads_max: usize,
+    crew: Crew,
     /// Who mounts, for the log and its measure.
     peer: String,
     name: String,
@@ -62,8 +62,7 @@ impl Session {
             closer,
             over: AtomicBool::new(false),
             idle: AtomicUsize::new(0),
-            threads: AtomicUsize::new(1),
-            threads_max: threads,
+            crew: Crew::new(threads),
             peer,
             name,
         })
@@ -80,9 +79,7 @@ impl Session {
         self.work();
         // The others see the end as soon as they are done.
         self.tree.locks.close();
-        while self.threads.load(Ordering::Acquire) > 0 {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        self.crew.wait();
         self.tree.nodes.bell.end();
         if let Some(sweeper) = sweeper {
             sweeper.join().expect("never poisoned: panics abort");
@@ -105,7 +102,7 @@ impl Session {
         while let Some(len) = self.next(&mut buf) {
             self.serve(&buf[..len]);
         }
-        self.threads.fetch_sub(1, Ordering::AcqRel);
+        self.crew.leave();
     }
 
     /// Waits for the reading and takes one request; its length, or `None` when the link is over.
@@ -174,19 +171,19 @@ impl Session {
     }
 
     fn add_thread(self: &Arc<Self>) {
-        let before = self.threads.fetch_add(1, Ordering::AcqRel);
+        if !self.crew.join() {
+            return;
+        }
         let session = self.clone();
         let body = move || match crate::sys::caller::prepare_thread() {
             Ok(()) => session.work(),
             Err(e) => {
                 tracing::warn!(peer = session.peer, "{}: a request thread could not be set up: {e}", session.name);
-                session.threads.fetch_sub(1, Ordering::AcqRel);
+                session.crew.leave();
             }
         };
-        let started =
-            before < self.threads_max && std::thread::Builder::new().name("qtfs-far".into()).spawn(body).is_ok();
-        if !started {
-            self.threads.fetch_sub(1, Ordering::AcqRel);
+        if std::thread::Builder::new().name("qtfs-far".into()).spawn(body).is_err() {
+            self.crew.leave();
         }
     }
 

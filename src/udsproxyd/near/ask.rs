@@ -17,7 +17,7 @@ use super::{End, FarSide, FarStream};
 use crate::audit;
 use crate::errno::Errno;
 use crate::limits::{ASK_DEADLINE_MS, CALLER_GROUPS_MAX, CONNECT_DEADLINE_MS};
-use crate::sys::closer::{self, Received};
+use crate::sys::closer::{self, Received, Unread};
 use crate::sys::peer::{self, Peer};
 use crate::sys::scm::{self, Record};
 use crate::sys::seldom::Seldom;
@@ -238,13 +238,25 @@ impl Desk {
 
     /// Joins a connection that is there already to a far socket, as whoever made it.
     pub(super) fn carry(&self, local: OwnedFd, kind: SocketKind, name: &[u8]) -> Result<(), No> {
+        // Its program may have sent files that do not answer, and after a no nobody reads them.
+        let local = Unread::from(local);
+        let (stream, request) = self.ask_for_carried(local.as_fd(), kind, name)?;
+        attach(stream, local.into_inner(), &request).map(drop)
+    }
+
+    fn ask_for_carried(
+        &self,
+        local: BorrowedFd<'_>,
+        kind: SocketKind,
+        name: &[u8],
+    ) -> Result<(Box<dyn FarStream>, ConnectRequest), No> {
         // ENOTCONN for one that is not connected: there is nobody whose identity could be used.
-        unix::peer_name_of(local.as_fd())?;
-        let caller = identity(local.as_fd(), peer::peer(local.as_fd())?)?;
+        unix::peer_name_of(local)?;
+        let caller = identity(local, peer::peer(local)?)?;
         let request = ConnectRequest { kind, name: name.to_vec(), caller, nonblocking: false, named: false };
         let stream = self.ask_far(&request)?;
-        fcntl(&local, FcntlArg::F_SETFL(OFlag::empty()))?;
-        attach(stream, local, &request).map(drop)
+        fcntl(local, FcntlArg::F_SETFL(OFlag::empty()))?;
+        Ok((stream, request))
     }
 
     fn allows(&self, names: &[Vec<u8>]) -> bool {

@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::fs::Permissions;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
@@ -33,7 +33,8 @@ use crate::errno::{Errno, OsError, OsResult, Step, errno_of};
 use crate::limits::{ASK_STACK_BYTES, ASKS_MAX, EXPORT_LOOK_MS, EXPORTS_MAX, RECORD_MAX};
 use crate::link::Helpers;
 use crate::lograte::Condition;
-use crate::sys::scm;
+use crate::sys::closer::{self, Received, Unread};
+use crate::sys::scm::{self, Record};
 use crate::sys::unix::{self, SocketKind};
 use crate::udsproxyd::wire::{check_name, printable};
 
@@ -129,7 +130,8 @@ struct Open {
 }
 
 struct Listening {
-    socket: OwnedFd,
+    /// What its clients have sent and nobody has read may hold files that do not answer.
+    socket: Unread,
     /// Device and inode of what was made at LOCAL.
     made: (u64, u64),
     closed: AtomicBool,
@@ -170,7 +172,7 @@ impl Exports {
 
     fn open(&self, export: Export) -> OsResult<Open> {
         let (socket, made) = listen(&export)?;
-        let listening = Arc::new(Listening { socket, made, closed: AtomicBool::new(false) });
+        let listening = Arc::new(Listening { socket: socket.into(), made, closed: AtomicBool::new(false) });
         let client = Client { desk: self.desk.clone(), export: export.clone() };
         let (theirs, helpers, asking) = (listening.clone(), self.helpers.clone(), self.asking.clone());
         let named = thread::Builder::new().name("uds-export".into()).stack_size(ASK_STACK_BYTES);
@@ -200,7 +202,7 @@ impl Open {
         self.listening.closed.store(true, Ordering::Release);
         self.listening.remove(&self.export.local);
         // Wakes the thread.
-        let _ = shutdown(self.listening.socket.as_raw_fd(), Shutdown::Both);
+        let _ = shutdown(self.listening.socket.as_fd().as_raw_fd(), Shutdown::Both);
         self.thread.join().expect("a panic ends the process");
         info!("no longer exported: {}", self.export);
     }
@@ -267,7 +269,8 @@ impl Client {
         let (starved, full) = (Condition::default(), Condition::default());
         while !listening.is_closed() {
             match unix::accept(listening.socket.as_fd()) {
-                Ok(_too_many) if asking.load(Ordering::Relaxed) >= ASKS_MAX => {
+                Ok(too_many) if asking.load(Ordering::Relaxed) >= ASKS_MAX => {
+                    closer::close_unread(too_many);
                     if full.begins(Instant::now()) {
                         warn!(
                             "{}: {ASKS_MAX} clients wait for the other machine; further ones are turned away",
@@ -314,14 +317,18 @@ impl Client {
     /// Passes datagrams on to one far socket, and connects to it again when that has gone.
     fn relay(self, listening: &Listening) {
         let mut room = vec![0; RECORD_MAX as usize];
-        let mut way: Option<(OwnedFd, End)> = None;
+        let mut way: Option<(Unread, End)> = None;
         while !listening.is_closed() {
             match scm::receive_waiting(listening.socket.as_fd(), &mut room) {
-                Ok(_) if listening.is_closed() => {}
-                Ok(record) if record.truncated => warn!("{}: a datagram that is too long is dropped", self.export),
-                Ok(record) => {
-                    let fds: Vec<_> = record.fds.iter().map(AsFd::as_fd).collect();
-                    self.pass_on(&mut way, &room[..record.len], &fds, listening);
+                Ok(Record { len, fds, truncated, .. }) => {
+                    // Whoever closes this export waits for this thread, and a file of theirs may never answer a close.
+                    let fds: Vec<Received> = fds.into_iter().map(Received::from).collect();
+                    if truncated {
+                        warn!("{}: a datagram that is too long is dropped", self.export);
+                        continue;
+                    }
+                    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                    self.pass_on(&mut way, &room[..len], &fds, listening);
                 }
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
@@ -335,18 +342,12 @@ impl Client {
         }
     }
 
-    fn pass_on(
-        &self,
-        way: &mut Option<(OwnedFd, End)>,
-        bytes: &[u8],
-        fds: &[std::os::fd::BorrowedFd<'_>],
-        listening: &Listening,
-    ) {
+    fn pass_on(&self, way: &mut Option<(Unread, End)>, bytes: &[u8], fds: &[BorrowedFd<'_>], listening: &Listening) {
         let mut renewed = false;
         while !listening.is_closed() {
             let Some((socket, _)) = way else {
                 match self.desk.open_way(&self.export.far) {
-                    Ok(made) => *way = Some(made),
+                    Ok((socket, end)) => *way = Some((socket.into(), end)),
                     Err(no) => return self.say(&no),
                 }
                 renewed = true;
