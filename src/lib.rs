@@ -29,6 +29,10 @@ pub mod wire;
 pub mod audit;
 pub mod lograte;
 
+#[cfg(test)]
+#[path = "../tests/common/skip.rs"]
+mod skip;
+
 pub mod config;
 pub mod errno;
 pub mod limits;

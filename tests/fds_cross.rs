@@ -2,6 +2,8 @@
 //! machine, and say what they saw. Each test is a function of `uds/kinds.py` of the same name.
 
 mod lab;
+#[path = "common/skip.rs"]
+mod skip;
 
 use lab::{DPU_ADDR, Dpu, HOST_ADDR, Host, Lab, Running, bin, repository, shim};
 
@@ -98,7 +100,7 @@ fn a_listeners_conversation_outlives_a_refused_fd() {
 #[test]
 fn kvm_by_policy() {
     if !std::path::Path::new("/dev/kvm").exists() {
-        eprintln!("SKIPPED: this machine has no /dev/kvm");
+        skip::skip("this machine has no /dev/kvm");
         return;
     }
     let two = Two::up();

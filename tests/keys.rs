@@ -7,6 +7,8 @@
 mod enrol;
 #[path = "keys/machines.rs"]
 mod machines;
+#[path = "common/skip.rs"]
+mod skip;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -73,7 +75,7 @@ fn a_copied_key_is_set_aside_and_that_is_said_once() {
     let text = fs::read_to_string(dpu.path("host.key")).unwrap();
     let own = text.lines().find(|l| l.starts_with("machine-id")).unwrap();
     if own.ends_with("\"\"") {
-        eprintln!("!!! NOT TESTED: this machine has nothing to tell it by");
+        skip::skip("this machine has nothing to tell it by");
         return;
     }
     fs::write(dpu.path("host.key"), text.replace(own, "machine-id = \"machine-id:0123\"")).unwrap();

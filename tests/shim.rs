@@ -2,6 +2,9 @@
 //!
 //! Needs root and gcc; says loudly when it has not got them.
 
+#[path = "common/skip.rs"]
+mod skip;
+
 #[path = "shim/fuse.rs"]
 mod fuse;
 #[path = "shim/lab.rs"]

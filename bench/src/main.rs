@@ -19,8 +19,6 @@ mod report;
 mod serve;
 mod target;
 mod throughput;
-#[cfg(feature = "tokio-uring")]
-mod uring_relay;
 mod usage;
 
 use std::process::ExitCode;

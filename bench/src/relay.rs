@@ -1,5 +1,4 @@
-//! A relay that copies between two sockets: by blocking threads, one a direction, the least that any proxy does; or on
-//! tokio-uring, to show what an off-the-shelf runtime gives (`--tokio-uring`, a feature).
+//! A relay that copies between two sockets by blocking threads, one a direction: the least that any proxy does.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -12,20 +11,11 @@ use crate::target::{Listener, Stream, Target};
 pub(crate) struct Relay {
     listen: Target,
     connect: Target,
-    /// A task a direction on tokio-uring, one thread
-    #[arg(long)]
-    tokio_uring: bool,
 }
 
 const BUFFER: usize = 64 << 10;
 
 pub(crate) fn run(args: &Relay) -> Result<(), String> {
-    if args.tokio_uring {
-        #[cfg(feature = "tokio-uring")]
-        return crate::uring_relay::run(&args.listen, &args.connect);
-        #[cfg(not(feature = "tokio-uring"))]
-        return Err("this proxy-bench was built without --features tokio-uring".into());
-    }
     let listener = Listener::bind(&args.listen).map_err(|e| format!("{}: {e}", args.listen))?;
     loop {
         let near = listener.accept().map_err(|e| format!("accept: {e}"))?;

@@ -185,13 +185,18 @@ fn message(stream: u32, recipes: &[Recipe]) -> Vec<u8> {
 
 #[test]
 fn an_id_that_is_used_again_meets_nothing_of_its_last_owner() {
-    let mut peer = Peer::new();
+    let (mut peer, opening) = Opening::begin();
     let _first = peer.open(7, service::UDS, 0);
-    std::thread::sleep(Duration::from_millis(200));
-    let pipe = Recipe::Pipe { stream: 9, access: READ_ONLY };
-    let reset = frame(FrameType::Reset, 7, 0, 104, 0, b"");
-    peer.say(&[message(7, &[pipe]), reset, frame(FrameType::Open, 7, 0, service::UDS, 0, b"")]);
+    peer.hear_of(FrameType::Accept, 7);
+    peer.say(&[message(7, &[FILE])]);
+    opening.begun();
+    peer.say(&[frame(FrameType::Reset, 7, 0, 104, 0, b"")]);
+    let (second, _) = peer.open(7, service::UDS, 0);
+    peer.hear_of(FrameType::Accept, 7);
+    opening.ends_and_the_file_is_closed();
     peer.lives();
+    second.set_nonblocking(true).unwrap();
+    assert_eq!((&second).read(&mut [0]).unwrap_err().raw_os_error(), Some(libc::EAGAIN), "a message of the first");
 }
 
 #[test]
@@ -199,7 +204,8 @@ fn a_commands_end_among_fds_that_never_became_whole() {
     let mut peer = Peer::new();
     let (_end, attached) = peer.open(7, service::EXEC, CREDIT);
     peer.say(&[message(7, &[memfd(9), Recipe::Pipe { stream: 11, access: READ_ONLY }])]);
-    std::thread::sleep(Duration::from_millis(300));
+    // Both are made, and the memfd waits for its bytes.
+    peer.hear_of(FrameType::Accept, 9);
     attached.finish_children();
     peer.lives();
 }
@@ -220,15 +226,18 @@ fn is_closed(mut end: UnixStream) {
     }
 }
 
-/// Takes its time to open a file.
-struct Slow(Mutex<(mpsc::Sender<()>, mpsc::Receiver<()>)>);
+const FILE: Recipe = Recipe::File { file: FileId { mount: [0; 16], node: 1 }, access: READ_ONLY, offset: 0 };
+
+/// Takes its time to open a file, which is a pipe's end.
+struct Slow(Mutex<(mpsc::Sender<OwnedFd>, mpsc::Receiver<()>)>);
 
 impl Files for Slow {
     fn reopen(&self, _: &FileId, _: Access) -> OsResult<OwnedFd> {
         let (begun, go_on) = &*self.0.lock().unwrap();
-        begun.send(()).unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        begun.send(reader).unwrap();
         go_on.recv_timeout(Duration::from_secs(5)).unwrap();
-        Ok(std::fs::File::open("/dev/null").unwrap().into())
+        Ok(writer)
     }
 
     fn exported_path(&self, _: BorrowedFd<'_>) -> Option<Vec<u8>> {
@@ -236,22 +245,47 @@ impl Files for Slow {
     }
 }
 
+/// A file that a helper is opening.
+struct Opening {
+    begins: mpsc::Receiver<OwnedFd>,
+    go_on: mpsc::Sender<()>,
+    reader: std::cell::OnceCell<std::fs::File>,
+}
+
+impl Opening {
+    fn begin() -> (Peer, Self) {
+        let (begun, begins) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel();
+        let files: Arc<dyn Files> = Arc::new(Slow(Mutex::new((begun, goes_on))));
+        let peer = Peer::with(Maker { files: Some(files), ..Maker::default() });
+        (peer, Self { begins, go_on, reader: std::cell::OnceCell::new() })
+    }
+
+    fn begun(&self) {
+        let reader = self.begins.recv_timeout(Duration::from_secs(5)).unwrap();
+        self.reader.set(reader.into()).unwrap();
+    }
+
+    /// Whoever gets the file now has nobody to give it to.
+    fn ends_and_the_file_is_closed(&self) {
+        self.go_on.send(()).unwrap();
+        let mut reader = self.reader.get().unwrap();
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+}
+
 #[test]
 fn fds_that_are_made_too_late_for_their_session_leave_nothing() {
-    let (begun, begins) = mpsc::channel();
-    let (go_on, goes_on) = mpsc::channel();
-    let files: Arc<dyn Files> = Arc::new(Slow(Mutex::new((begun, goes_on))));
-    let mut peer = Peer::with(Maker { files: Some(files), ..Maker::default() });
+    let (mut peer, opening) = Opening::begin();
     let (end, _) = peer.open(7, service::UDS, CREDIT);
-    let file = FileId { mount: [0; 16], node: 1 };
-    peer.say(&[message(7, &[Recipe::File { file, access: READ_ONLY, offset: 0 }]), ends(7)]);
-    begins.recv_timeout(Duration::from_secs(5)).unwrap();
+    peer.say(&[message(7, &[FILE]), ends(7)]);
+    opening.begun();
     peer.lives();
     peer.link.shutdown(Shutdown::Both).unwrap();
     while !peer.node.sessions().is_empty() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    go_on.send(()).unwrap();
+    opening.ends_and_the_file_is_closed();
     is_closed(end);
 }
 

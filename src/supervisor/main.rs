@@ -15,6 +15,10 @@
 //! must stay small, because a host runs hundreds: no std, no allocation, no lock; system calls only. It trusts no byte of
 //! its plan before that is decoded, and it has no fd but its socket while the command runs.
 
+// A dev build unwinds, which on stable Rust only std can. Nothing here uses it: the program has its own start.
+#[cfg(panic = "unwind")]
+extern crate std;
+
 mod caps;
 mod command;
 mod inherit;
@@ -32,6 +36,7 @@ use kernel::{close_all_but, errno, send};
 unsafe extern "C" {}
 
 /// Never reached by what this program does; the process ends, and the daemon sees its socket's end.
+#[cfg(panic = "abort")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: abort takes nothing and does not return.
@@ -39,6 +44,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 }
 
 // The prebuilt core names the routine that would unwind it. Nothing here unwinds, so it is a name and nothing behind it.
+#[cfg(panic = "abort")]
 core::arch::global_asm!(
     ".pushsection .rodata",
     ".hidden rust_eh_personality",

@@ -272,7 +272,7 @@ mod tests {
                 return;
             }
             let Some((first, rest)) = own.split_first().filter(|(_, rest)| !rest.is_empty()) else {
-                eprintln!("SKIPPED: one processor can't be divided");
+                crate::skip::skip("one processor can't be divided");
                 return;
             };
             // This thread ends soon.

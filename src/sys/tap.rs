@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_queue_is_described_as_it_was_opened() {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: a network namespace needs root");
+            crate::skip::skip("a network namespace needs root");
             return;
         }
         let in_its_own_network = || {

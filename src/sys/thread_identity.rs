@@ -191,7 +191,7 @@ mod tests {
     fn another_identity_has_no_capability_and_the_way_back_restores_all() {
         let me = ThreadIdentity::of_this_thread().unwrap();
         if me.own.uid != 0 {
-            eprintln!("SKIPPED: needs root to become somebody else");
+            crate::skip::skip("needs root to become somebody else");
             return;
         }
         let before = (status("Uid:"), status("Gid:"), status("Groups:"), status("CapEff:"));
@@ -208,7 +208,7 @@ mod tests {
     fn files_are_opened_with_the_callers_permissions() {
         let me = ThreadIdentity::of_this_thread().unwrap();
         if me.own.uid != 0 {
-            eprintln!("SKIPPED: needs root to become somebody else");
+            crate::skip::skip("needs root to become somebody else");
             return;
         }
         let path = std::env::temp_dir().join(format!("uds-identity-{}", std::process::id()));

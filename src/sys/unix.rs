@@ -225,7 +225,7 @@ mod tests {
         let bound = socket(SocketKind::Datagram, true).unwrap();
         bind(bound.as_fd(), path.as_os_str().as_encoded_bytes()).unwrap();
         let inode = match inode_of(bound.as_fd()) {
-            Err(Errno::EPERM) => return eprintln!("SKIPPED: needs CAP_NET_ADMIN"),
+            Err(Errno::EPERM) => return crate::skip::skip("needs CAP_NET_ADMIN"),
             other => other.unwrap(),
         };
         std::fs::remove_file(&path).unwrap();

@@ -114,7 +114,7 @@ fn a_key_from_another_machine_is_kept_aside_and_not_used() {
     let first = place.store.host_key().unwrap();
     place.store.rotate().unwrap();
     if first.machine.is_empty() {
-        eprintln!("!!! NOT TESTED: this machine has nothing to tell it by");
+        crate::skip::skip("this machine has nothing to tell it by");
         return;
     }
     for name in ["host.key", "host.key.next"] {

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
+#[path = "skip.rs"]
+mod skip;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -15,7 +18,7 @@ pub(crate) fn errno<T: std::fmt::Debug>(r: std::io::Result<T>) -> Errno {
 pub(crate) fn has(program: &str) -> bool {
     let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap().status.success();
     if !found {
-        eprintln!("!!! NOT TESTED: {program} is not installed");
+        skip::skip(format_args!("{program} is not installed"));
     }
     found
 }

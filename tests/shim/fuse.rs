@@ -8,6 +8,8 @@ use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::skip::skip;
+
 /// Mounted until dropped, in the mount namespace of the calling thread.
 pub(crate) struct Mounted(std::path::PathBuf);
 
@@ -16,7 +18,7 @@ pub(crate) fn mount_qtfs(source: &str, at: &Path) -> Option<Mounted> {
     let device = match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
         Ok(device) => device,
         Err(e) => {
-            eprintln!("SKIPPED: /dev/fuse: {e}");
+            skip(format_args!("/dev/fuse: {e}"));
             return None;
         }
     };

@@ -21,6 +21,8 @@ use farside::udsproxyd::policy::Policy;
 use farside::udsproxyd::wire::{ConnectRequest, Listener};
 use nix::sys::socket::Shutdown;
 
+use crate::skip::skip;
+
 /// One at a time: the tests count this process's fds and threads.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -62,11 +64,11 @@ pub(crate) fn lab(name: &str) -> Option<Lab> {
 pub(crate) fn lab_in(name: &str, socket: impl FnOnce(&Path) -> PathBuf) -> Option<Lab> {
     let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED {name}: needs root (chroot, other identities)");
+        skip("needs root (chroot, other identities)");
         return None;
     }
     if let Err(missing) = BUILT.get_or_init(build) {
-        eprintln!("SKIPPED {name}: {missing}");
+        skip(missing);
         return None;
     }
     let dir = PathBuf::from(format!("/tmp/uds-test-{}-{name}", std::process::id()));

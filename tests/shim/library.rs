@@ -3,12 +3,13 @@
 use std::process::Command;
 
 use crate::lab::{lab, shim};
+use crate::skip::skip;
 
 fn tool(program: &str, args: &[&str]) -> Option<String> {
     match Command::new(program).args(args).arg(shim()).output() {
         Ok(output) => Some(String::from_utf8(output.stdout).unwrap()),
         Err(e) => {
-            eprintln!("SKIPPED: {program}: {e}");
+            skip(format_args!("{program}: {e}"));
             None
         }
     }

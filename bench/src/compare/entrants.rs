@@ -79,12 +79,23 @@ pub(super) fn all(builds: &[Build]) -> (Vec<Entrant>, Vec<String>) {
     peer("nginx", Kind::Nginx, 1000, &[NGINX, NGINX_STREAM]);
     peer("socat", Kind::Socat, 100, &[SOCAT]);
     peer("ssh", Kind::Ssh, 1000, &[SSHD, "/usr/bin/ssh"]);
-    if cfg!(feature = "tokio-uring") {
+    if uring_relay().is_ok_and(|relay| Path::new(&relay).exists()) {
         all.push(Entrant { name: "tokio-uring", kind: Kind::TokioUring, idle_max: 1000 });
     } else {
-        missing.push("tokio-uring: this proxy-bench was built without --features tokio-uring".into());
+        missing.push(
+            "tokio-uring: no tokio-uring-relay beside this program: bench/tokio-uring/Cargo.toml says how".into(),
+        );
     }
     (all, missing)
+}
+
+fn own_path() -> Result<PathBuf, String> {
+    std::env::current_exe().map_err(|e| format!("our own path: {e}"))
+}
+
+/// A program of a workspace of its own, which may have been built into our directory.
+fn uring_relay() -> Result<String, String> {
+    Ok(own_path()?.with_file_name("tokio-uring-relay").display().to_string())
 }
 
 /// What all entrants of a run share.
@@ -150,8 +161,8 @@ impl<'a> Stage<'a> {
             Kind::Tcp => {
                 self.floor(Target::Tcp(self.tcp.parse().map_err(|e| format!("{}: {e}", self.tcp))?), Side::Near)
             }
-            Kind::Bare => self.relay(&name, port, &[])?,
-            Kind::TokioUring => self.relay(&name, port, &["--tokio-uring"])?,
+            Kind::Bare => self.relay(&own_path()?.display().to_string(), &["relay"], &name, port)?,
+            Kind::TokioUring => self.relay(&uring_relay()?, &[], &name, port)?,
             Kind::Ours { build, plain, engine } => {
                 let (near, far, shim) = ours::start(self, &self.builds[*build], &name, port, *plain, engine)?;
                 Live { shim: Some(shim), ..self.pair(&name, near, far) }
@@ -195,13 +206,11 @@ impl<'a> Stage<'a> {
         Ok(self.pair(name, start(Side::Near, near)?, far))
     }
 
-    fn relay(&self, name: &str, port: u16, extra: &[&str]) -> Result<Live, String> {
+    fn relay(&self, program: &str, first: &[&str], name: &str, port: u16) -> Result<Live, String> {
         let tcp = format!("{}:{port}", Side::Far.address());
-        let exe = std::env::current_exe().map_err(|e| format!("our own path: {e}"))?.display().to_string();
-        let words =
-            |from: &str, to: &str| ["relay", from, to].iter().chain(extra).map(ToString::to_string).collect::<Vec<_>>();
+        let words = |from: &str, to: &str| first.iter().chain(&[from, to]).map(ToString::to_string).collect::<Vec<_>>();
         let (socket, echo) = (self.socket(name).display().to_string(), self.echo().display().to_string());
-        self.two(name, &exe, &words(&socket, &tcp), &words(&tcp, &echo))
+        self.two(name, program, &words(&socket, &tcp), &words(&tcp, &echo))
     }
 
     fn haproxy(&self, name: &str, port: u16) -> Result<Live, String> {

@@ -1,11 +1,26 @@
 //! A relay on tokio-uring: a task a direction, one thread, nothing shared between connections.
+//!
+//!   tokio-uring-relay LISTEN CONNECT      each a path or ADDR:PORT, one of each kind
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::rc::Rc;
 
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::{TcpListener, TcpStream, UnixStream};
 
-use crate::target::Target;
+enum Target {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+impl From<String> for Target {
+    /// `ADDR:PORT` is an address, anything else a path, as for proxy-bench.
+    fn from(text: String) -> Self {
+        text.parse().map_or_else(|_| Self::Unix(text.into()), Self::Tcp)
+    }
+}
 
 const BUFFER: usize = 64 << 10;
 
@@ -36,12 +51,27 @@ macro_rules! both_ways {
     }};
 }
 
-pub(crate) fn run(listen: &Target, connect: &Target) -> Result<(), String> {
+fn main() -> ExitCode {
+    let targets: Vec<Target> = std::env::args().skip(1).map(Target::from).collect();
+    let result = match &targets[..] {
+        [listen, connect] => run(listen, connect),
+        _ => Err("usage: tokio-uring-relay LISTEN CONNECT".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("tokio-uring-relay: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(listen: &Target, connect: &Target) -> Result<(), String> {
     tokio_uring::start(async {
         match (listen, connect) {
             (Target::Unix(path), Target::Tcp(far)) => {
                 // tokio-uring's own asks for SO_REUSEPORT, which newer kernels refuse on a unix socket.
-                let listener = tokio::net::UnixListener::bind(path).map_err(|e| format!("{listen}: {e}"))?;
+                let listener = tokio::net::UnixListener::bind(path).map_err(|e| format!("{}: {e}", path.display()))?;
                 loop {
                     let near = listener.accept().await.and_then(|(near, _)| near.into_std());
                     let near = near.map_err(|e| format!("accept: {e}"))?;
@@ -56,7 +86,7 @@ pub(crate) fn run(listen: &Target, connect: &Target) -> Result<(), String> {
                 }
             }
             (Target::Tcp(addr), Target::Unix(path)) => {
-                let listener = TcpListener::bind(*addr).map_err(|e| format!("{listen}: {e}"))?;
+                let listener = TcpListener::bind(*addr).map_err(|e| format!("{addr}: {e}"))?;
                 loop {
                     let (near, _) = listener.accept().await.map_err(|e| format!("accept: {e}"))?;
                     let _ = near.set_nodelay(true);

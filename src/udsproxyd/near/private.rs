@@ -176,7 +176,7 @@ mod tests {
 
     fn in_private(name: &str, test: impl FnOnce(&Private, &Path)) {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: chroot needs root");
+            crate::skip::skip("chroot needs root");
             return;
         }
         let dir = std::env::temp_dir().join(format!("uds-private-{name}-{}", std::process::id()));
