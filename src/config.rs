@@ -40,8 +40,32 @@ pub struct NodeConfig {
     pub local: Local,
     #[serde(default)]
     pub log: Log,
+    #[serde(default)]
+    pub session: Session,
     /// What `farside dpu up` builds; only on the DPU.
     pub offload: Option<Offload>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Session {
+    /// How many seconds the session with the other node waits for another link when its links are lost. Programs wait with
+    /// it, and lose nothing. 0: they end with the link.
+    #[serde(default = "grace")]
+    pub grace: u64,
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self { grace: grace() }
+    }
+}
+
+/// Longer than a switch or a cable takes, and a program that waits is still worth something then.
+const GRACE_S: u64 = 60;
+
+fn grace() -> u64 {
+    GRACE_S
 }
 
 #[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]

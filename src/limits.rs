@@ -22,6 +22,20 @@ pub const RECORD_MAX: u32 = 1 << 20;
 pub const RECORD_WINDOW: u32 = 2 * (RECORD_MAX + RECORD_COST + FDS_MAX as u32 * RECIPE_COST);
 /// Fragments of a record that are kept as they came: RECORD_MAX in LAT frames is 64, each perhaps cut by a read.
 pub const FRAGMENTS_MAX: usize = 128;
+/// What may wait for the peer's acknowledgement, of each lane of a session, its pairs together: 10 ms of a fast link's BULK
+/// and more, and what a host can spare for each peer.
+pub const REPLAY_LAT: u64 = 4 << 20;
+pub const REPLAY_BULK: u64 = 32 << 20;
+/// So many bytes come between two acknowledgements: enough that they cost nothing, and so few that buffers are used again
+/// while the processor's caches know them.
+pub const ACK_EVERY: u64 = 256 << 10;
+/// When a lost link is dialled again: at once, and then less and less often.
+pub const RESUME_FIRST_MS: u64 = 10;
+pub const RESUME_MAX_MS: u64 = 500;
+/// And when the node that had not dialled it dials too.
+pub const RESUME_OTHER_MS: u64 = 1_000;
+/// So long nobody listens there, and it was no gateway that was just coming up.
+pub const NOBODY_MS: u64 = 1_000;
 /// Pieces behind a slow reader are copied together up to this size: below it a piece costs as much as its bytes.
 pub const MERGE_MAX: usize = 512;
 /// Reads of a stream socket that are preceded by a look for passed fds, in half a second: all of one that speaks now and

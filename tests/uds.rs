@@ -48,6 +48,18 @@ impl Proxied {
         Self::up_with("1")
     }
 
+    /// A session ends with its link, and so do programs' connections. (tests/resume.rs has what goes on.)
+    #[track_caller]
+    fn up_without_grace() -> Self {
+        let mut proxied = Self::lab_only("1", Host);
+        for machine in [Host, Dpu] {
+            proxied.lab.write(machine, "/etc/farside/node.toml", "[session]\ngrace = 0\n");
+            proxied.start(machine);
+        }
+        proxied.session();
+        proxied
+    }
+
     #[track_caller]
     fn up_with(threads: &'static str) -> Self {
         let mut proxied = Self::lab_only(threads, Host);
@@ -218,7 +230,7 @@ fn the_dpus_daemon_may_be_killed_and_started_again() {
 }
 
 fn a_link_that_was_cut_comes_back_by_itself() {
-    let proxied = Proxied::up();
+    let proxied = Proxied::up_without_grace();
     let mut near = proxied.talk("a_new_connect_works_after", &["15", "12"]);
     near.hear("READY");
     proxied.lab.cut("drop");
@@ -230,7 +242,7 @@ fn a_link_that_was_cut_comes_back_by_itself() {
 }
 
 fn a_link_that_was_reset_comes_back_by_itself() {
-    let proxied = Proxied::up();
+    let proxied = Proxied::up_without_grace();
     let mut near = proxied.talk("a_new_connect_works_after", &["3", "5"]);
     near.hear("READY");
     proxied.lab.cut("rst");

@@ -186,6 +186,14 @@ impl Sealer {
         Ok(())
     }
 
+    /// close_notify, RFC 8446, 6.1: nothing follows.
+    ///
+    /// # Errors
+    /// As `seal`.
+    pub fn say_end(&mut self, out: &mut impl Room) -> WireResult<()> {
+        self.record(ContentType::Alert, &[&[1, 0]], out)
+    }
+
     fn record(&mut self, typ: ContentType, plain: &[&[u8]], out: &mut impl Room) -> WireResult<()> {
         self.seal.record(self.next, typ, plain, out)?;
         self.next += 1;

@@ -67,6 +67,7 @@ pub fn main() -> Result<(), String> {
         exports: Some(exports),
         pass: config.pass,
         log: config.log,
+        session: config.session,
     };
     services::run(plan).map_err(|e| format!("engine: {e}"))
 }

@@ -48,6 +48,7 @@ fn run(args: HostArgs) -> Result<(), String> {
         exports: Some(Exports::new(config.exports, None)),
         pass: config.pass,
         log: config.log,
+        session: config.session,
     };
     services::run(plan).map_err(|e| format!("farside host: {e}"))
 }

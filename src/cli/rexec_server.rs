@@ -34,7 +34,8 @@ pub fn main() -> Result<(), String> {
     let engine = args.daemon.engine;
     let access =
         args.daemon.access(Grants { exec: true, ..Grants::default() }).map_err(|e| format!("rexec_server: {e}"))?;
-    let (pass, log) = (config.pass, config.log);
-    let plan = Plan { workers, engine, access, listen, peer: None, exec: true, uds: None, exports: None, pass, log };
+    let (pass, log, session) = (config.pass, config.log, config.session);
+    let plan =
+        Plan { workers, engine, access, listen, peer: None, exec: true, uds: None, exports: None, pass, log, session };
     services::run(plan).map_err(|e| format!("rexec_server: {e}"))
 }

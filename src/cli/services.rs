@@ -55,6 +55,7 @@ pub(super) struct Plan {
     /// What passed fds of the peer's may stand for here.
     pub(super) pass: Pass,
     pub(super) log: config::Log,
+    pub(super) session: config::Session,
 }
 
 impl From<Pass> for Maker {
@@ -185,7 +186,8 @@ pub(super) fn run(plan: Plan) -> OsResult<()> {
         rights: Arc::clone(&rights),
     };
     let (workers, engine, access, handler) = (plan.workers, plan.engine, plan.access.links(), Arc::new(services));
-    let node = Node::start(NodeOptions { workers, engine, access, handler, files, fds })?;
+    let grace = Duration::from_secs(plan.session.grace);
+    let node = Node::start(NodeOptions { workers, engine, access, handler, files, grace, fds })?;
     let door = Door::bind(&plan.listen, node.clone())?;
     let local = uds.map(|uds| uds.open(&node)).transpose()?;
     let commands = plan.peer.clone().map(|dials| Arc::new(Carrier { node: node.clone(), dials }) as Arc<dyn Commands>);

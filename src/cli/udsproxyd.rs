@@ -52,6 +52,7 @@ pub fn main() -> Result<(), String> {
         exports: None,
         pass: config.pass,
         log: config.log,
+        session: config.session,
     };
     services::run(plan).map_err(|e| format!("udsproxyd: {e}"))
 }

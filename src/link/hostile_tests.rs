@@ -86,7 +86,8 @@ impl Peer {
         let (tell, opened) = mpsc::channel();
         let handler = Arc::new(Takes(Mutex::new(tell)));
         let (engine, access, files) = (Wish::Auto, access(), None);
-        let node = Node::start(NodeOptions { workers: 1, engine, access, handler, files, fds }).unwrap();
+        let node = Node::start(NodeOptions { workers: 1, engine, access, handler, files, grace: Duration::ZERO, fds })
+            .unwrap();
         let door = Door::bind("127.0.0.1:0", node.clone()).unwrap();
         let addr = door.addresses()[0];
         door.open().unwrap();

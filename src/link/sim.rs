@@ -69,6 +69,8 @@ struct Side {
 }
 
 const PAIR: u64 = 1;
+/// Longer than any run.
+const GRACE_US: u64 = 1 << 50;
 
 impl Side {
     fn new(rng: &Rc<RefCell<Rng>>, clock: &Rc<Cell<Duration>>, faults: u64) -> Self {
@@ -79,6 +81,7 @@ impl Side {
             helpers: Helpers::later(&jobs),
             handler: Arc::new(Door(Arc::clone(&asked))),
             maker: Arc::new(Maker::default()),
+            grace_us: GRACE_US,
         };
         let (clock, told) = (Rc::clone(clock), Arc::clone(&ended));
         let on_news = Box::new(move |_, news: super::worker::News| {
@@ -91,7 +94,7 @@ impl Side {
         Self { worker, inbox, jobs, asked, ended }
     }
 
-    fn link(&self, lane: Lane, fd: OwnedFd, dialer: bool) {
+    fn link(&self, lane: Lane, fd: OwnedFd, dialer: bool, resumes: bool) {
         let here = "127.0.0.1:1".parse().expect("an address");
         let known = Known { name: "sim".into(), key: None, bearer: None };
         let peer = Arc::new(Peer { known, addr: here, node: [0; 16], role: Role::Peer });
@@ -102,8 +105,8 @@ impl Side {
             agreed: Agreed::default(),
             now_us: 0,
         };
-        let begins = lane == Lane::Lat;
-        self.inbox.push(Cmd::Link { pair: PAIR, lane, fd, guard: Guard::Plain, options, peer, begins });
+        let begins = lane == Lane::Lat && !resumes;
+        self.inbox.push(Cmd::Link { pair: PAIR, lane, fd, guard: Guard::Plain, options, peer, begins, resumes });
     }
 
     /// Streams and local ends that are still there.
@@ -125,6 +128,8 @@ struct World {
     /// And those that were refused.
     refused: Arc<Mutex<Vec<u32>>>,
     steps: u64,
+    /// How likely a link is lost, in a hundred chances.
+    losses: u64,
 }
 
 /// So many are opened by the near side; with those that are passed as fds there are so many.
@@ -139,12 +144,13 @@ impl World {
         let sides = [(), ()].map(|()| Side::new(&rng, &clock, faults));
         let wires = Lane::ALL.map(|lane| {
             let (wire, [near, far]) = Wire::new();
-            sides[0].link(lane, near, true);
-            sides[1].link(lane, far, false);
+            sides[0].link(lane, near, true, false);
+            sides[1].link(lane, far, false, false);
             wire
         });
         let (accepted, refused, conns) = Default::default();
-        Self { seed, rng, clock, sides, wires: Some(wires), conns, next: 0, accepted, refused, steps: 0 }
+        let losses = [0, 0, 10, 60][rng.borrow_mut().below(4)];
+        Self { seed, rng, clock, sides, wires: Some(wires), conns, next: 0, accepted, refused, steps: 0, losses }
     }
 
     fn below(&self, n: usize) -> usize {
@@ -155,6 +161,7 @@ impl World {
         self.steps += 1;
         match self.below(100) {
             0..=1 if self.conns.len() < CONNS => self.open(),
+            2 if self.rng.borrow_mut().chance(self.losses) => self.lose(),
             0..=29 => self.act(),
             30..=69 => {
                 let side = self.below(2);
@@ -257,9 +264,23 @@ impl World {
         }
     }
 
+    /// Both links, and nothing is dialled again: the session ends.
     fn cut(&mut self) {
         self.wires = None;
+        self.sides.iter().for_each(|side| side.inbox.push(Cmd::End { pair: PAIR, reason: "cut".into() }));
         self.conns.iter_mut().for_each(|conn| conn.is_broken = true);
+    }
+
+    /// One link is lost, with all that is on its way, and another one comes. One side may hear of that much later than
+    /// the other, even of a whole link in between.
+    fn lose(&mut self) {
+        let lane = Lane::ALL[self.below(2)];
+        let (wire, [near, far]) = Wire::new();
+        if let Some(wires) = &mut self.wires {
+            wires[lane.index()] = wire;
+            self.sides[0].link(lane, near, true, true);
+            self.sides[1].link(lane, far, false, true);
+        }
     }
 
     /// What must hold at any time.
@@ -291,6 +312,7 @@ impl World {
     /// Nobody begins anything new: everybody reads to the end, and ends. Then nothing is left.
     fn settle(&mut self) {
         self.conns.iter_mut().for_each(Conn::begin_to_end);
+        let losing = self.losses > 0;
         let mut quiet = 0;
         for round in 0.. {
             let left: usize = self.sides.iter().map(Side::left).sum();
@@ -300,6 +322,9 @@ impl World {
                 break;
             }
             assert!(round < 20_000, "seed {}: {left} streams and local ends are left: {}", self.seed, self.picture());
+            if losing && round < 2_000 && self.rng.borrow_mut().chance(1) {
+                self.lose();
+            }
             // A stream whose program waits for nothing more still gets its verdict.
             self.decide();
             for side in 0..2 {

@@ -76,6 +76,7 @@ impl World {
             access: access(),
             handler: Arc::new(Far(tell)),
             files: None,
+            grace: Duration::ZERO,
             fds: Maker::default(),
         })
         .unwrap();
@@ -88,6 +89,7 @@ impl World {
             access: access(),
             handler: Arc::new(Nobody),
             files: None,
+            grace: Duration::ZERO,
             fds: Maker::default(),
         })
         .unwrap();
@@ -422,6 +424,7 @@ fn two_nodes_that_dial_each_other_at_once_keep_one_session() {
                 access: access(),
                 handler: Arc::new(Nobody),
                 files: None,
+                grace: Duration::ZERO,
                 fds: Maker::default(),
             });
             let node = node.unwrap();
@@ -451,7 +454,8 @@ fn two_nodes_that_dial_each_other_at_once_keep_one_session() {
 fn a_stranger_is_refused_by_both_sides_and_told_so() {
     let start = |access: Access| {
         let (handler, files, fds) = (Arc::new(Nobody), None, Maker::default());
-        Node::start(NodeOptions { workers: 1, engine: Wish::Auto, access, handler, files, fds }).unwrap()
+        Node::start(NodeOptions { workers: 1, engine: Wish::Auto, access, handler, files, grace: Duration::ZERO, fds })
+            .unwrap()
     };
     let other = |trusts| Access::Keys(Arc::new(Twin { key: SecretKey::generate(), trusts }));
     let node = start(access());
@@ -474,8 +478,15 @@ fn a_link_with_another_key_does_not_join_a_session() {
     let second = SecretKey::generate();
     let trusts = vec![second.public()];
     let both = Arc::new(Twin { key: SecretKey::generate(), trusts });
-    let options =
-        NodeOptions { workers: 1, engine: Wish::Auto, access: Access::Keys(both.clone()), handler, files, fds };
+    let options = NodeOptions {
+        workers: 1,
+        engine: Wish::Auto,
+        access: Access::Keys(both.clone()),
+        handler,
+        files,
+        grace: Duration::ZERO,
+        fds,
+    };
     let node = Node::start(options).unwrap();
     let door = Door::bind("127.0.0.1:0", node.clone()).unwrap();
     let addr = door.addresses()[0].to_string();

@@ -16,11 +16,12 @@ impl<P: Payload> Mux<P> {
     /// # Errors
     /// The peer broke the protocol; the session must end.
     pub fn on_control(&mut self, lane: Lane, header: Header, body: &[u8], now_us: u64) -> WireResult<()> {
-        self.heard_us = now_us;
+        self.hear(lane, now_us);
         match header.kind {
             FrameType::Hello => bad!("a second HELLO"),
             FrameType::Data => unreachable!("the parser sends DATA to on_data"),
-            FrameType::Ping => self.queue_control(Header { kind: FrameType::Pong, ..header }, None),
+            FrameType::Ack | FrameType::Resume => bad!("{:?} where it was not agreed", header.kind),
+            FrameType::Ping => self.link_frames.push_back(Header { kind: FrameType::Pong, ..header }),
             FrameType::Pong => {
                 let rtt = low32(now_us).wrapping_sub(header.credit);
                 self.rtt_us = u64::from(rtt);
@@ -39,7 +40,7 @@ impl<P: Payload> Mux<P> {
                 self.on_ordered(lane, Early { header, payload, first: true, last: true })?;
             }
         }
-        if self.lanes[Lane::Lat.index()].control.len() > CONTROL_QUEUE_MAX {
+        if self.lanes[Lane::Lat.index()].control.len() + self.link_frames.len() > CONTROL_QUEUE_MAX {
             bad!("{CONTROL_QUEUE_MAX} control frames wait and the peer reads none");
         }
         Ok(())
@@ -57,7 +58,7 @@ impl<P: Payload> Mux<P> {
         (first, last): (bool, bool),
         now_us: u64,
     ) -> WireResult<()> {
-        self.heard_us = now_us;
+        self.hear(lane, now_us);
         let Some(slot) = self.known(header.stream)? else { return Ok(()) };
         let stream = &mut self.streams[slot];
         if first {
@@ -65,6 +66,13 @@ impl<P: Payload> Mux<P> {
             self.note_credit(slot, header.credit);
         }
         self.on_ordered(lane, Early { header, payload, first, last })
+    }
+
+    /// BULK's life says nothing of LAT's, on which everything waits.
+    fn hear(&mut self, lane: Lane, now_us: u64) {
+        if lane == Lane::Lat {
+            self.heard_us = now_us;
+        }
     }
 
     fn on_open(&mut self, header: Header, body: &[u8]) -> WireResult<()> {

@@ -3,7 +3,7 @@
 use super::Payload;
 use crate::wire::frame::{HEADER_LEN, Header};
 
-/// A run of headers, or one frame's payload.
+/// A run of headers and short payloads, or one frame's long payload.
 #[derive(Debug)]
 pub enum Part<P> {
     /// Bytes `start..end` of `Batch::heads`.
@@ -11,13 +11,16 @@ pub enum Part<P> {
     Body(P),
 }
 
-/// Headers side by side in one buffer, payloads by reference, in the order they leave.
+/// Headers and short payloads side by side in one buffer, long payloads by reference, in the order they leave.
 #[derive(Debug)]
 pub struct Batch<P> {
     pub heads: Vec<u8>,
     pub parts: Vec<Part<P>>,
     bytes: usize,
 }
+
+/// Copied, a payload costs less than a slice of its own, and keeps no buffer that is larger than itself.
+const INLINE_MAX: usize = 512;
 
 impl<P> Default for Batch<P> {
     fn default() -> Self {
@@ -55,20 +58,34 @@ impl<P: Payload> Batch<P> {
         self.parts.push(Part::Body(body));
     }
 
+    /// Long payloads that keep much more memory than they fill are copied.
+    pub fn compact(&mut self) {
+        for part in &mut self.parts {
+            if let Part::Body(body) = part
+                && let Some(compact) = body.compacted()
+            {
+                *body = compact;
+            }
+        }
+    }
+
     pub(super) fn push(&mut self, mut header: Header, body: Option<P>) {
         let len = body.as_ref().map_or(0, Payload::len);
         header.len = u32::try_from(len).expect("a frame is shorter than its lane's limit");
         let start = self.heads.len();
         self.heads.extend_from_slice(&header.encode());
+        let long = body.filter(|body| {
+            let short = len <= INLINE_MAX;
+            if short {
+                self.heads.extend_from_slice(body.as_ref());
+            }
+            !short
+        });
         match self.parts.last_mut() {
-            Some(Part::Heads(_, end)) if *end == start => *end += HEADER_LEN,
-            _ => self.parts.push(Part::Heads(start, start + HEADER_LEN)),
+            Some(Part::Heads(_, end)) if *end == start => *end = self.heads.len(),
+            _ => self.parts.push(Part::Heads(start, self.heads.len())),
         }
-        if let Some(body) = body
-            && len > 0
-        {
-            self.parts.push(Part::Body(body));
-        }
+        self.parts.extend(long.map(Part::Body));
         self.bytes += HEADER_LEN + len;
     }
 }

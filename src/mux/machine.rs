@@ -50,6 +50,8 @@ pub struct Mux<P> {
     pub(super) lanes: [LaneOut<P>; 2],
     pub(super) credit_due: VecDeque<usize>,
     pub(super) events: VecDeque<Event<P>>,
+    /// About the LAT link; they leave before all else.
+    pub(super) link_frames: VecDeque<Header>,
     pub(super) growth: u64,
     pub(super) recipes_pending: usize,
     /// Bytes of record streams' frames that came before their turn.
@@ -76,6 +78,7 @@ impl<P: Payload> Mux<P> {
             lanes: [LaneOut::new(), LaneOut::new()],
             credit_due: VecDeque::new(),
             events: VecDeque::new(),
+            link_frames: VecDeque::new(),
             growth: 0,
             recipes_pending: 0,
             early_records: 0,
@@ -413,7 +416,19 @@ impl<P: Payload> Mux<P> {
     /// Asks the peer for a sign of life, which also measures the round trip.
     pub fn ping(&mut self, now_us: u64) {
         self.ping_at_us = Some(now_us);
-        self.queue_control(Header { credit: low32(now_us), ..Header::new(FrameType::Ping, 0) }, None);
+        self.link_frames.push_back(Header { credit: low32(now_us), ..Header::new(FrameType::Ping, 0) });
+    }
+
+    /// A frame that is about the LAT link, and not of its lane: the driver sends it before all others.
+    pub fn poll_link_frame(&mut self) -> Option<Header> {
+        self.link_frames.pop_front()
+    }
+
+    /// The LAT link is lost, and with it what was said about it. Nobody is heard until another one is there.
+    pub fn on_link_lost(&mut self) {
+        self.link_frames.clear();
+        self.ping_at_us = None;
+        self.excused_us = None;
     }
 
     // ---- frames that leave ---------------------------------------------------------------------------------------
@@ -437,7 +452,8 @@ impl<P: Payload> Mux<P> {
     /// Whether `poll_transmit` would find something on that lane.
     pub fn has_more(&self, lane: Lane) -> bool {
         let control = lane == Lane::Lat && !(self.lanes[lane.index()].control.is_empty() && self.credit_due.is_empty());
-        control || !self.lanes[lane.index()].ready.is_empty()
+        let link = lane == Lane::Lat && !self.link_frames.is_empty();
+        link || control || !self.lanes[lane.index()].ready.is_empty()
     }
 
     fn transmit_control(&mut self, batch: &mut Batch<P>, budget: usize) {

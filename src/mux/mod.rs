@@ -40,6 +40,11 @@ pub trait Payload: Sized + AsRef<[u8]> {
     /// The first `count` bytes; the rest stays.
     fn split_to(&mut self, count: usize) -> Self;
 
+    /// A copy in memory of its own, if this one keeps much more than it fills.
+    fn compacted(&self) -> Option<Self> {
+        None
+    }
+
     /// Bytes that the mux itself made: an OPEN's request, recipes.
     fn from_vec(bytes: Vec<u8>) -> Self;
 }

@@ -411,12 +411,10 @@ fn a_silent_peer_is_asked_and_then_given_up() {
     let mut world = pair();
     let mux = &mut world.ends[0].mux;
     mux.on_time(1_999_000).unwrap();
-    let mut batch = Batch::default();
-    mux.poll_transmit(Lane::Lat, &mut batch, 1000);
-    assert!(batch.is_empty());
+    assert_eq!(mux.poll_link_frame(), None);
     mux.on_time(2_000_000).unwrap();
-    mux.poll_transmit(Lane::Lat, &mut batch, 1000);
-    assert_eq!(batch.bytes(), 16, "one PING");
+    assert_eq!(mux.poll_link_frame().map(|header| header.kind), Some(FrameType::Ping));
+    assert_eq!(mux.poll_link_frame(), None);
     assert!(mux.on_time(7_000_000).is_err());
 }
 

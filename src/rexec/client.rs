@@ -273,7 +273,16 @@ impl Way {
         let fds = Maker::default().describe(fds, OnRefusal::Fail)?;
         let handler = Arc::new(Nothing);
         let node =
-            Node::start(NodeOptions { workers: 1, engine, access, handler, files: None, fds: Maker::default() })?;
+            // The command ends with this process, and the server can't tell its end from a link's: no grace.
+            Node::start(NodeOptions {
+                workers: 1,
+                engine,
+                access,
+                handler,
+                files: None,
+                grace: Duration::ZERO,
+                fds: Maker::default(),
+            })?;
         let bulk = dial_client(&node, addr).map_err(|e| Trouble::failed(e.to_string()))?;
         let deadline = Instant::now() + Duration::from_millis(OPEN_DEADLINE_MS);
         let stream = node.open(service::EXEC, Vec::new(), deadline).map_err(|errno| refused(addr, errno))?;

@@ -235,16 +235,6 @@ impl fmt::Debug for Chunk {
 }
 
 impl Chunk {
-    /// A copy in memory of its own, so that a small remainder does not keep a large buffer.
-    pub fn compacted(&self) -> Self {
-        Self::from_vec(self.as_ref().to_vec())
-    }
-
-    /// Whether the chunk keeps a buffer at least eight times its size.
-    pub fn is_wasteful(&self) -> bool {
-        self.memory.len / 8 > self.len()
-    }
-
     /// Drops the first `count` bytes.
     pub fn advance(&mut self, count: usize) {
         assert!(count <= self.len(), "no more than there is");
@@ -261,6 +251,11 @@ impl AsRef<[u8]> for Chunk {
 }
 
 impl Payload for Chunk {
+    /// Of a small remainder that keeps a buffer at least eight times its size.
+    fn compacted(&self) -> Option<Self> {
+        (self.memory.len / 8 > self.len()).then(|| Self::from_vec(self.as_ref().to_vec()))
+    }
+
     fn len(&self) -> usize {
         self.end - self.start
     }
@@ -307,8 +302,7 @@ mod tests {
         unsafe { filling.tail().copy_from(b"tail".as_ptr(), 4) };
         let tail = filling.cut(4);
         assert_eq!((front.as_ref(), tail.as_ref()), (&b"front"[..], &b"tail"[..]));
-        assert!(front.is_wasteful());
-        assert_eq!(front.compacted().as_ref(), b"front");
+        assert_eq!(front.compacted().expect("it keeps a page").as_ref(), b"front");
     }
 
     #[test]

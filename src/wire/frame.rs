@@ -38,6 +38,20 @@ pub enum FrameType {
     Move = 11,
     /// This direction's last frame on BULK: the next ones come on LAT.
     MoveBack = 12,
+    /// So much has come on a lane: aux = the lane, payload = how many bytes since the session's birth. Only where RESUME is
+    /// agreed (`features.rs`).
+    Ack = 13,
+    /// The first frame, each way, of a link that goes on with a lane: payload as of Ack. Without one: behind it the lane goes
+    /// on, perhaps in the middle of a frame.
+    Resume = 14,
+}
+
+impl FrameType {
+    /// Whether it is about the link it comes on. All others are the lane's, whichever link carries them: they are counted,
+    /// and said again on the next link if this one is lost.
+    pub fn is_of_link(self) -> bool {
+        matches!(self, Self::Ping | Self::Pong | Self::Ack | Self::Resume)
+    }
 }
 
 pub mod flags {
@@ -96,6 +110,8 @@ impl Header {
             10 => FrameType::Recipe,
             11 => FrameType::Move,
             12 => FrameType::MoveBack,
+            13 => FrameType::Ack,
+            14 => FrameType::Resume,
             n => bad!("a frame of type {n}"),
         };
         let header = Self {
@@ -130,7 +146,7 @@ mod tests {
     #[test]
     fn unknown_types_flags_and_lengths_are_refused() {
         let good = Header::new(FrameType::Credit, 1).encode();
-        for (at, value) in [(4, 0), (4, 13), (4, 255), (5, 0x80), (3, 1)] {
+        for (at, value) in [(4, 0), (4, 15), (4, 255), (5, 0x80), (3, 1)] {
             let mut b = good;
             b[at] = value;
             assert!(Header::decode(&b).is_err(), "byte {at} = {value}");

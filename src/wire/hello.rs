@@ -10,6 +10,7 @@
 //! The dialer sends nothing behind its HELLO until the answer has come, so neither side reads past it.
 
 use super::codec::{Decoder, Encoder, clip};
+use super::features;
 use super::frame::{FrameType, HEADER_LEN, Header};
 use super::{WireResult, bad};
 use crate::limits::HELLO_MAX;
@@ -85,6 +86,11 @@ pub struct Hello {
 }
 
 impl Hello {
+    /// Whether this link goes on with a lane of a session that is there.
+    pub fn resumes(&self) -> bool {
+        self.features & features::RESUMES != 0
+    }
+
     /// The frame, header included.
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Encoder::new();

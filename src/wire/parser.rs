@@ -85,6 +85,14 @@ impl Parser {
         }
     }
 
+    /// The link is lost, and the next one begins behind what was given out: what was not is forgotten.
+    pub fn rewind(&mut self) {
+        self.part.clear();
+        if !matches!(self.state, State::Data { first: false, .. }) {
+            self.state = State::Head;
+        }
+    }
+
     /// Whether the last frame is whole: an end here cuts nothing.
     pub fn is_between_frames(&self) -> bool {
         matches!(self.state, State::Head) && self.part.is_empty()

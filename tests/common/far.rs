@@ -64,6 +64,7 @@ impl Far {
             access: own_key::access(),
             handler: Arc::new(Nothing),
             files: Some(Arc::clone(&files) as Arc<dyn FileServer>),
+            grace: Duration::ZERO,
             fds: Maker::default(),
         });
         let node = node.expect("a node");

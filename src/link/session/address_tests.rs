@@ -15,7 +15,16 @@ use crate::wire::hello::{Lane, Role};
 
 fn node() -> Node {
     let (handler, files, fds) = (Arc::new(Nobody), None, Maker::default());
-    Node::start(NodeOptions { workers: 1, engine: Wish::Auto, access: access(), handler, files, fds }).unwrap()
+    Node::start(NodeOptions {
+        workers: 1,
+        engine: Wish::Auto,
+        access: access(),
+        handler,
+        files,
+        grace: Duration::ZERO,
+        fds,
+    })
+    .unwrap()
 }
 
 fn free() -> SocketAddr {

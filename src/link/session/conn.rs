@@ -55,13 +55,17 @@ pub struct DialError {
     pub text: String,
     /// The listener knows of another session between the same two nodes.
     pub duplicate: bool,
+    /// The listener has said no, in its own words.
+    pub refused: bool,
+    /// Its machine says that nobody listens (ECONNREFUSED).
+    pub nobody: bool,
     /// What the listener has proven, if it came to a HELLO.
     pub(super) key: Option<PublicKey>,
 }
 
 impl DialError {
     fn new(text: String) -> Self {
-        Self { text, duplicate: false, key: None }
+        Self { text, duplicate: false, refused: false, nobody: false, key: None }
     }
 }
 
@@ -269,8 +273,10 @@ fn dial_one(target: SocketAddr, hello: &Hello, deadline: Instant, access: &Acces
         return Err(DialError::new(format!("{target}: unencrypted links go to loopback and 192.168.10.0/24 only")));
     }
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let stream =
-        TcpStream::connect_timeout(&target, left).map_err(|e| DialError::new(format!("connect to {target}: {e}")))?;
+    let stream = TcpStream::connect_timeout(&target, left).map_err(|e| {
+        let nobody = e.kind() == io::ErrorKind::ConnectionRefused;
+        DialError { nobody, ..DialError::new(format!("connect to {target}: {e}")) }
+    })?;
     let mut dialling = Dialling { stream, target, deadline };
     tune(&dialling.stream, hello.role, hello.lane).map_err(|e| dialling.failed("socket options for", &e))?;
     let (mut guard, mut known, voucher) = match access {
@@ -295,9 +301,12 @@ fn dial_one(target: SocketAddr, hello: &Hello, deadline: Instant, access: &Acces
         }
         Verdict::Duplicate => {
             let text = format!("{target} has a session with this node already");
-            Err(DialError { text, duplicate: true, key: known.key })
+            Err(DialError { duplicate: true, key: known.key, ..DialError::new(text) })
         }
-        Verdict::Refused => Err(DialError::new(format!("{target} refused: {}", peer.reason))),
+        Verdict::Refused => {
+            let text = format!("{target} refused: {}", peer.reason);
+            Err(DialError { refused: true, ..DialError::new(text) })
+        }
     }
 }
 

@@ -95,7 +95,7 @@ fn dial_session(node: &Node, addr: &str) -> Result<(), DialError> {
     let first = node.hello(Role::Peer, Lane::Lat, session, 0);
     let conn = dial(addr, &first, DIAL_TIMEOUT, node.access())?;
     let pairs = usize::from(conn.peer.workers.max(first.workers)).min(LINKS_MAX);
-    if !node.dialled(conn, &first) {
+    if !node.dialled(conn, &first, addr) {
         return Ok(());
     }
     for index in 0..pairs {
@@ -109,7 +109,7 @@ fn dial_session(node: &Node, addr: &str) -> Result<(), DialError> {
             let index = u16::try_from(index).expect("at most LINKS_MAX");
             let hello = node.hello(Role::Peer, lane, session, index);
             let conn = dial(addr, &hello, DIAL_TIMEOUT, node.access())?;
-            if !node.dialled(conn, &hello) {
+            if !node.dialled(conn, &hello, addr) {
                 return Ok(());
             }
         }
@@ -126,7 +126,7 @@ pub fn dial_client(node: &Node, addr: &str) -> Result<LaterDial, DialError> {
     let session = random();
     let hello = node.hello(Role::Client, Lane::Lat, session, 0);
     let conn = dial(addr, &hello, DIAL_TIMEOUT, node.access())?;
-    assert!(node.dialled(conn, &hello), "a new session of a command has no rival");
+    assert!(node.dialled(conn, &hello, addr), "a new session of a command has no rival");
     let (node, addr) = (node.clone(), addr.to_owned());
     // Not for a short command, which would never use it: a handshake costs both machines a millisecond.
     let later = LaterDial::default();
@@ -138,7 +138,7 @@ pub fn dial_client(node: &Node, addr: &str) -> Result<LaterDial, DialError> {
         let hello = node.hello(Role::Client, Lane::Bulk, session, 0);
         match dial(&addr, &hello, DIAL_TIMEOUT, node.access()) {
             // Too late for a command that has ended: the link is closed again.
-            Ok(conn) => drop(node.dialled(conn, &hello)),
+            Ok(conn) => drop(node.dialled(conn, &hello, &addr)),
             Err(e) => tracing::debug!("no BULK link: {e}"),
         }
         *locked(&stage) = Stage::Over;

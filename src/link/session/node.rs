@@ -10,6 +10,7 @@
 //! one dialled by the smaller node id survives. A session of role Client is one command's.
 
 pub(super) mod admission;
+mod resume;
 mod sessions;
 
 use std::fmt;
@@ -56,6 +57,8 @@ pub struct NodeOptions {
     pub access: Access,
     pub handler: Arc<dyn Handler>,
     pub files: Option<Arc<dyn FileServer>>,
+    /// How long a session whose links are lost waits for others; 0: it ends with the first.
+    pub grace: Duration,
     /// What this node makes when fds cross.
     pub fds: Maker,
 }
@@ -63,6 +66,8 @@ pub struct NodeOptions {
 struct Inner {
     id: [u8; 16],
     access: Access,
+    /// How long a session whose links are lost waits for others.
+    grace: Duration,
     handler: Arc<dyn Handler>,
     name: String,
     inboxes: Vec<Arc<Inbox>>,
@@ -98,6 +103,7 @@ impl Node {
         let node = Self(Arc::new(Inner {
             id,
             access: options.access.clone(),
+            grace: options.grace,
             handler: Arc::clone(&options.handler),
             name,
             inboxes,
@@ -127,11 +133,13 @@ impl Node {
         let (handler, maker, wish) = (Arc::clone(&options.handler), Arc::new(options.fds.clone()), options.engine);
         let inbox = Arc::clone(&self.0.inboxes[index]);
         let (helpers, node) = (self.0.helpers.clone(), self.clone());
+        let grace_us = u64::try_from(options.grace.as_micros()).unwrap_or(u64::MAX);
         let (ready, told) = mpsc::channel();
         let run = move || {
-            let shared = Shared { inbox, helpers, handler, maker };
+            let shared = Shared { inbox, helpers, handler, maker, grace_us };
             let on_news = Box::new(move |pair, news: News<'_>| match news {
                 News::Leaving => node.on_peer_leaving(pair),
+                News::Cut(lane) => node.on_cut(pair, lane),
                 News::Ended(why) => node.on_pair_end(pair, why),
             });
             match Worker::new(shared, on_news, wish) {
@@ -173,6 +181,15 @@ impl Node {
         self.0.files.clone()
     }
 
+    fn workers(&self) -> u16 {
+        u16::try_from(self.0.inboxes.len()).expect("at most LINKS_MAX")
+    }
+
+    /// The optional behaviour that this node wants.
+    fn features(&self) -> u64 {
+        if self.0.grace.is_zero() { features::KNOWN & !features::RESUME } else { features::KNOWN }
+    }
+
     /// This node's HELLO.
     pub fn hello(&self, role: Role, lane: Lane, session: u64, index: u16) -> Hello {
         Hello {
@@ -182,10 +199,10 @@ impl Node {
             node: self.0.id,
             session,
             index,
-            workers: u16::try_from(self.0.inboxes.len()).expect("at most LINKS_MAX"),
+            workers: self.workers(),
             initial_window: INITIAL_WINDOW,
             record_max: RECORD_MAX,
-            features: features::KNOWN,
+            features: self.features(),
             name: self.0.name.clone(),
             reason: String::new(),
             voucher: Vec::new(),

@@ -14,6 +14,8 @@ pub(in crate::link) struct Shared {
     pub(in crate::link) helpers: Helpers,
     pub(in crate::link) handler: Arc<dyn Handler>,
     pub(in crate::link) maker: Arc<Maker>,
+    /// How long a session without links waits for others.
+    pub(in crate::link) grace_us: u64,
 }
 
 pub(in crate::link) struct Ctx<'a> {

@@ -31,6 +31,8 @@ pub(in crate::link) enum Cmd {
         options: Options,
         peer: Arc<Peer>,
         begins: bool,
+        /// It goes on with a lane whose link is lost.
+        resumes: bool,
     },
     Open {
         pair: u64,

@@ -8,32 +8,40 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use super::ctx::Ctx;
 use super::guard::Guard;
-use super::links::End;
-use crate::auth::{Opened, RECORD_HEAD, Room};
+use super::links::{End, Tracks};
+use super::records::Records;
+use super::resuming::Resuming;
+use super::token::What;
+use super::track::Track;
+use crate::auth::{Opened, RECORD_HEAD};
 use crate::errno::Errno;
 use crate::limits::{BULK_BATCH, LAT_BATCH, POOL_PRESSURE};
-use crate::mux::{Batch, Mux, Payload};
+use crate::mux::{Mux, Payload};
 use crate::ring::{Chunk, Done, Fd, Filling, Message, Op, OpId, Pool, Size};
 use crate::sys::tcp;
+use crate::wire::frame::{FrameType, HEADER_LEN, Header};
 use crate::wire::hello::Lane;
-use crate::wire::parser::{Parser, Step};
+use crate::wire::parser::Step;
 
 pub(super) struct LaneEnd {
     lane: Lane,
+    /// Which link of its pair it is.
+    number: usize,
     fd: Fd,
     guard: Guard,
     inward: Inward,
     outward: Outward,
+    /// Of a link that goes on with a lane.
+    resuming: Option<Box<Resuming>>,
     closed: bool,
 }
 
 #[derive(Default)]
 struct Inward {
-    parser: Parser,
     filling: Option<Filling>,
     /// How long the record is, at least, whose first bytes are in `filling`.
     want: usize,
@@ -43,8 +51,8 @@ struct Inward {
 }
 
 struct Outward {
-    /// Where the next batch is put together, before it is sealed.
-    plain: Batch<Chunk>,
+    /// Frames about the link itself, which leave first.
+    link: Vec<u8>,
     /// Room for small records that are to be sealed.
     sealed: Option<Filling>,
     /// What leaves next; away while it is being sent.
@@ -55,15 +63,45 @@ struct Outward {
 }
 
 impl LaneEnd {
-    pub(super) fn new(lane: Lane, fd: OwnedFd, guard: Guard) -> Self {
+    pub(super) fn new(lane: Lane, number: usize, fd: OwnedFd, guard: Guard) -> Self {
         let inward = Inward { want: RECORD_HEAD, ..Inward::default() };
         let message = Some(Box::default());
-        let outward = Outward { plain: Batch::default(), sealed: None, message, op: None, quiet: false };
-        Self { lane, fd: Rc::new(fd), guard, inward, outward, closed: false }
+        let outward = Outward { link: Vec::new(), sealed: None, message, op: None, quiet: false };
+        Self { lane, number, fd: Rc::new(fd), guard, inward, outward, resuming: None, closed: false }
+    }
+
+    /// The first link of the lane was lost.
+    pub(super) fn resume(&mut self, track: &mut Track) {
+        self.resuming = Some(Box::default());
+        self.outward.link = track.resume_frame();
     }
 
     pub(super) fn is_over(&self) -> bool {
         self.closed && self.inward.op.is_none() && self.outward.op.is_none()
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    pub(super) fn number(&self) -> usize {
+        self.number
+    }
+
+    /// An operation of one that is closed has ended.
+    pub(super) fn on_faded(&mut self, what: What) {
+        let op = if what == What::LinkRecv { &mut self.inward.op } else { &mut self.outward.op };
+        *op = None;
+    }
+
+    /// The peer is to know that no other link will follow. If something is on its way, its own next try tells it.
+    pub(super) fn say_end(&mut self) {
+        let mut alert = Vec::new();
+        if self.closed || self.outward.op.is_some() || self.guard.say_end(&mut alert).is_err() {
+            return;
+        }
+        // It fits, or the link is so full that its loss is what the peer sees.
+        let _ = send(self.fd.as_raw_fd(), &alert, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
     }
 
     /// Whether more may come.
@@ -107,7 +145,7 @@ impl LaneEnd {
     pub(super) fn on_received(
         &mut self,
         done: Done,
-        mux: &mut Mux<Chunk>,
+        (tracks, mux): (&mut Tracks, &mut Mux<Chunk>),
         pool: &Pool,
         now_us: u64,
     ) -> Result<(), End> {
@@ -116,7 +154,8 @@ impl LaneEnd {
             return Ok(());
         }
         let count = match done.result {
-            Ok(0) if self.inward.parser.is_between_frames() => return Err(End::Closed),
+            Ok(0) if tracks[self.lane.index()].resumes() => return Err(End::Gone("link closed".into())),
+            Ok(0) if tracks[self.lane.index()].parser.is_between_frames() => return Err(End::Closed),
             Ok(0) => return Err(End::Broken("the peer closed the link within a frame".into())),
             Ok(count) => count as usize,
             Err(Errno::EINTR | Errno::EAGAIN) => return Ok(()),
@@ -126,13 +165,19 @@ impl LaneEnd {
         self.inward.dry = count < max;
         into.received(count);
         let pressed = pool.used() > POOL_PRESSURE;
-        let plain = self.open_all(&mut into, mux, pressed, now_us);
+        let plain = self.open_all(&mut into, (tracks, mux), pressed, now_us);
         self.inward.filling = Some(into);
         plain
     }
 
     /// Opens what is whole, and cuts it into frames.
-    fn open_all(&mut self, into: &mut Filling, mux: &mut Mux<Chunk>, pressed: bool, now_us: u64) -> Result<(), End> {
+    fn open_all(
+        &mut self,
+        into: &mut Filling,
+        (tracks, mux): (&mut Tracks, &mut Mux<Chunk>),
+        pressed: bool,
+        now_us: u64,
+    ) -> Result<(), End> {
         loop {
             let (used, plain) = match &mut self.guard {
                 Guard::Tls { opener, .. } => match opener.open(into.raw())? {
@@ -150,69 +195,148 @@ impl LaneEnd {
                 },
             };
             let chunk = into.cut_opened(used, plain);
-            self.on_plain(chunk, mux, pressed, now_us)?;
+            self.on_plain(chunk, (tracks, mux), pressed, now_us)?;
         }
     }
 
-    fn on_plain(&mut self, mut rest: Chunk, mux: &mut Mux<Chunk>, pressed: bool, now_us: u64) -> Result<(), End> {
+    fn on_plain(
+        &mut self,
+        mut rest: Chunk,
+        (tracks, mux): (&mut Tracks, &mut Mux<Chunk>),
+        pressed: bool,
+        now_us: u64,
+    ) -> Result<(), End> {
+        let lane = self.lane.index();
         loop {
-            match self.inward.parser.step(rest.as_ref())? {
+            let before = self.resuming.as_mut().and_then(|resuming| resuming.parser());
+            let parser = before.unwrap_or(&mut tracks[lane].parser);
+            match parser.step(rest.as_ref())? {
                 Step::More => return Ok(()),
                 Step::Control { used, header, body } => {
                     rest.advance(used);
-                    mux.on_control(self.lane, header, &body, now_us)?;
+                    self.on_control(header, &body, (tracks, mux), now_us)?;
                 }
                 Step::Data { skip, take, header, first, last } => {
+                    self.check_resumed()?;
                     rest.advance(skip);
                     let mut piece = rest.split_to(take);
-                    if pressed && piece.is_wasteful() {
-                        piece = piece.compacted();
+                    if pressed && let Some(compact) = piece.compacted() {
+                        piece = compact;
                     }
+                    tracks[lane].on_received(take + if first { HEADER_LEN } else { 0 });
                     mux.on_data(self.lane, header, piece, (first, last), now_us)?;
                 }
             }
         }
     }
 
+    fn on_control(
+        &mut self,
+        header: Header,
+        body: &[u8],
+        (tracks, mux): (&mut Tracks, &mut Mux<Chunk>),
+        now_us: u64,
+    ) -> Result<(), End> {
+        let lane = self.lane.index();
+        match header.kind {
+            FrameType::Resume => self.on_resume(body, &mut tracks[lane]),
+            FrameType::Ack => match tracks.get_mut(usize::from(header.aux)) {
+                Some(track) => track.on_ack(body),
+                None => Err(End::Broken(format!("an ACK of lane {}", header.aux))),
+            },
+            kind => {
+                if !kind.is_of_link() {
+                    self.check_resumed()?;
+                    tracks[lane].on_received(HEADER_LEN + body.len());
+                }
+                Ok(mux.on_control(self.lane, header, body, now_us)?)
+            }
+        }
+    }
+
+    fn on_resume(&mut self, body: &[u8], track: &mut Track) -> Result<(), End> {
+        let Some(resuming) = &mut self.resuming else {
+            return Err(End::Broken("RESUME on a link that does not wait for it".into()));
+        };
+        resuming.on_resume(self.lane, body, track)?;
+        self.resuming.take_if(|resuming| resuming.is_over());
+        Ok(())
+    }
+
+    fn check_resumed(&self) -> Result<(), End> {
+        match &self.resuming {
+            Some(resuming) if !resuming.receives() => Err(End::Broken("the lane goes on before it may".into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the lane may go on towards the peer. Says so first.
+    fn may_send(&mut self) -> bool {
+        let Some(resuming) = &mut self.resuming else { return true };
+        if let Some(said) = resuming.begin_to_send() {
+            self.outward.link.extend_from_slice(&said);
+        }
+        let may = resuming.sends();
+        self.resuming.take_if(|resuming| resuming.is_over());
+        may
+    }
+
     /// Sends the next batch, if the last one has left and there is one.
     ///
     /// # Errors
     /// As `on_received`.
-    pub(super) fn transmit(&mut self, mux: &mut Mux<Chunk>, ctx: &mut Ctx, token: u64) -> Result<(), End> {
+    pub(super) fn transmit(
+        &mut self,
+        (tracks, mux): (&mut Tracks, &mut Mux<Chunk>),
+        ctx: &mut Ctx,
+        token: u64,
+    ) -> Result<(), End> {
         if self.closed {
             return Ok(());
         }
         let Some(mut message) = self.outward.message.take() else { return Ok(()) };
+        self.gather_link_frames(tracks, mux);
         let budget = match self.lane {
             Lane::Lat => LAT_BATCH,
             Lane::Bulk => BULK_BATCH,
         };
-        match &mut self.guard {
-            Guard::Tls { sealer, .. } => {
-                mux.poll_transmit(self.lane, &mut self.outward.plain, budget);
-                let mut records =
-                    Records { pool: ctx.pool, into: self.outward.sealed.take(), written: 0, batch: &mut message.batch };
-                if !self.outward.plain.is_empty() {
-                    sealer.seal(self.outward.plain.slices(), &mut records)?;
-                }
-                self.outward.sealed = records.finish();
-                self.outward.plain.clear();
-            }
-            #[cfg(any(test, feature = "plaintext"))]
-            Guard::Plain => mux.poll_transmit(self.lane, &mut message.batch, budget),
-        }
-        if message.batch.is_empty() {
+        let may_send = self.may_send();
+        let track = &mut tracks[self.lane.index()];
+        let has_more = may_send && track.refill(mux, budget);
+        if !has_more && self.outward.link.is_empty() {
             self.outward.message = Some(message);
             return Ok(());
         }
+        let next = if has_more { track.replay.take_next() } else { None };
+        let plain = std::iter::once(&self.outward.link[..]).chain(next.into_iter().flatten());
+        let into = self.outward.sealed.take();
+        let mut records = Records::new(ctx.pool, into, &mut message.batch);
+        self.guard.seal_into(plain, &mut records)?;
+        self.outward.sealed = records.finish();
+        self.outward.link.clear();
+        track.on_sealed();
         // As a rule all that there is leaves at once, and nothing waits for its end.
-        self.outward.quiet = message.left() <= QUIET_MAX && !mux.has_more(self.lane) && !mux.is_leaving();
+        let more = track.replay.has_next() || mux.has_more(self.lane);
+        self.outward.quiet = message.left() <= QUIET_MAX && !more && !mux.is_leaving();
         let op = Op::Send { fd: Rc::clone(&self.fd), message };
         self.outward.op = Some(match self.outward.quiet {
             true => ctx.engine.submit_quietly(op, token),
             false => ctx.engine.submit(op, token),
         });
         Ok(())
+    }
+
+    /// What is to be said of this link itself: on LAT also of what came on both.
+    fn gather_link_frames(&mut self, tracks: &mut Tracks, mux: &mut Mux<Chunk>) {
+        if self.lane != Lane::Lat {
+            return;
+        }
+        while let Some(header) = mux.poll_link_frame() {
+            self.outward.link.extend_from_slice(&header.encode());
+        }
+        for frame in tracks.iter_mut().filter_map(Track::ack) {
+            self.outward.link.extend_from_slice(&frame);
+        }
     }
 
     /// # Errors
@@ -255,44 +379,6 @@ impl LaneEnd {
     }
 }
 
-/// Sealed records on their way into a batch, side by side in pooled buffers.
-struct Records<'a> {
-    pool: &'a Pool,
-    into: Option<Filling>,
-    /// The last record's length: it is still to be cut.
-    written: usize,
-    batch: &'a mut Batch<Chunk>,
-}
-
-impl Records<'_> {
-    fn cut(&mut self) {
-        let written = std::mem::take(&mut self.written);
-        if let (Some(into), 1..) = (&mut self.into, written) {
-            self.batch.push_body(into.cut(written));
-        }
-    }
-
-    /// A small buffer serves the next small records too; a large one would be too much for each of many idle links.
-    fn finish(mut self) -> Option<Filling> {
-        self.cut();
-        self.into.filter(|into| into.is_small())
-    }
-}
-
-impl Room for Records<'_> {
-    fn take(&mut self, len: usize) -> &mut [u8] {
-        self.cut();
-        if self.into.as_ref().is_none_or(|into| into.spare() < len) {
-            let size = if len <= SMALL_RECORD { Size::Small } else { Size::Large };
-            self.into = Some(self.pool.take(size));
-        }
-        self.written = len;
-        self.into.as_mut().expect("there is one now").tail_mut(len)
-    }
-}
-
-/// Several such records share a small buffer.
-const SMALL_RECORD: usize = 1 << 10;
 /// Below this a link takes a new buffer: a read should bring several small frames at once.
 const SPARE_MIN: usize = 8 << 10;
 /// Above this a socket may take a part only.

@@ -7,9 +7,11 @@ use super::ctx::Ctx;
 use super::guard::Guard;
 use super::lane::LaneEnd;
 use super::pair::Pair;
-use super::token::What;
+use super::token::{Token, What};
+use super::track::Track;
 use crate::errno::Errno;
 use crate::limits::{DEAD_AFTER_MS, EXCUSED_KERNEL_MS, HALF_CLOSED_MS, HELLO_DEADLINE_MS};
+use crate::mux::Options;
 use crate::ring::Done;
 use crate::wire::ProtocolError;
 use crate::wire::hello::Lane;
@@ -43,8 +45,22 @@ impl From<ProtocolError> for End {
     }
 }
 
+/// Of LAT and of BULK.
+pub(super) type Tracks = [Track; 2];
+
 pub(super) struct Links {
     lanes: [Option<LaneEnd>; 2],
+    tracks: Tracks,
+    /// Lost or replaced, and the kernel still holds something of them.
+    fading: Vec<LaneEnd>,
+    /// The next link's number, which the kernel's completions name.
+    next: usize,
+    /// Since when a lane is without a link.
+    cut_us: Option<u64>,
+    /// Lanes that have had a link.
+    had: [bool; 2],
+    /// Lanes of which the node is to be told that they need another one.
+    lost: [bool; 2],
     /// Drained: our directions are shut, the peer's are still to end.
     closing: bool,
     /// When the first of the peer's directions has ended, of a pair that both leave.
@@ -55,12 +71,24 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(born_us: u64, may_be_stopped: bool) -> Self {
-        Self { lanes: [None, None], closing: false, half_closed_us: None, born_us, may_be_stopped }
+    pub(super) fn new(options: Options, may_be_stopped: bool) -> Self {
+        Self {
+            lanes: [None, None],
+            tracks: Lane::ALL.map(|lane| Track::new(lane, options.agreed)),
+            fading: Vec::new(),
+            next: 0,
+            cut_us: None,
+            had: [false; 2],
+            lost: [false; 2],
+            closing: false,
+            half_closed_us: None,
+            born_us: options.now_us,
+            may_be_stopped,
+        }
     }
 
     pub(super) fn are_over(&self) -> bool {
-        self.lanes.iter().flatten().all(LaneEnd::is_over)
+        self.lanes.iter().flatten().all(LaneEnd::is_over) && self.fading.is_empty()
     }
 
     /// Whether the other machine's kernel has been heard within that time.
@@ -68,29 +96,94 @@ impl Links {
         let lat = &self.lanes[Lane::Lat.index()];
         lat.as_ref().and_then(LaneEnd::acknowledged_ms_ago).is_some_and(|ms| u64::from(ms) < limit_ms)
     }
+
+    /// A lane's link is lost: the lane goes on with the next one.
+    fn cut(&mut self, index: usize, ctx: &mut Ctx) {
+        let Some(mut end) = self.lanes[index].take() else { return };
+        end.close(ctx);
+        self.tracks[index].on_cut();
+        if !end.is_over() {
+            self.fading.push(end);
+        }
+        self.lost[index] = true;
+        self.cut_us.get_or_insert(ctx.now_us);
+    }
+
+    /// Something of a link that is no more.
+    fn on_faded(&mut self, what: What, number: usize, done: Done) {
+        drop(done);
+        for end in self.fading.iter_mut().filter(|end| end.number() == number) {
+            end.on_faded(what);
+        }
+        self.fading.retain(|end| !end.is_over());
+    }
+
+    /// Whether the lane has had a link.
+    fn has_had(&self, index: usize) -> bool {
+        self.had[index]
+    }
+
+    /// Lanes that need another link, each told once.
+    pub(super) fn take_lost(&mut self) -> impl Iterator<Item = Lane> {
+        let lost = std::mem::take(&mut self.lost);
+        Lane::ALL.into_iter().filter(move |lane| lost[lane.index()])
+    }
 }
 
 impl Pair {
-    pub(super) fn add_link(&mut self, lane: Lane, fd: OwnedFd, guard: Guard, ctx: &mut Ctx) {
-        if self.ended.is_some() || self.links.lanes[lane.index()].is_some() {
+    pub(super) fn add_link(&mut self, lane: Lane, (fd, guard): (OwnedFd, Guard), resumes: bool, ctx: &mut Ctx) {
+        if self.ended.is_some() {
             return;
         }
-        let token = self.token(What::LinkRecv, lane.index());
-        let mut end = LaneEnd::new(lane, fd, guard);
+        let index = lane.index();
+        match (&self.links.lanes[index], resumes && self.links.tracks[index].resumes()) {
+            // The peer has missed the link that is here.
+            (Some(_), true) => self.links.cut(index, ctx),
+            (Some(_), false) => return,
+            // It went to an end that has lost what had come.
+            (None, false) if self.links.cut_us.is_some() && self.links.has_had(index) => return,
+            (None, _) => {}
+        }
+        let number = self.links.next;
+        self.links.next += 1;
+        let token = self.token(What::LinkRecv, number);
+        let mut end = LaneEnd::new(lane, number, fd, guard);
+        if self.links.has_had(index) {
+            end.resume(&mut self.links.tracks[index]);
+        }
         end.receive(ctx, token);
-        self.links.lanes[lane.index()] = Some(end);
+        self.links.lanes[index] = Some(end);
+        (self.links.had[index], self.links.lost[index]) = (true, false);
         self.mux.on_link_up(lane);
         if lane == Lane::Lat {
+            self.mux.was_away(ctx.now_us);
             self.mux.ping(ctx.now_us);
+        }
+        self.say_resumed(ctx);
+    }
+
+    /// When the last lane that was cut has a link again.
+    fn say_resumed(&mut self, ctx: &Ctx) {
+        let missing = self.links.lanes.iter().zip(self.links.had).any(|(lane, had)| had && lane.is_none());
+        if missing {
+            return;
+        }
+        if let Some(since) = self.links.cut_us.take() {
+            let ms = ctx.now_us.saturating_sub(since) / 1000;
+            tracing::info!(peer = %self.peer, "the session goes on, {ms} ms after its link was lost");
         }
     }
 
-    pub(super) fn on_link_done(&mut self, what: What, index: usize, done: Done, ctx: &mut Ctx) {
-        let recv_token = self.token(What::LinkRecv, index);
-        let send_token = self.token(What::LinkSend, index);
-        let Some(end) = &mut self.links.lanes[index] else { return };
+    pub(super) fn on_link_done(&mut self, what: What, number: usize, done: Done, ctx: &mut Ctx) {
+        let recv_token = self.token(What::LinkRecv, number);
+        let send_token = self.token(What::LinkSend, number);
+        let links = &mut self.links;
+        let Some(end) = links.lanes.iter_mut().flatten().find(|end| end.number() == number) else {
+            return links.on_faded(what, number, done);
+        };
+        let lane = end.lane();
         let result = if what == What::LinkRecv {
-            let result = end.on_received(done, &mut self.mux, ctx.pool, ctx.now_us);
+            let result = end.on_received(done, (&mut links.tracks, &mut self.mux), ctx.pool, ctx.now_us);
             if result.is_ok() {
                 end.receive(ctx, recv_token);
             }
@@ -106,8 +199,22 @@ impl Pair {
             Err(End::Closed) if self.mux.is_leaving() && self.is_heard() => {
                 self.links.half_closed_us.get_or_insert(ctx.now_us);
             }
+            Err(End::Gone(why)) if self.links.tracks[lane.index()].resumes() && self.ended.is_none() => {
+                self.cut(lane, &why, ctx);
+            }
             Err(e) => self.end(e, ctx),
         }
+    }
+
+    /// A link is lost, and the session is not.
+    fn cut(&mut self, lane: Lane, why: &str, ctx: &mut Ctx) {
+        if self.links.cut_us.is_none() {
+            tracing::warn!(peer = %self.peer, "{lane:?} {why}; the session waits for another link");
+        }
+        if lane == Lane::Lat {
+            self.mux.on_link_lost();
+        }
+        self.links.cut(lane.index(), ctx);
     }
 
     /// Whether a link is there on which the peer has not ended.
@@ -125,11 +232,13 @@ impl Pair {
         if self.links.closing {
             return;
         }
+        let (id, slot) = (What::LinkSend, self.slot());
+        let token = |number| Token { what: id, pair: slot, index: number }.pack();
         for index in 0..2 {
-            let token = self.token(What::LinkSend, index);
-            if let Some(end) = &mut self.links.lanes[index]
+            let links = &mut self.links;
+            if let Some(end) = &mut links.lanes[index]
                 && end.is_idle()
-                && let Err(e) = end.transmit(&mut self.mux, ctx, token)
+                && let Err(e) = end.transmit((&mut links.tracks, &mut self.mux), ctx, token(end.number()))
             {
                 self.end(e, ctx);
             }
@@ -146,17 +255,24 @@ impl Pair {
         }
     }
 
-    /// The deadlines of the links. `false`: the pair has ended, or has only begun.
+    /// The deadlines of the links. `false`: the pair has ended, has only begun, or waits for a link.
     pub(super) fn check_links(&mut self, ctx: &mut Ctx) -> bool {
+        self.links.tracks.iter_mut().for_each(Track::tick);
         let links = &self.links;
+        let waited_us = links.cut_us.map_or(0, |since| ctx.now_us.saturating_sub(since));
+        if waited_us > ctx.shared.grace_us {
+            self.end(End::Gone("no link came in time".into()), ctx);
+            return false;
+        }
         if links.lanes[Lane::Lat.index()].is_none() {
-            if ctx.now_us.saturating_sub(links.born_us) > HELLO_DEADLINE_MS * 2000 {
+            let late = ctx.now_us.saturating_sub(links.born_us) > HELLO_DEADLINE_MS * 2000;
+            if late && links.cut_us.is_none() {
                 self.end(End::Broken("its LAT link never came".into()), ctx);
             }
             return false;
         }
         if self.mux.is_excused() && !links.has_heard_kernel_within(EXCUSED_KERNEL_MS) {
-            self.end(End::Gone("its machine does not answer".into()), ctx);
+            self.on_silence("its machine does not answer".into(), ctx);
             return false;
         }
         if let Err(e) = self.mux.on_time(ctx.now_us) {
@@ -164,13 +280,24 @@ impl Pair {
                 self.mux.excuse(ctx.now_us);
                 return false;
             }
-            self.end(if links.closing { End::Drained } else { End::Gone(e.0) }, ctx);
+            self.on_silence(e.0, ctx);
         }
         let quiet_us = |since: u64| ctx.now_us.saturating_sub(since.max(self.mux.heard_us()));
         if self.links.half_closed_us.is_some_and(|since| quiet_us(since) > HALF_CLOSED_MS * 1000) {
             self.end(if self.is_drained() { End::Drained } else { End::Closed }, ctx);
         }
-        true
+        self.ended.is_none()
+    }
+
+    /// Nothing is heard on a link that nobody has closed.
+    fn on_silence(&mut self, why: String, ctx: &mut Ctx) {
+        if self.links.closing {
+            self.end(End::Drained, ctx);
+        } else if self.links.tracks[Lane::Lat.index()].resumes() {
+            Lane::ALL.into_iter().for_each(|lane| self.cut(lane, &why, ctx));
+        } else {
+            self.end(End::Gone(why), ctx);
+        }
     }
 
     /// The pair is over: every stream is reset, every fd closed.
@@ -180,8 +307,10 @@ impl Pair {
         }
         self.ended = Some(why);
         for lane in self.links.lanes.iter_mut().flatten() {
+            lane.say_end();
             lane.close(ctx);
         }
+        self.links.tracks.iter_mut().for_each(|track| track.replay.clear());
         // Whoever waits for the children's last byte must not take this for it.
         self.outputs.cut_all();
         self.mux.reset_all(Errno::ECONNRESET);

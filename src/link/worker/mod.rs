@@ -17,7 +17,11 @@ mod pace;
 pub(super) mod pair;
 mod passing;
 pub(super) mod peer;
+mod records;
+mod replay;
+mod resuming;
 mod token;
+mod track;
 
 pub use passing::REFUSED_LOG;
 
@@ -39,6 +43,7 @@ use crate::limits::{BURST_MIN, BURST_REST_TICKS, COOL_AFTER_MS, LISTENER_LOOK_TI
 use crate::ring::{Done, Engine, Fd, Op, Opened, Pool, Size, Wish, open};
 use crate::slack;
 use crate::sys::{memory, sched};
+use crate::wire::hello::Lane;
 
 /// How often pings, cooling and deadlines are looked at: fine enough for limits of seconds. A read that still waits at a
 /// second look has done so for about COOL_AFTER_MS.
@@ -50,6 +55,8 @@ const AWAY: Duration = Duration::from_millis(PING_AFTER_MS);
 pub(super) enum News<'a> {
     /// The peer takes no new streams on it.
     Leaving,
+    /// The link of that lane is lost, and the pair waits for another one.
+    Cut(Lane),
     /// It is over, and why.
     Ended(&'a End),
 }
@@ -266,7 +273,7 @@ impl Worker {
         let mut ctx = Ctx { engine: engine.as_mut(), pool, shared, now_us };
         let pair = &mut pairs.slots[slot];
         match cmd {
-            Cmd::Link { lane, fd, guard, .. } => pair.add_link(lane, fd, guard, &mut ctx),
+            Cmd::Link { lane, fd, guard, resumes, .. } => pair.add_link(lane, (fd, guard), resumes, &mut ctx),
             Cmd::Open { service, request, verdict, .. } => pair.open(service, request, verdict),
             Cmd::Attach { key, pump, first, terms, .. } => pair.attach(key, pump, (first, terms), &mut ctx),
             Cmd::Reset { key, errno, .. } => pair.reset(key, errno, &mut ctx),
@@ -317,6 +324,9 @@ impl Worker {
             let Some(pair) = pairs.slots.get_mut(slot) else { continue };
             pair.marks.touched = false;
             pair.advance(&mut ctx);
+            for lane in pair.links.take_lost() {
+                (self.on_news)(pair.id, News::Cut(lane));
+            }
             if pair.take_leaving() {
                 (self.on_news)(pair.id, News::Leaving);
             }

@@ -63,7 +63,7 @@ impl Pair {
             slot,
             peer,
             mux: Mux::new(options),
-            links: Links::new(options.now_us, may_be_stopped),
+            links: Links::new(options, may_be_stopped),
             locals: Locals::default(),
             outputs: Outputs::default(),
             announced: Announced::default(),
@@ -81,6 +81,10 @@ impl Pair {
             format!("{:?} {:?}, in mux: {:?}\n", local.stream, local.io.ops, self.mux.find(local.stream.key().id()))
         };
         self.locals.iter().map(one).collect::<String>() + &format!("{:?}", self.mux.books())
+    }
+
+    pub(super) fn slot(&self) -> usize {
+        self.slot
     }
 
     pub(super) fn token(&self, what: What, index: usize) -> u64 {

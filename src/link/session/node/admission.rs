@@ -30,6 +30,7 @@ pub(in crate::link) enum Admission {
         peer: Arc<Peer>,
         lane: Lane,
         begins: bool,
+        resumes: bool,
     },
     Files(FilePlace),
 }
@@ -95,6 +96,9 @@ impl Node {
     /// way: the peer has it already, and would take a link that just closes for the end of the whole session.
     pub(super) fn place(&self, state: &mut State, hello: &Hello, peer: Peer, dialled: bool) -> Option<Admission> {
         let at = state.sessions.iter().position(|s| s.is_of(hello.session, &peer));
+        if at.is_none() && hello.resumes() {
+            return None;
+        }
         let at = at.unwrap_or_else(|| {
             let (id, role) = (hello.session, hello.role);
             match role {
@@ -102,7 +106,7 @@ impl Node {
                 _ => tracing::debug!(%peer, "client session up"),
             }
             let peer = Arc::new(peer);
-            state.sessions.push(Session { id, role, peer, dialled, pairs: Vec::new(), retired: false });
+            state.sessions.push(Session { id, role, peer, dialled, addr: None, pairs: Vec::new(), retired: false });
             state.sessions.len() - 1
         });
         let index = usize::from(hello.index);
@@ -118,7 +122,7 @@ impl Node {
         }
         let begins = session.pairs[index].is_none();
         // LAT is dialled first: a BULK link without it is of a pair that has ended.
-        if begins && (hello.lane != Lane::Lat || session.retired && !dialled) {
+        if begins && (hello.lane != Lane::Lat || session.retired && !dialled || hello.resumes()) {
             return None;
         }
         let inbox = &self.0.inboxes[worker];
@@ -126,10 +130,11 @@ impl Node {
         let peer = Arc::clone(&session.peer);
         state.next_pair += u64::from(begins);
         let (window, peer_window) = (INITIAL_WINDOW, hello.initial_window);
-        let agreed = Agreed::with(hello);
+        let agreed = Agreed::with(hello, self.features(), self.workers());
         let options = Options { dialer: dialled, window, peer_window, agreed, now_us: 0 };
         self.0.changed.notify_all();
-        Some(Admission::Link { pair, worker, options, peer, lane: hello.lane, begins })
+        let resumes = hello.resumes();
+        Some(Admission::Link { pair, worker, options, peer, lane: hello.lane, begins, resumes })
     }
 }
 
@@ -149,5 +154,5 @@ impl State {
 
 /// A session is born with the LAT link of its first pair.
 pub(super) fn begins_session(hello: &Hello) -> bool {
-    (hello.index, hello.lane) == (0, Lane::Lat)
+    (hello.index, hello.lane) == (0, Lane::Lat) && !hello.resumes()
 }

@@ -1,5 +1,6 @@
 //! The sessions of a node: how they begin, and what their ends mean.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,14 +15,15 @@ use crate::link::worker::guard::Guard;
 use crate::link::worker::inbox::{Cmd, PairRef};
 use crate::link::worker::links::End;
 use crate::link::worker::peer::Peer;
-use crate::wire::hello::{Hello, Role};
+use crate::wire::hello::{Hello, Lane, Role};
 
 pub(super) struct Session {
     pub(super) id: u64,
     pub(super) role: Role,
     pub(super) peer: Arc<Peer>,
-    /// By this node.
+    /// By this node, and where.
     pub(super) dialled: bool,
+    pub(super) addr: Option<String>,
     pub(super) pairs: Vec<Option<PairRef>>,
     /// The survivor of two takes new streams; the other one only finishes what it has.
     pub(super) retired: bool,
@@ -36,11 +38,15 @@ pub(super) struct State {
     /// When the last session that programs here used had ended in an orderly way.
     pub(super) drained: Option<Instant>,
     pub(super) leaving: bool,
+    /// Where this node dials its peer.
+    pub(super) dials: Option<String>,
+    /// Lanes without a link, by their pair.
+    pub(super) lost: HashSet<(u64, Lane)>,
 }
 
 impl Node {
     /// A link of a dialled session. Returns whether it may live: the peer may have dialled at the same moment.
-    pub(in crate::link::session) fn dialled(&self, conn: Conn, hello: &Hello) -> bool {
+    pub(in crate::link::session) fn dialled(&self, conn: Conn, hello: &Hello, addr: &str) -> bool {
         let peer = Peer { known: conn.known.clone(), addr: conn.peer_addr, node: conn.peer.node, role: hello.role };
         // The session is the dialler's; what the peer grants is in its own words.
         let Hello { initial_window, record_max, features, .. } = conn.peer;
@@ -56,6 +62,10 @@ impl Node {
         }
         let lives = !new || hello.role != Role::Peer || self.survives(&mut state, &peer, true);
         let Some(admission) = self.place(&mut state, &theirs, peer, true) else { return false };
+        let session = state.sessions.iter_mut().find(|s| s.dialled && s.id == hello.session);
+        if let Some(session) = session {
+            session.addr.get_or_insert_with(|| addr.to_owned());
+        }
         drop(state);
         let Admission::Link { pair, .. } = admission else { unreachable!("file links never come here") };
         let (fd, guard) = conn.into_parts();
@@ -68,10 +78,11 @@ impl Node {
     }
 
     pub(in crate::link::session) fn hand_over(&self, admission: Admission, fd: OwnedFd, guard: Guard) {
-        let Admission::Link { pair, worker, options, peer, lane, begins } = admission else {
+        let Admission::Link { pair, worker, options, peer, lane, begins, resumes } = admission else {
             unreachable!("file links never come here")
         };
-        self.0.inboxes[worker].push(Cmd::Link { pair, lane, fd, guard, options, peer, begins });
+        self.state().lost.remove(&(pair, lane));
+        self.0.inboxes[worker].push(Cmd::Link { pair, lane, fd, guard, options, peer, begins, resumes });
         // Retired since it was placed: the order to leave may have come too early for the worker.
         let retired = |s: &Session| s.retired && s.pairs.iter().flatten().any(|p| p.pair == pair);
         if self.state().sessions.iter().any(retired) {
@@ -109,6 +120,8 @@ impl Node {
             }
         }
         let session = state.sessions.swap_remove(at);
+        let of_it = |pair: u64| session.pairs.iter().flatten().any(|p| p.pair == pair);
+        state.lost.retain(|(lost, _)| *lost != pair && !of_it(*lost));
         for other in session.pairs.iter().flatten().filter(|p| p.pair != pair) {
             other.inbox.push(Cmd::End { pair: other.pair, reason: format!("another link: {why}") });
         }
@@ -138,7 +151,9 @@ impl Node {
     /// This node dials that peer: its sessions, and no other peer's, are for programs here.
     pub(in crate::link::session) fn expect(&self, addr: &str) {
         let ips = std::net::ToSocketAddrs::to_socket_addrs(addr);
-        self.state().expected.at(ips.into_iter().flatten().map(|a| a.ip()));
+        let mut state = self.state();
+        state.expected.at(ips.into_iter().flatten().map(|a| a.ip()));
+        state.dials = Some(addr.to_owned());
     }
 
     /// The peer that this node dials has proven this key and has a session with this node already, from wherever it has
