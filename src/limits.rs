@@ -165,6 +165,8 @@ pub const REDIAL_FIRST_MS: u64 = 100;
 pub const REDIAL_MAX_MS: u64 = 3_000;
 /// SIGTERM: streams may finish within this time.
 pub const DRAIN_MS: u64 = 5_000;
+/// And then this node tells its peers that their sessions are over.
+pub const LAST_WORDS_MS: u64 = 300;
 /// Control frames waiting on a LAT link: two for each stream; a peer that makes more and reads none is cut off.
 pub const CONTROL_QUEUE_MAX: usize = 2 * STREAMS_MAX;
 /// Recipes being collected on one link pair, all streams together: four of the largest messages.

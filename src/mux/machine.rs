@@ -109,10 +109,14 @@ impl<P: Payload> Mux<P> {
     /// Opens a stream to the peer's `service`.
     ///
     /// # Errors
-    /// EMFILE at the limit of streams, ECONNABORTED when either side is leaving, EMSGSIZE for a request above OPEN_MAX.
+    /// EMFILE at the limit of streams, EAGAIN when as many wait to be said, ECONNABORTED when either side is leaving, EMSGSIZE for a request above OPEN_MAX.
     pub fn open(&mut self, service: u16, request: Vec<u8>, window: u32) -> Result<Key, Errno> {
         if request.len() > OPEN_MAX as usize {
             return Err(Errno::EMSGSIZE);
+        }
+        // While no link takes them: the other half of the queue is for the ends of those that are there.
+        if self.lanes[Lane::Lat.index()].control.len() >= STREAMS_MAX {
+            return Err(Errno::EAGAIN);
         }
         let key = self.birth(window, false)?;
         let header = Header { aux: service, credit: window, ..Header::new(FrameType::Open, key.id) };

@@ -24,7 +24,7 @@ use super::conn::Conn;
 use super::file_links::FileLinks;
 use crate::errno::{Errno, OsError, OsResult};
 use crate::fdpass::Maker;
-use crate::limits::{INITIAL_WINDOW, LINKS_MAX, RECORD_MAX, REOPEN_MS};
+use crate::limits::{INITIAL_WINDOW, LAST_WORDS_MS, LINKS_MAX, RECORD_MAX, REOPEN_MS};
 use crate::link::worker::ctx::Shared;
 use crate::link::worker::helpers::Helpers;
 use crate::link::worker::inbox::{Cmd, Inbox, PairRef, Pending};
@@ -297,9 +297,13 @@ impl Node {
         self.0.changed.notify_all();
         state.sessions.iter_mut().for_each(Session::retire);
         let some = |s: &mut State| !s.sessions.is_empty();
-        let (state, out) =
-            self.0.changed.wait_timeout_while(state, patience, some).expect("no holder panics: panic is abort");
-        drop(state);
+        let wait = |state, time| self.0.changed.wait_timeout_while(state, time, some);
+        let (state, out) = wait(state, patience).expect("no holder panics: panic is abort");
+        // The peers of those that are left must not wait for another link.
+        for pair in state.sessions.iter().flat_map(|s| s.pairs.iter().flatten()) {
+            pair.inbox.push(Cmd::End { pair: pair.pair, reason: "this node ends".into() });
+        }
+        drop(wait(state, Duration::from_millis(LAST_WORDS_MS)).expect("no holder panics: panic is abort"));
         for inbox in &self.0.inboxes {
             inbox.push(Cmd::Stop);
         }

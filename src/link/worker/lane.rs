@@ -154,7 +154,10 @@ impl LaneEnd {
             return Ok(());
         }
         let count = match done.result {
-            Ok(0) if tracks[self.lane.index()].resumes() => return Err(End::Gone("link closed".into())),
+            // Of a session that both leave it may be the end; else no word was said of an end.
+            Ok(0) if tracks[self.lane.index()].resumes() && !mux.is_leaving() => {
+                return Err(End::Gone("link closed".into()));
+            }
             Ok(0) if tracks[self.lane.index()].parser.is_between_frames() => return Err(End::Closed),
             Ok(0) => return Err(End::Broken("the peer closed the link within a frame".into())),
             Ok(count) => count as usize,

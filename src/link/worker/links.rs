@@ -137,11 +137,11 @@ impl Pair {
         }
         let index = lane.index();
         match (&self.links.lanes[index], resumes && self.links.tracks[index].resumes()) {
-            // The peer has missed the link that is here.
-            (Some(_), true) => self.links.cut(index, ctx),
+            // The peer has lost the link that is here, and knew so first.
+            (Some(_), true) => self.lose(lane, ctx),
             (Some(_), false) => return,
-            // It went to an end that has lost what had come.
-            (None, false) if self.links.cut_us.is_some() && self.links.has_had(index) => return,
+            // It would begin a lane that is to go on.
+            (None, false) if self.links.has_had(index) => return,
             (None, _) => {}
         }
         let number = self.links.next;
@@ -211,6 +211,10 @@ impl Pair {
         if self.links.cut_us.is_none() {
             tracing::warn!(peer = %self.peer, "{lane:?} {why}; the session waits for another link");
         }
+        self.lose(lane, ctx);
+    }
+
+    fn lose(&mut self, lane: Lane, ctx: &mut Ctx) {
         if lane == Lane::Lat {
             self.mux.on_link_lost();
         }
@@ -248,7 +252,9 @@ impl Pair {
             ctx.engine.hurry();
         }
         let idle = self.links.lanes.iter().flatten().all(LaneEnd::is_idle);
-        if self.is_drained() && self.ended.is_none() && idle {
+        // With a lane cut the peer may not have heard the last of it.
+        let whole = self.links.cut_us.is_none();
+        if self.is_drained() && self.ended.is_none() && idle && whole {
             // Not closed before the peer has closed its side too: unread bytes would turn our last frames into a reset.
             self.links.closing = true;
             self.links.lanes.iter().flatten().for_each(LaneEnd::finish);

@@ -44,9 +44,8 @@ impl<P: Payload> Replay<P> {
     }
 
     /// It leaves now, and again if its link is lost before it is acknowledged.
-    pub(super) fn keep(&mut self, mut batch: Batch<P>) {
+    pub(super) fn keep(&mut self, batch: Batch<P>) {
         assert!(self.next == self.kept.len(), "what is to be said again goes first");
-        batch.compact();
         let start = self.sent;
         self.sent += batch.bytes() as u64;
         self.kept.push_back(Kept { batch, start });

@@ -63,6 +63,10 @@ impl Track {
             self.replay.forget(batch);
             return false;
         }
+        if self.resumes() {
+            // It stays until its ACK, and must not keep much more memory than it fills.
+            batch.compact();
+        }
         self.replay.keep(batch);
         true
     }
