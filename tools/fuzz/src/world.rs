@@ -73,8 +73,8 @@ pub struct World {
     ends: [End; 2],
     /// wires[from][lane]
     wires: [[VecDeque<u8>; 2]; 2],
-    /// Bytes that have left an end.
-    sent: u64,
+    /// Bytes that have left an end, and that have reached one.
+    moved: u64,
     now_us: u64,
     /// Frames by type, so that a test can tell that it has met everything it is about.
     pub seen: BTreeMap<u8, usize>,
@@ -135,7 +135,7 @@ impl World {
             End { mux, parsers: Default::default(), sides: BTreeMap::new() }
         };
         let ends = [end(true), end(false)];
-        Self { ends, wires: Default::default(), sent: 0, now_us: 0, seen: BTreeMap::new(), met: BTreeMap::new() }
+        Self { ends, wires: Default::default(), moved: 0, now_us: 0, seen: BTreeMap::new(), met: BTreeMap::new() }
     }
 
     fn meet(&mut self, what: &'static str) {
@@ -333,13 +333,14 @@ impl World {
             }
         }
         assert_eq!(wire.len() - before, batch.bytes(), "a batch knows its length");
-        self.sent += batch.bytes() as u64;
+        self.moved += batch.bytes() as u64;
     }
 
     /// Some bytes of one lane reach `at`.
     fn deliver(&mut self, at: usize, lane: Lane, most: usize) {
         let wire = &mut self.wires[1 - at][lane.index()];
         let count = most.min(wire.len());
+        self.moved += count as u64;
         let mut rest: Bytes = wire.drain(..count).collect::<Vec<u8>>().into();
         let End { mux, parsers, .. } = &mut self.ends[at];
         loop {

@@ -145,7 +145,7 @@ impl World {
     /// Until nothing moves any more.
     fn quiet(&mut self) {
         loop {
-            let before = self.sent;
+            let before = self.moved;
             self.now_us += 100;
             for at in 0..2 {
                 self.answer_all(at);
@@ -156,7 +156,7 @@ impl World {
                 self.events(0);
                 self.events(1);
             }
-            if before == self.sent {
+            if before == self.moved {
                 return;
             }
         }
