@@ -49,8 +49,8 @@ pub struct NodeConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Session {
-    /// How many seconds the session with the other node waits for another link when its links are lost. Programs wait with
-    /// it, and lose nothing. 0: they end with the link.
+    /// Seconds for which a session without a link waits for a new one. Programs stall meanwhile and lose no data. With 0, a
+    /// session ends with its link.
     #[serde(default = "grace")]
     pub grace: u64,
 }
@@ -61,7 +61,7 @@ impl Default for Session {
     }
 }
 
-/// Longer than a switch or a cable takes, and a program that waits is still worth something then.
+/// Long enough to reboot a switch or to replace a cable.
 const GRACE_S: u64 = 60;
 
 fn grace() -> u64 {

@@ -22,19 +22,18 @@ pub const RECORD_MAX: u32 = 1 << 20;
 pub const RECORD_WINDOW: u32 = 2 * (RECORD_MAX + RECORD_COST + FDS_MAX as u32 * RECIPE_COST);
 /// Fragments of a record that are kept as they came: RECORD_MAX in LAT frames is 64, each perhaps cut by a read.
 pub const FRAGMENTS_MAX: usize = 128;
-/// What may wait for the peer's acknowledgement, of each lane of a session, its pairs together: 10 ms of a fast link's BULK
-/// and more, and what a host can spare for each peer.
+/// Replay buffers per session: frames that were sent and are not acknowledged. BULK holds 10 ms of a 25 Gbit/s link.
 pub const REPLAY_LAT: u64 = 4 << 20;
 pub const REPLAY_BULK: u64 = 32 << 20;
-/// So many bytes come between two acknowledgements: enough that they cost nothing, and so few that buffers are used again
-/// while the processor's caches know them.
+/// Bytes between two ACKs: enough that ACKs cost little, and few enough that buffers are reused while they are in the
+/// processor's cache.
 pub const ACK_EVERY: u64 = 256 << 10;
-/// When a lost link is dialled again: at once, and then less and less often.
+/// Pauses between attempts to replace a lost link.
 pub const RESUME_FIRST_MS: u64 = 10;
 pub const RESUME_MAX_MS: u64 = 500;
-/// And when the node that had not dialled it dials too.
+/// Delay before the node that did not dial the session also tries.
 pub const RESUME_OTHER_MS: u64 = 1_000;
-/// So long nobody listens there, and it was no gateway that was just coming up.
+/// A peer that refuses connections for this long has ended. Shorter refusals may be a daemon's restart.
 pub const NOBODY_MS: u64 = 1_000;
 /// Pieces behind a slow reader are copied together up to this size: below it a piece costs as much as its bytes.
 pub const MERGE_MAX: usize = 512;
@@ -165,7 +164,7 @@ pub const REDIAL_FIRST_MS: u64 = 100;
 pub const REDIAL_MAX_MS: u64 = 3_000;
 /// SIGTERM: streams may finish within this time.
 pub const DRAIN_MS: u64 = 5_000;
-/// And then this node tells its peers that their sessions are over.
+/// Time to tell peers that the remaining sessions end.
 pub const LAST_WORDS_MS: u64 = 300;
 /// Control frames waiting on a LAT link: two for each stream; a peer that makes more and reads none is cut off.
 pub const CONTROL_QUEUE_MAX: usize = 2 * STREAMS_MAX;

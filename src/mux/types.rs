@@ -63,8 +63,8 @@ pub enum Event<P> {
     Fin { key: Key },
     /// Nobody reads what this side sends: stop the source. `unread`: the program over there left something unread.
     ReadClosed { key: Key, unread: bool },
-    /// As `ReadClosed` and `Reset`, of a stream that had ended here, or whose sending had: only what was announced on it is
-    /// concerned. What the peer has not taken up by now it never will.
+    /// READ_CLOSED or RESET for a stream that has ended here, or whose sending half has. It concerns only streams that were
+    /// announced on it: the peer will not accept those that it has not accepted by now.
     Unheard { id: u32 },
     /// The stream is gone, at once, both ways.
     Reset { key: Key, errno: Errno },

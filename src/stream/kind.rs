@@ -1,4 +1,4 @@
-//! What a stream's local end is, and all that follows from it, in one table.
+//! The kinds of local ends and their properties, in one table.
 
 use crate::limits::{INITIAL_WINDOW, RECORD_WINDOW};
 use crate::wire::recipe::SocketKind;
@@ -62,20 +62,20 @@ pub enum Writes {
     Memory,
 }
 
-/// What becomes of it when the command that it was passed to has ended.
+/// What happens to it when the command that received it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtCommandEnd {
-    /// What it holds is read, and then its end.
+    /// Read what it holds, then end.
     Drain,
-    /// Nobody is there to read, or to accept.
+    /// Reset it, because nobody can read or accept any more.
     Reset,
 }
 
-/// What the peer hears when nobody takes what comes from it.
+/// What the peer is told when writing to it fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenDeaf {
     ReadClosed,
-    /// A datagram's sender hears by its own socket's end alone; memory that can't be filled is nothing at all.
+    /// A datagram sender only notices its socket's end, and memory that cannot be filled is useless.
     Reset,
 }
 
@@ -141,12 +141,12 @@ impl Kind {
         matches!(self, Self::Listener(_))
     }
 
-    /// Bytes come out of it and none go in: what a command was to read, seen from its caller.
+    /// It is only read from here, such as the stdin of a delegated command.
     pub fn only_reads(self) -> bool {
         matches!(self, Self::Source | Self::FileSource)
     }
 
-    /// Bytes go into it and none come out: what a command wrote, seen from its caller.
+    /// It is only written to here, such as the stdout of a delegated command.
     pub fn only_writes(self) -> bool {
         matches!(self, Self::Sink | Self::FileSink)
     }

@@ -7,8 +7,9 @@
 //!                     └────────────────────────┘
 //! ```
 //!
-//! No fd, no engine, no clock: the driver (link/worker) owns the local end, does what `poll` says, and tells what came of
-//! it. What needs both halves is here: which end is a shutdown and which a close, and a close that must be a reset.
+//! The stream knows no fd, engine or clock. The driver (link/worker) owns the local end, performs the actions that `poll`
+//! returns and reports the results. `Stream` decides what concerns both halves: whether an end is a shutdown or a close,
+//! and when a close must look like a reset.
 
 mod budget;
 mod kind;
@@ -31,21 +32,21 @@ use crate::errno::Errno;
 use crate::mux::{Key, Mux, Payload};
 use source::Parting;
 
-/// The peer's program closed with something unread, so that the close here must be a reset (`sys::unread`).
+/// The peer's program closed its socket with unread data, so this program must see ECONNRESET (`sys::unread`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ForcedReset {
     No,
-    /// A helper that looks for fds must end first.
+    /// Waiting for a helper that still reads from the socket.
     AfterHelper,
-    /// The read in flight must end first: it would take the byte.
+    /// Waiting for the read in flight, which would consume the planted byte.
     AfterRead,
-    /// A helper is at it.
+    /// A helper plants the unread byte.
     Working,
-    /// The local end is closed next; a shutdown before it would be seen first, as an orderly end.
+    /// The close follows. A shutdown before it would be seen as an orderly end.
     Done,
 }
 
-/// The wait for the end of a program that has ended its half, and may go without another word.
+/// The wait for POLLHUP of a program that has shut down its writing half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hangup {
     Off,
@@ -58,15 +59,15 @@ enum Hangup {
 pub enum Action<P> {
     Source(SourceAction),
     Sink(SinkAction<P>),
-    /// Have a helper make the close that comes a reset for the program.
+    /// Have a helper turn the close that follows into a reset for the program.
     ForceReset,
-    /// The program sees the end of what it reads. `unless_alone`: the close does that, if nobody else holds the socket.
+    /// shutdown(SHUT_WR). `unless_alone`: skip it if this process has the only reference, because the close does the same.
     ShutWrites {
         unless_alone: bool,
     },
-    /// The memory has got all its bytes.
+    /// All bytes of the memfd were written: seal it.
     FinishFill,
-    /// Tell when the program is gone.
+    /// Wait for the program's hang-up.
     WatchHangup,
     CancelHangup,
 }
@@ -116,7 +117,7 @@ impl<P: Payload> Stream<P> {
         self.kind
     }
 
-    /// A program of this machine may hold the local end's socket too.
+    /// Marks the local end as a socket that a program of this machine may hold too.
     pub fn share(&mut self) {
         self.shared = true;
     }

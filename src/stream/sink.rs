@@ -1,4 +1,4 @@
-//! A stream's sink: what came from the peer, on its way to the local end.
+//! A stream's sink: writes what the peer sent to the local end.
 //!
 //! ```text
 //!   Off ─▶ Idle ─▶ Writing ─written─▶ Idle ...      fds in front: Rebuilding ─made─▶ Idle
@@ -6,7 +6,7 @@
 //!           └── FIN and all is written, nobody reads, aborted ──▶ Closed, from anywhere
 //! ```
 //!
-//! One write at a time. A message with fds waits until a helper has made them, and until memory that they name is whole.
+//! One write is in flight at a time. A message with fds waits until a helper has made the fds and filled their memory.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,72 +20,71 @@ use crate::mux::{Payload, Recipes};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// There is no local end yet.
+    /// No local end is attached.
     Off,
+    /// No write is in flight.
     Idle,
     /// A write is in flight.
     Writing,
-    /// A helper makes the fds of the message in front.
+    /// A helper makes the fds of the first message.
     Rebuilding,
-    /// A helper writes so many bytes to a file.
-    WritingFile {
-        bytes: u32,
-    },
+    /// A helper writes this many bytes to a file.
+    WritingFile { bytes: u32 },
     /// Nothing more is written.
     Closed,
 }
 
-/// The one write.
+/// State of the one write that may be in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flight {
     None,
     Running,
-    /// Nobody is told of its success alone.
+    /// Its success does not wake the worker.
     Quiet,
     Cancelled,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum SinkAction<P> {
-    /// send(2) or write(2) of these, and of the fds that were made for them. `quiet`: nobody needs to hear of its success.
+    /// send(2) or write(2). `fds`: with the fds that were made for this message. `quiet`: its success need not wake the worker.
     Write { payloads: Payloads<P>, fds: bool, quiet: bool },
     /// write(2) by a helper.
     WriteFile(Vec<u8>),
-    /// Have a helper make the fds of the message in front.
+    /// Have a helper make the fds of the first message.
     Rebuild(Recipes),
-    /// The quiet write must be told of after all.
+    /// Something now waits for the quiet write: flush it.
     Hurry,
-    /// End the write in flight.
+    /// Cancel the write in flight.
     Cancel,
-    /// The peer is to hear that nobody reads. `unread`: the program left something unread.
+    /// Tell the peer that nobody reads. `unread`: the program left unread data.
     SayReadClosed { unread: bool },
-    /// Nobody will follow these: the streams that they announce get their verdict.
+    /// These recipes will not be used: refuse the streams that they announce.
     Refuse(Recipes),
-    /// Nothing more is written, and fds that were made for a message are closed.
+    /// Nothing more is written: close fds that were made for a message.
     Closed,
 }
 
-/// One piece, or some that leave together.
+/// One payload, or several that are written together.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Payloads<P> {
     One(P),
     Message(Vec<P>),
 }
 
-/// What became of a write.
+/// Result of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// A part has left, and the rest is in flight again.
+    /// Partly written; the rest is in flight again.
     Part,
     All,
 }
 
-/// On its way into the queue.
+/// How data enters the queue.
 enum Inflow<P> {
-    /// There is no local end yet.
+    /// No local end is attached, so data is only kept.
     Early(Vec<Arrival<P>>),
     Bytes,
-    /// Boxed: 9,000 idle streams should cost little.
+    /// Boxed, because thousands of idle streams must stay small.
     Records(Option<Box<Assembly<P>>>, Box<Share>),
 }
 
@@ -95,15 +94,15 @@ pub struct Sink<P> {
     flight: Flight,
     inflow: Inflow<P>,
     queue: VecDeque<Item<P>>,
-    /// Charges of what is in flight.
+    /// Credit charged for the write in flight, besides its bytes.
     charges: u32,
-    /// Memory that must be filled before the message in front may leave.
+    /// Number of memfds that must be filled before the first message is written.
     fills: u32,
-    /// The peer sends no more.
+    /// The peer has sent FIN.
     fin: bool,
-    /// What the peer is still to hear of its end.
+    /// READ_CLOSED that must still be sent, with its `unread` flag.
     says: Option<bool>,
-    /// `Closed` is still to be told.
+    /// The `Closed` action must still be returned.
     closing: bool,
 }
 

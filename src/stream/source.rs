@@ -1,4 +1,4 @@
-//! A stream's source: what is to be read next from the local end, and when.
+//! A stream's source: decides what to read next from the local end, and when.
 //!
 //! ```text
 //!   Off ─▶ Idle ─read─▶ Reading ─bytes─▶ Idle ...            an fd in the message: WithHelper ─described─▶ Idle
@@ -13,14 +13,14 @@ use super::kind::{Kind, Reads};
 use super::peek::PeekPolicy;
 use crate::limits::BULK_FRAME_MAX;
 
-/// What comes when there is room for it.
+/// The next read, once the window has room for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Any,
-    /// A peek has found nothing where there is something, a byte of urgent data: a read goes past it. One byte, so that fds
-    /// stay where they are.
+    /// One byte. poll(2) reported data that MSG_PEEK cannot see: urgent data. A read passes it, and one byte leaves fds behind
+    /// it in place.
     Urgent,
-    /// So many bytes, in which a peek has seen no fds.
+    /// This many bytes, which a peek found free of fds.
     Seen(u32),
     /// A record of this length.
     Record(u32),
@@ -30,78 +30,78 @@ enum Next {
 enum State {
     /// There is no local end yet.
     Off,
-    /// The peer must know what this is before it gets a byte.
+    /// Nothing is read before the peer has accepted the stream.
     Held,
-    /// Nothing is in flight; `poll` says what comes next.
+    /// No operation is in flight; `poll` returns the next one.
     Idle(Next),
-    /// Nothing is there; readiness is to be waited for.
+    /// The local end is empty; `poll` returns a wait for readiness.
     Dry(Next),
-    /// Readiness is waited for, without a buffer.
+    /// A wait for readiness is in flight. It holds no buffer.
     Polling(Next),
-    /// A read is in flight. `ticked`: it was already at the last tick.
+    /// A read is in flight. `ticked`: it was in flight at the last tick too.
     Reading { ticked: bool },
-    /// The window is used up.
+    /// The window is used up; `on_room` continues.
     Starved(Next),
-    /// No fd was to be had for a client; the next tick tries again.
+    /// accept(2) found no free fd. The next tick tries again.
     Resting,
-    /// A helper reads the file, or describes the fds that came.
+    /// A helper thread reads the file, or describes received fds.
     WithHelper,
-    /// It gives no more. What is still to be done about that.
+    /// Nothing more is read. The action that must still follow.
     Ended(Parting),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Parting {
-    /// The peer is to hear it.
+    /// Tell the peer (FIN).
     SayEof,
-    /// The program's writes are to fail with EPIPE from now on.
+    /// Make the program's writes fail with EPIPE.
     ShutReads,
     Nothing,
 }
 
-/// The one operation.
+/// State of the one operation that may be in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flight {
     None,
     Running,
-    /// Its end is to be asked for.
+    /// `poll` returns the cancellation.
     Cancel,
-    /// And has been.
+    /// The cancellation was requested.
     Cancelled,
 }
 
-/// Read what is there, then end, whoever still holds the other end.
+/// Whether the source ends once it is empty, even if another process still holds the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finishing {
     No,
-    /// Whether something is there is to be seen before each read.
+    /// `poll` asks whether anything is left before it reads.
     Asks,
-    /// Something is.
+    /// Something is left.
     Reads,
 }
 
-/// What a read needs of buffers.
+/// The buffer that a read needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Buffer {
     Small,
     Large,
-    /// One that holds all of it.
+    /// One that holds `max` bytes.
     Whole,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceAction {
-    /// Wait for readiness, without a buffer.
+    /// Wait for readiness without a buffer.
     Poll,
     Accept,
     /// The length of the next record.
     Measure,
-    /// See what a `Recv` would take.
+    /// Find out with MSG_PEEK what a `Recv` would return.
     Peek {
         max: u32,
         into: Buffer,
     },
-    /// recvmsg(2), fds and all. `dry`: the last one took all that there was.
+    /// recvmsg(2) with fds. `dry`: the last one emptied the socket.
     Recv {
         max: u32,
         into: Buffer,
@@ -116,13 +116,13 @@ pub enum SourceAction {
     ReadFile {
         max: u32,
     },
-    /// `on_room` comes when there is so much.
+    /// Call `on_room` once the window has `need` bytes.
     WaitForRoom {
         need: u32,
     },
-    /// Tell by `on_left` whether there is anything to be read.
+    /// Call `on_left` if anything is left to be read, or report the end.
     SeeWhatIsLeft,
-    /// End the operation in flight.
+    /// Cancel the operation in flight.
     Cancel,
     SayEof,
     ShutReads,
@@ -136,9 +136,9 @@ pub struct Source {
     peek: PeekPolicy,
     /// The last read filled its buffer.
     big: bool,
-    /// It took all that there was.
+    /// The last read emptied the local end.
     dry: bool,
-    /// Its program closed with something unread; what it had sent before may still be in the queue.
+    /// The program closed its socket with unread data (ECONNRESET). Records that it sent before may still be queued.
     was_reset: bool,
 }
 
@@ -158,7 +158,7 @@ impl Source {
         }
     }
 
-    /// There is a local end. The peer may have stopped reading before.
+    /// Attaches the local end. The peer may have stopped reading already.
     pub(super) fn attach(&mut self, kind: Kind) {
         match self.state {
             State::Off if kind.row().reads == Reads::Nothing => self.state = State::Ended(Parting::SayEof),
@@ -168,7 +168,7 @@ impl Source {
         }
     }
 
-    /// Nothing is read before `on_accepted`.
+    /// Delays reads until `on_accepted`.
     pub fn hold(&mut self) {
         if let State::Idle(_) = self.state {
             self.state = State::Held;
@@ -193,7 +193,7 @@ impl Source {
         self.flight != Flight::None
     }
 
-    /// A read is in flight that is about to tell how it went.
+    /// A read is in flight and its result is still wanted.
     pub(super) fn is_reading(&self) -> bool {
         self.is_in_flight() && !self.is_ended()
     }
@@ -212,25 +212,25 @@ impl Source {
 
     // ---- what happened -------------------------------------------------------------------------------------------
 
-    /// The operation is over. `false`: nobody wants what it brought.
+    /// The operation completed. Returns false if its result is not wanted any more.
     pub fn on_done(&mut self) -> bool {
         assert!(self.is_in_flight(), "one completion for each operation");
         self.flight = Flight::None;
         !self.is_ended()
     }
 
-    /// Something is there.
+    /// The local end is readable.
     pub fn on_ready(&mut self) {
         let State::Polling(next) = self.state else { unreachable!("a poll in {:?}", self.state) };
         self.state = State::Idle(next);
     }
 
-    /// Nothing was there, or the operation was cancelled.
+    /// The local end was empty, or the operation was cancelled.
     pub fn on_nothing(&mut self) {
         self.dry_up(if let State::Polling(next) = self.state { next } else { Next::Any });
     }
 
-    /// A peek found nothing where the kernel had said that there is something.
+    /// A peek found nothing although poll(2) had reported data.
     pub fn on_unseen(&mut self) {
         self.dry_up(Next::Urgent);
     }
@@ -239,7 +239,7 @@ impl Source {
         self.state = if self.is_finishing() { State::Idle(next) } else { State::Dry(next) };
     }
 
-    /// A peek saw so many bytes, and no fds. With none at all it is the end, which a read says again.
+    /// A peek found `count` bytes and no fds. Zero bytes is the end of the stream, which the next read reports.
     pub fn on_seen(&mut self, count: u32) {
         self.peek.saw_bytes();
         self.state = State::Idle(Next::Seen(count.max(1)));
@@ -257,24 +257,24 @@ impl Source {
         self.state = State::Idle(Next::Any);
     }
 
-    /// A client came, or a helper has brought what it was to bring.
+    /// A client was accepted, or a helper delivered its result.
     pub fn on_brought(&mut self) {
         self.state = State::Idle(Next::Any);
     }
 
-    /// A peek, or a read, met fds: a helper describes them.
+    /// A peek or read found fds, and a helper describes them.
     pub fn on_fds(&mut self) {
         self.peek.saw_fds();
         self.state = State::WithHelper;
     }
 
-    /// No fd was to be had for a client, which stays in the queue.
+    /// accept(2) found no free fd. The client stays in the queue.
     pub fn on_want_of_fds(&mut self) {
         self.state = State::Resting;
     }
 
-    /// Of records the kernel says once that their program closed with something unread, before those that are still in
-    /// the queue. `false`: it has said so before.
+    /// A record socket reported ECONNRESET. The kernel reports it once, before the records that are still queued. Returns
+    /// false the second time.
     pub fn on_reset_records(&mut self) -> bool {
         self.state = State::Idle(Next::Any);
         !std::mem::replace(&mut self.was_reset, true)
@@ -286,7 +286,7 @@ impl Source {
         }
     }
 
-    /// Whether something is there to be read, of one that is to finish. `false` ends it, by `end`.
+    /// A finishing source has something left to read.
     pub fn on_left(&mut self) {
         self.finishing = Finishing::Reads;
     }
@@ -310,7 +310,7 @@ impl Source {
         }
     }
 
-    /// A read that is still in flight at a second tick gives its buffer back. Returns whether something is to be done.
+    /// Cancels a read that has been in flight for two ticks, so that it frees its buffer. Returns whether `poll` has an action.
     pub(super) fn tick(&mut self, kind: Kind) -> bool {
         self.peek.tick();
         match self.state {
@@ -324,7 +324,7 @@ impl Source {
 
     // ---- what is to be done --------------------------------------------------------------------------------------
 
-    /// `room`: so much may be read. `choked`: no fds may be taken.
+    /// `room`: bytes that the window allows. `choked`: fds must not be received.
     pub(super) fn poll(&mut self, kind: Kind, room: u32, choked: bool) -> Option<SourceAction> {
         if self.flight == Flight::Cancel {
             self.flight = Flight::Cancelled;
@@ -384,7 +384,7 @@ impl Source {
             (Reads::Records, _) => SourceAction::Measure,
             (Reads::Socket, Next::Seen(max)) => SourceAction::Recv { max, into, dry: false },
             (Reads::Socket, Next::Urgent) => SourceAction::Recv { max: 1, into, dry: false },
-            // Fds that nobody may take are to stay where they are.
+            // While fds must not be received, they stay in the socket.
             (Reads::Socket, _) if self.peek.is_wanted() || choked => SourceAction::Peek { max, into },
             (Reads::Socket, _) => SourceAction::Recv { max, into, dry },
             (Reads::Bytes, _) => SourceAction::Read { max, into },

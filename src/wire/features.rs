@@ -1,30 +1,29 @@
-//! What two nodes agree on when their HELLOs have crossed. Each says which optional behaviour it knows, a bit each; what
-//! both know is agreed, and nothing else is used. So a new frame type or service comes with a bit: an older peer's session
-//! never meets what it does not know.
+//! Feature negotiation. Each node's HELLO lists the optional features that it supports, one bit each. A session uses only
+//! features that both nodes support, so an older peer never receives a frame type or service that it does not know.
 
 use super::hello::Hello;
 use crate::limits::RECORD_MAX;
 
-/// The peer may be told by a stream of `service::REFUSED` which fd could not be made.
+/// The peer accepts `service::REFUSED` streams, which report passed fds that could not be recreated.
 pub const NOTICES: u64 = 1 << 0;
-/// A session survives the loss of its links: each lane's frames are kept until an ACK, and said again on the next link.
+/// Sessions can be resumed: each lane keeps its frames until an ACK and replays them on a new link.
 pub const RESUME: u64 = 1 << 1;
-/// All that this node knows.
+/// All features that this node supports.
 pub const KNOWN: u64 = NOTICES | RESUME;
-/// Not a thing to know, but what this link is: it goes on with a lane of a session that is there.
+/// Not a feature: this link resumes a lane of an existing session.
 pub const RESUMES: u64 = 1 << 63;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreed {
     features: u64,
-    /// The largest record that the peer takes and this node sends.
+    /// The largest record that this node may send to the peer.
     pub record_max: u32,
-    /// Link pairs of the session, which share its bounds.
+    /// Number of link pairs in the session. They share the limits of the replay buffers.
     pub pairs: u16,
 }
 
 impl Agreed {
-    /// `known`: what this node wants to use.
+    /// `known`: the features that this node offers.
     pub fn with(theirs: &Hello, known: u64, workers: u16) -> Self {
         let pairs = theirs.workers.max(workers).max(1);
         Self { features: theirs.features & known, record_max: theirs.record_max.min(RECORD_MAX), pairs }
@@ -35,7 +34,7 @@ impl Agreed {
     }
 }
 
-/// With a node of this very program.
+/// Between two nodes of this version.
 impl Default for Agreed {
     fn default() -> Self {
         Self { features: KNOWN, record_max: RECORD_MAX, pairs: 1 }

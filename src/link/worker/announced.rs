@@ -1,18 +1,18 @@
-//! Streams that were announced here with a message's fds, and that the peer has not taken up yet.
+//! Streams that this side announced with a message's fds and that the peer has not accepted yet.
 //!
-//! The peer gives each of them its verdict when it rebuilds the message. A message that never reaches a program has no
-//! verdicts: then it is the end of the peer's reading that tells, and it may come when the carrier has long ended here.
+//! The peer accepts or refuses each stream when it makes the message's fds. If the message never reaches a program, there is
+//! no answer. Then the peer's READ_CLOSED or RESET of the carrier tells, and it may arrive after the carrier ended here.
 
 use std::collections::HashMap;
 
 use crate::mux::Key;
 
-/// By the id of the stream whose message announced them.
+/// Keyed by the id of the carrier, the stream whose message announced them.
 #[derive(Debug, Default)]
 pub(super) struct Announced(HashMap<u32, Vec<Key>>);
 
 impl Announced {
-    /// As many again may pile up before those are forgotten for which nobody waits any more.
+    /// Entries that are answered are removed when the list would have to grow.
     pub(super) fn add(&mut self, carrier: Key, children: &[Key], waits: impl Fn(Key) -> bool) {
         if children.is_empty() {
             return;
@@ -24,7 +24,7 @@ impl Announced {
         known.extend(children);
     }
 
-    /// Nobody reads what this carrier sends. Some of these may have been taken up before.
+    /// The streams that the carrier announced. Some may have been answered.
     pub(super) fn take(&mut self, carrier: u32) -> Vec<Key> {
         self.0.remove(&carrier).unwrap_or_default()
     }

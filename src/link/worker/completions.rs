@@ -1,4 +1,4 @@
-//! What the kernel's completions, and helpers' answers, mean for a stream.
+//! Reports completions and helpers' results to streams.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;

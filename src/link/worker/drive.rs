@@ -1,4 +1,4 @@
-//! Does what a stream says is to be done.
+//! Performs the actions that a stream returns.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
@@ -19,11 +19,11 @@ use crate::sys::{closer, readable, unread};
 use crate::wire::recipe::{Recipe, decode_all};
 
 impl Pair {
-    /// Until there is nothing more to be done for it; then it goes, if it is over.
+    /// Performs all actions of a stream and removes the stream if it is over.
     pub(super) fn drive(&mut self, at: usize, ctx: &mut Ctx) {
         let Some(key) = self.locals.get(at).map(|local| local.stream.key()) else { return };
         let choked = closer::is_choked();
-        // One stream's end may be that of others, and of this one.
+        // An action may end other streams, and this one.
         while let Some(local) = self.locals.at((at, key))
             && let Some(action) = local.stream.poll(&self.mux, choked, local.io.speaks_as.is_some())
         {

@@ -1,4 +1,4 @@
-//! What the mux says of a pair's streams, and what other threads ask of them.
+//! Applies mux events and the commands of other threads to the streams of a pair.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! A stream's local end: the fd, and what the kernel and helpers have of it. Does what the stream (`crate::stream`) says.
+//! A stream's local end: the fd, its operations in flight and its buffers.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -14,15 +14,15 @@ use crate::sys::scm::Credentials;
 use crate::sys::unix;
 
 pub(super) struct Io {
-    /// None: there is none yet, or no more.
+    /// `None` before it is attached and after both directions ended.
     pub(super) fd: Option<Fd>,
-    /// What lives as long as the end does.
+    /// State that must live as long as the local end.
     pub(super) keeps: Keeps,
     pub(super) ops: Ops,
     filling: Option<Filling>,
     /// What waits for room in a socket that does not block.
     stalled: Option<Box<Op>>,
-    /// For the message in front.
+    /// Fds made for the first message.
     pub(super) made: Vec<OwnedFd>,
     /// What is written here goes to a terminal.
     terminal: bool,
@@ -30,7 +30,7 @@ pub(super) struct Io {
     pub(super) speaks_as: Option<Box<Credentials>>,
 }
 
-/// In flight.
+/// Operations in flight.
 #[derive(Debug, Default)]
 pub(super) struct Ops {
     pub(super) source: Option<OpId>,

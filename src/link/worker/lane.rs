@@ -35,7 +35,7 @@ pub(super) struct LaneEnd {
     guard: Guard,
     inward: Inward,
     outward: Outward,
-    /// Of a link that goes on with a lane.
+    /// The resume handshake, until it is complete.
     resuming: Option<Box<Resuming>>,
     closed: bool,
 }
@@ -70,10 +70,15 @@ impl LaneEnd {
         Self { lane, number, fd: Rc::new(fd), guard, inward, outward, resuming: None, closed: false }
     }
 
-    /// The first link of the lane was lost.
+    /// This link takes over from a lost one.
     pub(super) fn resume(&mut self, track: &mut Track) {
         self.resuming = Some(Box::default());
         self.outward.link = track.resume_frame();
+    }
+
+    /// Whether the resume handshake is incomplete.
+    pub(super) fn is_resuming(&self) -> bool {
+        self.resuming.is_some()
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -94,13 +99,14 @@ impl LaneEnd {
         *op = None;
     }
 
-    /// The peer is to know that no other link will follow. If something is on its way, its own next try tells it.
+    /// Sends close_notify, so that the peer does not wait for a new link. Skipped while a send is in flight: then the peer
+    /// learns it when it dials.
     pub(super) fn say_end(&mut self) {
         let mut alert = Vec::new();
         if self.closed || self.outward.op.is_some() || self.guard.say_end(&mut alert).is_err() {
             return;
         }
-        // It fits, or the link is so full that its loss is what the peer sees.
+        // Best effort: a full socket buffer is treated by the peer as a lost link.
         let _ = send(self.fd.as_raw_fd(), &alert, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
     }
 
@@ -154,7 +160,7 @@ impl LaneEnd {
             return Ok(());
         }
         let count = match done.result {
-            // Of a session that both leave it may be the end; else no word was said of an end.
+            // If the session is leaving, this may be its orderly end. Otherwise an end is announced by close_notify.
             Ok(0) if tracks[self.lane.index()].resumes() && !mux.is_leaving() => {
                 return Err(End::Gone("link closed".into()));
             }
@@ -259,16 +265,16 @@ impl LaneEnd {
 
     fn on_resume(&mut self, body: &[u8], track: &mut Track) -> Result<(), End> {
         let Some(resuming) = &mut self.resuming else {
-            return Err(End::Broken("RESUME on a link that does not wait for it".into()));
+            return Err(End::Broken("RESUME on a link that does not resume a lane".into()));
         };
-        resuming.on_resume(self.lane, body, track)?;
+        resuming.on_resume(body, track)?;
         self.resuming.take_if(|resuming| resuming.is_over());
         Ok(())
     }
 
     fn check_resumed(&self) -> Result<(), End> {
         match &self.resuming {
-            Some(resuming) if !resuming.receives() => Err(End::Broken("the lane goes on before it may".into())),
+            Some(resuming) if !resuming.receives() => Err(End::Broken("lane data before RESUME".into())),
             _ => Ok(()),
         }
     }

@@ -51,15 +51,15 @@ pub(super) type Tracks = [Track; 2];
 pub(super) struct Links {
     lanes: [Option<LaneEnd>; 2],
     tracks: Tracks,
-    /// Lost or replaced, and the kernel still holds something of them.
+    /// Closed links whose last operations have not completed.
     fading: Vec<LaneEnd>,
-    /// The next link's number, which the kernel's completions name.
+    /// Number of the next link. Completions carry it, so that an old link's completion is not taken for a new one's.
     next: usize,
-    /// Since when a lane is without a link.
+    /// When the session was suspended: a lane has lost its link.
     cut_us: Option<u64>,
-    /// Lanes that have had a link.
+    /// Lanes that had a link before.
     had: [bool; 2],
-    /// Lanes of which the node is to be told that they need another one.
+    /// Lanes that need a new link, until the node is told.
     lost: [bool; 2],
     /// Drained: our directions are shut, the peer's are still to end.
     closing: bool,
@@ -97,7 +97,7 @@ impl Links {
         lat.as_ref().and_then(LaneEnd::acknowledged_ms_ago).is_some_and(|ms| u64::from(ms) < limit_ms)
     }
 
-    /// A lane's link is lost: the lane goes on with the next one.
+    /// Closes the link of a lane, which waits for a new one.
     fn cut(&mut self, index: usize, ctx: &mut Ctx) {
         let Some(mut end) = self.lanes[index].take() else { return };
         end.close(ctx);
@@ -109,7 +109,7 @@ impl Links {
         self.cut_us.get_or_insert(ctx.now_us);
     }
 
-    /// Something of a link that is no more.
+    /// An operation of a closed link completed.
     fn on_faded(&mut self, what: What, number: usize, done: Done) {
         drop(done);
         for end in self.fading.iter_mut().filter(|end| end.number() == number) {
@@ -123,7 +123,7 @@ impl Links {
         self.had[index]
     }
 
-    /// Lanes that need another link, each told once.
+    /// Lanes that need a new link. Each is returned once.
     pub(super) fn take_lost(&mut self) -> impl Iterator<Item = Lane> {
         let lost = std::mem::take(&mut self.lost);
         Lane::ALL.into_iter().filter(move |lane| lost[lane.index()])
@@ -137,10 +137,10 @@ impl Pair {
         }
         let index = lane.index();
         match (&self.links.lanes[index], resumes && self.links.tracks[index].resumes()) {
-            // The peer has lost the link that is here, and knew so first.
+            // The peer noticed the loss first, and this link is half-open.
             (Some(_), true) => self.lose(lane, ctx),
             (Some(_), false) => return,
-            // It would begin a lane that is to go on.
+            // A link that does not resume must not restart a lane.
             (None, false) if self.links.has_had(index) => return,
             (None, _) => {}
         }
@@ -159,19 +159,20 @@ impl Pair {
             self.mux.was_away(ctx.now_us);
             self.mux.ping(ctx.now_us);
         }
-        self.say_resumed(ctx);
     }
 
-    /// When the last lane that was cut has a link again.
-    fn say_resumed(&mut self, ctx: &Ctx) {
-        let missing = self.links.lanes.iter().zip(self.links.had).any(|(lane, had)| had && lane.is_none());
-        if missing {
+    /// Ends the suspension when every lane has a link on which it goes on in both directions.
+    fn check_resumed(&mut self, ctx: &Ctx) {
+        let links = &mut self.links;
+        let Some(since) = links.cut_us else { return };
+        let suspended = |(lane, had): (&Option<LaneEnd>, bool)| had && lane.as_ref().is_none_or(LaneEnd::is_resuming);
+        if links.lanes.iter().zip(links.had).any(suspended) {
             return;
         }
-        if let Some(since) = self.links.cut_us.take() {
-            let ms = ctx.now_us.saturating_sub(since) / 1000;
-            tracing::info!(peer = %self.peer, "the session goes on, {ms} ms after its link was lost");
-        }
+        links.cut_us = None;
+        let ms = ctx.now_us.saturating_sub(since) / 1000;
+        let replayed: u64 = links.tracks.iter_mut().map(Track::take_replayed).sum();
+        tracing::info!(peer = %self.peer, "session resumed after {ms} ms; {replayed} bytes replayed");
     }
 
     pub(super) fn on_link_done(&mut self, what: What, number: usize, done: Done, ctx: &mut Ctx) {
@@ -204,12 +205,14 @@ impl Pair {
             }
             Err(e) => self.end(e, ctx),
         }
+        self.check_resumed(ctx);
     }
 
-    /// A link is lost, and the session is not.
+    /// A link is lost and the session is suspended.
     fn cut(&mut self, lane: Lane, why: &str, ctx: &mut Ctx) {
         if self.links.cut_us.is_none() {
-            tracing::warn!(peer = %self.peer, "{lane:?} {why}; the session waits for another link");
+            let grace_s = ctx.shared.grace_us / 1_000_000;
+            tracing::warn!(peer = %self.peer, "{lane:?} link: {why}; session suspended for up to {grace_s} s");
         }
         self.lose(lane, ctx);
     }
@@ -247,12 +250,13 @@ impl Pair {
                 self.end(e, ctx);
             }
         }
+        self.check_resumed(ctx);
         let mut lanes = self.links.lanes.iter().flatten();
         if lanes.any(|end| end.holds_up(&self.mux)) {
             ctx.engine.hurry();
         }
         let idle = self.links.lanes.iter().flatten().all(LaneEnd::is_idle);
-        // With a lane cut the peer may not have heard the last of it.
+        // While a lane is cut, the peer may lack its last frames.
         let whole = self.links.cut_us.is_none();
         if self.is_drained() && self.ended.is_none() && idle && whole {
             // Not closed before the peer has closed its side too: unread bytes would turn our last frames into a reset.
@@ -267,7 +271,7 @@ impl Pair {
         let links = &self.links;
         let waited_us = links.cut_us.map_or(0, |since| ctx.now_us.saturating_sub(since));
         if waited_us > ctx.shared.grace_us {
-            self.end(End::Gone("no link came in time".into()), ctx);
+            self.end(End::Gone("no new link within the grace time".into()), ctx);
             return false;
         }
         if links.lanes[Lane::Lat.index()].is_none() {
@@ -295,7 +299,7 @@ impl Pair {
         self.ended.is_none()
     }
 
-    /// Nothing is heard on a link that nobody has closed.
+    /// The peer is silent on a link that is not closed.
     fn on_silence(&mut self, why: String, ctx: &mut Ctx) {
         if self.links.closing {
             self.end(End::Drained, ctx);

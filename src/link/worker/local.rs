@@ -1,4 +1,4 @@
-//! The local ends of a session's streams, and whose end is whose.
+//! The local ends of a pair's streams, and how their ends depend on each other.
 
 use std::collections::HashMap;
 
@@ -17,11 +17,11 @@ pub(in crate::link) struct Local {
     pub(super) stream: Stream<Chunk>,
     pub(super) io: Io,
     pub(super) kin: Kin,
-    /// Who waits for the peer's yes or no.
+    /// Called with the peer's answer.
     pub(super) verdict: Option<Verdict>,
 }
 
-/// What else ends with it, and what it ends with.
+/// How this stream's end depends on other streams.
 pub(super) struct Kin {
     /// The stream whose message announced this one, when they end together (a command's stdio).
     pub(super) parent: Option<Box<Key>>,
@@ -48,7 +48,7 @@ impl Local {
     }
 }
 
-/// By their places, which are named in the kernel's completions, and by their streams.
+/// Indexed by slot, which completions carry, and by stream key.
 #[derive(Default)]
 pub(in crate::link) struct Locals {
     slots: Slab<Local>,
@@ -126,8 +126,8 @@ impl std::ops::IndexMut<usize> for Locals {
     }
 }
 
-/// Which streams' children still write, and who waits for the last of them to have written all. A parent may be gone
-/// before its children are.
+/// Counts the children of each stream that still write, and holds the callback for the last one. A parent may end before
+/// its children.
 #[derive(Default)]
 pub(super) struct Outputs(HashMap<Key, Output>);
 
@@ -154,7 +154,7 @@ impl Outputs {
         }
     }
 
-    /// Called when none writes (any more).
+    /// Calls `then` once no child writes.
     pub(super) fn when_done(&mut self, parent: Key, then: Notice) {
         match self.0.get_mut(&parent) {
             Some(output) => output.then = Some(then),
@@ -162,14 +162,14 @@ impl Outputs {
         }
     }
 
-    /// One has not written all: whoever waits for that must not take its end for it.
+    /// A child was cut off before it had written everything, so the callback must not run.
     pub(super) fn cut(&mut self, parent: Key) {
         if let Some(output) = self.0.get_mut(&parent) {
             output.then = None;
         }
     }
 
-    /// The session is over: nothing is told any more.
+    /// The session is over, so no callback may run.
     pub(super) fn cut_all(&mut self) {
         self.0.values_mut().for_each(|output| output.then = None);
     }

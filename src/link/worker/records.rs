@@ -1,4 +1,4 @@
-//! Where a link's frames are sealed: pooled buffers, record beside record.
+//! Seals frames into pooled buffers: one TLS record after the other, without an allocation for each.
 
 use crate::auth::Room;
 use crate::mux::Batch;

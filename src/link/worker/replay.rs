@@ -1,24 +1,24 @@
-//! What has left on a lane and the peer has not acknowledged: it is said again on the lane's next link.
+//! The replay buffer of one lane: frames that were sent and are not acknowledged. A new link replays them.
 //!
 //! ```text
-//!              acked                      next                     sent
-//!   ── forgotten ─┤──── on its way, kept ───┤── to be said again ────┤── still the mux's
+//!            acked                     next                   sent
+//!   ── freed ──┤── sent on this link ────┤── to be replayed ────┤── still in the mux
 //! ```
 //!
-//! Counted are the bytes of the lane's frames, before they are sealed: what is said again is sealed anew. Frames about a
-//! link itself are neither counted nor kept. When as much is kept as may be, nothing more is taken from the mux, and the
-//! streams' credit stops whoever writes.
+//! Offsets count plaintext bytes of the lane's frames, because replayed frames are sealed again with the new link's keys.
+//! PING, PONG, ACK and RESUME belong to a link, so they are neither counted nor kept. When the buffer is full, the driver
+//! stops taking frames from the mux, and flow control then stops the senders.
 
 use std::collections::VecDeque;
 
 use crate::mux::{Batch, Payload};
 
 pub(super) struct Replay<P> {
-    /// In order; the last one ends at `sent`.
+    /// In the order in which they were sent. The last batch ends at `sent`.
     kept: VecDeque<Kept<P>>,
     sent: u64,
     acked: u64,
-    /// Which of `kept` leaves next; behind them: the mux's.
+    /// Index into `kept` of the batch to send next. If it is `kept.len()`, the next batch comes from the mux.
     next: usize,
     spare: Option<Batch<P>>,
 }
@@ -33,7 +33,7 @@ impl<P: Payload> Replay<P> {
         Self { kept: VecDeque::new(), sent: 0, acked: 0, next: 0, spare: None }
     }
 
-    /// Bytes that wait for their acknowledgement.
+    /// Bytes that are not acknowledged.
     pub(super) fn held(&self) -> u64 {
         self.sent - self.acked
     }
@@ -43,20 +43,20 @@ impl<P: Payload> Replay<P> {
         self.spare.take().unwrap_or_default()
     }
 
-    /// It leaves now, and again if its link is lost before it is acknowledged.
+    /// Takes over a batch that is about to be sent.
     pub(super) fn keep(&mut self, batch: Batch<P>) {
-        assert!(self.next == self.kept.len(), "what is to be said again goes first");
+        assert!(self.next == self.kept.len(), "replayed batches are sent before new ones");
         let start = self.sent;
         self.sent += batch.bytes() as u64;
         self.kept.push_back(Kept { batch, start });
     }
 
-    /// Nothing of it is wanted.
+    /// Takes back a batch that was not used.
     pub(super) fn forget(&mut self, batch: Batch<P>) {
         self.recycle(batch);
     }
 
-    /// What is kept has left, and nobody wants it again.
+    /// Frees everything without waiting for an acknowledgement.
     pub(super) fn forget_all(&mut self) {
         let sent = self.sent;
         self.on_ack(sent).expect("as much as there is");
@@ -67,7 +67,7 @@ impl<P: Payload> Replay<P> {
         self.spare = Some(batch);
     }
 
-    /// What leaves next of what is kept, as slices.
+    /// The next batch to send, as slices, without the bytes that the peer has already.
     pub(super) fn take_next(&mut self) -> Option<impl Iterator<Item = &[u8]>> {
         let kept = self.kept.get(self.next)?;
         self.next += 1;
@@ -79,12 +79,12 @@ impl<P: Payload> Replay<P> {
         }))
     }
 
-    /// Whether something is kept that has not left on this link.
+    /// Whether a batch must be replayed on this link.
     pub(super) fn has_next(&self) -> bool {
         self.next < self.kept.len()
     }
 
-    /// The peer has got so much, counted from the session's birth. `None`: that can't be.
+    /// The peer has received `count` bytes since the session began. `None` if that is impossible.
     pub(super) fn on_ack(&mut self, count: u64) -> Option<()> {
         if !(self.acked..=self.sent).contains(&count) {
             return None;
@@ -94,14 +94,15 @@ impl<P: Payload> Replay<P> {
             && first.start + first.batch.bytes() as u64 <= count
         {
             let first = self.kept.pop_front().expect("there is one");
-            // What it has not been sent on this link it cannot have got, but by the one before.
+            // The peer may have received it on the previous link, before this one replays it.
             self.next = self.next.saturating_sub(1);
             self.recycle(first.batch);
         }
         Some(())
     }
 
-    /// Another link begins, to whose other end so much has come. `None`: that can't be.
+    /// A new link begins and the peer has received `count` bytes. Returns the number of bytes to replay, or `None` if the
+    /// count is impossible.
     pub(super) fn resume(&mut self, count: u64) -> Option<u64> {
         self.on_ack(count)?;
         self.next = 0;
@@ -116,7 +117,7 @@ impl<P: Payload> Replay<P> {
         self.next = 0;
     }
 
-    /// Memory that a burst needed is given back.
+    /// Frees memory that is not needed now.
     pub(super) fn shrink(&mut self) {
         if self.kept.is_empty() {
             self.kept.shrink_to(0);
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_come_is_said_again_from_its_very_byte() {
+    fn a_replay_begins_with_the_first_byte_that_the_peer_lacks() {
         let mut replay = sent(&[b"abc", b"def", b"ghi"]);
         assert_eq!(replay.on_ack(3), Some(()));
         assert_eq!(replay.resume(5), Some(4));
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_cut_while_it_is_said_again() {
+    fn a_second_cut_during_a_replay_loses_nothing() {
         let mut replay = sent(&[b"abc", b"def"]);
         replay.resume(1);
         assert_eq!(replay.take_next().unwrap().collect::<Vec<_>>().concat(), b"bc");
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn no_count_that_cannot_be_is_believed() {
+    fn impossible_counts_are_refused() {
         let mut replay = sent(&[b"abc"]);
         assert_eq!((replay.on_ack(4), replay.resume(4)), (None, None));
         replay.on_ack(2);

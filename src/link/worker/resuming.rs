@@ -1,31 +1,30 @@
-//! How a link goes on with a lane whose last link was lost.
+//! The handshake by which a new link takes over a lane whose previous link was lost.
 //!
 //! ```text
-//!   RESUME: what has come here ─▶      ◀─ RESUME: what has come there
-//!   RESUME, empty, and the lane behind it ─▶      ◀─ the same
+//!   RESUME(bytes received here) ─▶          ◀─ RESUME(bytes received there)
+//!   RESUME(), then the lane's bytes ─▶      ◀─ RESUME(), then the lane's bytes
 //! ```
 //!
-//! The lane may go on in the middle of a frame, so what comes before it has a parser of its own.
+//! The lane may continue in the middle of a frame. Therefore frames before the empty RESUME have a parser of their own.
 
 use super::links::End;
 use super::track::Track;
 use crate::wire::frame::{FrameType, HEADER_LEN, Header};
-use crate::wire::hello::Lane;
 use crate::wire::parser::Parser;
 
 #[derive(Default)]
 pub(super) struct Resuming {
     parser: Parser,
-    /// The peer has said what it has got: the lane may go on towards it.
+    /// The peer's offset is known, so that this side can replay.
     heard: bool,
-    /// And does.
+    /// This side has sent its empty RESUME.
     sends: bool,
-    /// The peer's lane has gone on.
+    /// The peer has sent its empty RESUME.
     receives: bool,
 }
 
 impl Resuming {
-    /// For what comes before the lane.
+    /// The parser to use until the peer's lane continues.
     pub(super) fn parser(&mut self) -> Option<&mut Parser> {
         (!self.receives).then_some(&mut self.parser)
     }
@@ -38,7 +37,7 @@ impl Resuming {
         self.sends
     }
 
-    /// Nothing is special about the link any more.
+    /// Both directions continue; the handshake is complete.
     pub(super) fn is_over(&self) -> bool {
         self.sends && self.receives
     }
@@ -46,21 +45,20 @@ impl Resuming {
     /// The peer's RESUME.
     ///
     /// # Errors
-    /// One too many, or a count that cannot be.
-    pub(super) fn on_resume(&mut self, lane: Lane, body: &[u8], track: &mut Track) -> Result<(), End> {
+    /// The frame is unexpected, or its count is impossible.
+    pub(super) fn on_resume(&mut self, body: &[u8], track: &mut Track) -> Result<(), End> {
         match (self.heard, body.is_empty()) {
             (false, _) => {
-                let again = track.on_resume(body)?;
-                tracing::debug!("{lane:?} goes on; {again} bytes are said again");
+                track.on_resume(body)?;
                 self.heard = true;
             }
             (true, true) if !self.receives => self.receives = true,
-            _ => return Err(End::Broken("one RESUME too many".into())),
+            _ => return Err(End::Broken("unexpected RESUME".into())),
         }
         Ok(())
     }
 
-    /// What is said in front of the lane, once it may go on.
+    /// The empty RESUME, once, when this side may continue.
     pub(super) fn begin_to_send(&mut self) -> Option<[u8; HEADER_LEN]> {
         let begins = self.heard && !self.sends;
         self.sends = self.heard;

@@ -1,8 +1,8 @@
-//! One lane of a session, whichever link carries it: what has come, what has left and is not acknowledged.
+//! The state of one lane that outlives its links: the parser, the receive offset and the replay buffer.
 //!
 //! ```text
-//!   link ──frames──▶ parser ──▶ mux        `received`: told by ACK, and by RESUME on the next link
-//!   link ◀── replay ◀── mux                what is kept until the peer's ACK
+//!   link ──frames──▶ parser ──▶ mux      `received` is reported by ACK, and by RESUME on a new link
+//!   link ◀── replay buffer ◀── mux       frames stay in the buffer until the peer acknowledges them
 //! ```
 
 use super::links::End;
@@ -19,12 +19,14 @@ pub(super) struct Track {
     lane: Lane,
     pub(super) parser: Parser,
     pub(super) replay: Replay<Chunk>,
-    /// Bytes of the peer's frames that the mux has got, and how many of them the peer knows of.
+    /// Bytes of the peer's frames that reached the mux, and how many of them were reported to the peer.
     received: u64,
     told: u64,
-    /// An ACK is due whatever came since.
+    /// A tick has passed: report even a few bytes.
     due: bool,
-    /// So much may be kept; `None`: the session ends with its links, and nothing is.
+    /// Bytes replayed on new links.
+    replayed: u64,
+    /// The replay buffer's limit in bytes. `None` if the session cannot be resumed, so that nothing is kept.
     bound: Option<u64>,
 }
 
@@ -32,24 +34,33 @@ impl Track {
     pub(super) fn new(lane: Lane, agreed: Agreed) -> Self {
         let whole = if lane == Lane::Lat { REPLAY_LAT } else { REPLAY_BULK };
         let bound = agreed.has(RESUME).then(|| whole / u64::from(agreed.pairs.max(1)));
-        Self { lane, parser: Parser::default(), replay: Replay::new(), received: 0, told: 0, due: false, bound }
+        Self {
+            lane,
+            parser: Parser::default(),
+            replay: Replay::new(),
+            received: 0,
+            told: 0,
+            due: false,
+            replayed: 0,
+            bound,
+        }
     }
 
     pub(super) fn resumes(&self) -> bool {
         self.bound.is_some()
     }
 
-    /// Frames of this lane have come, so many bytes of them.
+    /// Counts bytes of the peer's frames.
     pub(super) fn on_received(&mut self, bytes: usize) {
         self.received += bytes as u64;
     }
 
-    /// Whether no more may be taken from the mux before the peer has acknowledged something.
+    /// Whether the driver must wait for an ACK before it takes more frames from the mux.
     pub(super) fn is_full(&self) -> bool {
         self.bound.is_some_and(|bound| self.replay.held() >= bound)
     }
 
-    /// Whether something is to leave: what is to be said again, or the mux's next batch, which is kept from now on.
+    /// Makes the next batch available: one to replay, or a new one from the mux. Returns whether there is one.
     pub(super) fn refill(&mut self, mux: &mut Mux<Chunk>, budget: usize) -> bool {
         if self.replay.has_next() {
             return true;
@@ -64,31 +75,31 @@ impl Track {
             return false;
         }
         if self.resumes() {
-            // It stays until its ACK, and must not keep much more memory than it fills.
+            // A small frame must not pin a large receive buffer until it is acknowledged.
             batch.compact();
         }
         self.replay.keep(batch);
         true
     }
 
-    /// What left last has left for good, where nothing is kept.
+    /// The batch was sealed. A session that cannot be resumed frees it now.
     pub(super) fn on_sealed(&mut self) {
         if self.bound.is_none() {
             self.replay.forget_all();
         }
     }
 
-    /// The link is lost.
+    /// The link was lost.
     pub(super) fn on_cut(&mut self) {
         self.parser.rewind();
     }
 
-    /// What the other end of the next link must know.
+    /// The RESUME frame for a new link.
     pub(super) fn resume_frame(&mut self) -> Vec<u8> {
         self.count(FrameType::Resume)
     }
 
-    /// The peer is to hear what has come, of this lane.
+    /// The ACK frame that is due, if any.
     pub(super) fn ack(&mut self) -> Option<Vec<u8>> {
         let news = self.received - self.told;
         let bound = self.bound?;
@@ -96,7 +107,7 @@ impl Track {
         due.then(|| self.count(FrameType::Ack))
     }
 
-    /// What has come by now is acknowledged soon, however little it is.
+    /// Called twice a second: acknowledges also what is below the threshold, so that an idle peer frees its buffer.
     pub(super) fn tick(&mut self) {
         self.due = self.bound.is_some();
         self.replay.shrink();
@@ -112,27 +123,33 @@ impl Track {
     /// The peer's ACK of this lane.
     ///
     /// # Errors
-    /// It counts what was never sent.
+    /// The peer acknowledges bytes that were never sent.
     pub(super) fn on_ack(&mut self, body: &[u8]) -> Result<(), End> {
         let count = self.counted(body)?;
         self.replay.on_ack(count).ok_or_else(|| impossible(self.lane, count))
     }
 
-    /// The peer's RESUME. Returns how many bytes are said again.
+    /// The peer's RESUME: replays what it has not received.
     ///
     /// # Errors
     /// As `on_ack`.
-    pub(super) fn on_resume(&mut self, body: &[u8]) -> Result<u64, End> {
+    pub(super) fn on_resume(&mut self, body: &[u8]) -> Result<(), End> {
         let count = self.counted(body)?;
-        self.replay.resume(count).ok_or_else(|| impossible(self.lane, count))
+        self.replayed += self.replay.resume(count).ok_or_else(|| impossible(self.lane, count))?;
+        Ok(())
+    }
+
+    /// Bytes replayed since the last call.
+    pub(super) fn take_replayed(&mut self) -> u64 {
+        std::mem::take(&mut self.replayed)
     }
 
     fn counted(&self, body: &[u8]) -> Result<u64, End> {
         let count = body.try_into().map(u64::from_le_bytes).ok().filter(|_| self.bound.is_some());
-        count.ok_or_else(|| End::Broken("a count of bytes that was not agreed, or none".into()))
+        count.ok_or_else(|| End::Broken("ACK or RESUME without a count, or in a session that cannot be resumed".into()))
     }
 }
 
 fn impossible(lane: Lane, count: u64) -> End {
-    End::Broken(format!("{count} bytes on {lane:?} are acknowledged, and that cannot be"))
+    End::Broken(format!("the peer acknowledges {count} bytes on {lane:?}, which were not sent"))
 }

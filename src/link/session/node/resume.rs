@@ -1,5 +1,5 @@
-//! A link that is lost: whoever had dialled it dials another one, and the other node too if it can, somewhat later: one of
-//! the two may have ended, and it is told by the machine that refuses, or by the process that is there now.
+//! Replaces lost links. The node that dialled the session dials again at once. The other node also dials, one second
+//! later, if it has an address for the peer: that finds out whether the peer's process still exists.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ impl Node {
         Some(Lost { session: id, role, peer, dialled, addr, pair: session.pairs[index].clone()?, hello })
     }
 
-    /// Until there is a link, or the peer knows nothing of the session, or this side has given it up.
+    /// Dials until the lane has a link, the peer no longer has the session, or this node has ended it.
     fn dial_again(&self, lost: &Lost) {
         let mut pause = Duration::from_millis(RESUME_FIRST_MS);
         if !lost.dialled {
@@ -64,7 +64,7 @@ impl Node {
             match dial(&lost.addr, &lost.hello, Duration::from_millis(HELLO_DEADLINE_MS), self.access()) {
                 Ok(conn) => return self.go_on(conn, lost),
                 Err(e) if e.refused || e.duplicate => return end(lost, &e.text),
-                // A link that is lost refuses nobody. The process that had the session's other half has ended.
+                // ECONNREFUSED comes from a live machine: the process that held the other half of the session has ended.
                 Err(e) if e.nobody && nobody.get_or_insert(begun).elapsed() > Duration::from_millis(NOBODY_MS) => {
                     return end(lost, &e.text);
                 }
@@ -101,5 +101,5 @@ impl Node {
 }
 
 fn end(lost: &Lost, why: &str) {
-    lost.pair.inbox.push(Cmd::End { pair: lost.pair.pair, reason: format!("its session can't go on: {why}") });
+    lost.pair.inbox.push(Cmd::End { pair: lost.pair.pair, reason: format!("cannot resume: {why}") });
 }
