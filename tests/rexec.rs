@@ -204,7 +204,11 @@ fn either_machine_may_be_the_server() {
 /// A daemon of the caller's machine with a session to the very server that rexec names.
 #[track_caller]
 fn carrying(pair: &Pair, users: &str) -> Running {
-    pair.lab.write(pair.near, "/etc/farside/node.toml", &format!("[local]\nusers = {users}\n"));
+    carrying_with(pair, &format!("[local]\nusers = {users}\n"))
+}
+
+fn carrying_with(pair: &Pair, config: &str) -> Running {
+    pair.lab.write(pair.near, "/etc/farside/node.toml", config);
     let port = PORT.to_string();
     let daemon =
         pair.lab.spawn(pair.near, &[bin("udsproxyd"), "1", DPU_ADDR, "7776", HOST_ADDR, &port, "--log", "debug"]);
@@ -286,7 +290,9 @@ fn who_may_not_ask_and_what_is_no_pipe_go_their_own_way() {
 #[test]
 fn a_carried_command_ends_with_its_client_its_daemon_or_its_link() {
     let pair = Pair::on_the_host();
-    let daemon = carrying(&pair, "[]");
+    // With a grace time it outlives both, for so long.
+    let config = "[session]\ngrace = 0\n";
+    let daemon = carrying_with(&pair, config);
     let mut near = pair.talk("killing_the_client_kills_the_whole_tree", &["70011"]);
     near.hear("READY");
     let alive = || pair.processes_with("70011") == 4;
@@ -306,7 +312,7 @@ fn a_carried_command_ends_with_its_client_its_daemon_or_its_link() {
     near.say("go");
     near.ends();
     drop(daemon);
-    let _daemon = carrying(&pair, "[]");
+    let _daemon = carrying_with(&pair, config);
     let mut near = pair.talk("losing_the_other_machine_ends_the_client_with_255", &["70013", "20"]);
     near.hear("READY");
     pair.lab.cut("drop");
