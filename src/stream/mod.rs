@@ -286,7 +286,8 @@ impl<P: Payload> Stream<P> {
             _ => mux.room(self.key),
         };
         match self.source.poll(kind, room, choked)? {
-            SourceAction::ShutReads if !kind.is_socket() || self.shared => None,
+            // Of a stream that is closed the close has done it, and there may be no fd any more.
+            SourceAction::ShutReads if !kind.is_socket() || self.shared || self.is_closed() => None,
             action => Some(action),
         }
     }

@@ -202,6 +202,23 @@ fn a_shared_socket_is_never_shut() {
 }
 
 #[test]
+fn a_stream_that_is_closed_asks_nothing_of_its_local_end() {
+    let mut world = world(Some(Kind::Socket));
+    world.next();
+    world.arrives(b"a");
+    world.all();
+    world.stream.source.on_done();
+    world.stream.on_eof(true, true);
+    world.all();
+    assert!(world.stream.is_closed() && !world.stream.is_over(), "the cancelled write is in flight");
+    // The driver has given the fd up. The peer says that nobody reads, and that nothing follows.
+    world.stream.on_read_closed(false);
+    world.stream.on_read_closed(true);
+    world.stream.sink.on_fin();
+    assert_eq!(world.all(), []);
+}
+
+#[test]
 fn a_close_that_is_to_be_a_reset_waits_for_the_read_and_for_the_helper() {
     let mut world = world(Some(Kind::Socket));
     world.next();
