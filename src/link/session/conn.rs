@@ -49,23 +49,30 @@ impl FirstCame {
     }
 }
 
+/// What kept a dialler from a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The listener knows of another session between the same two nodes.
+    Duplicate,
+    /// The listener has said no, in its own words.
+    Refused,
+    /// Its machine says that nobody listens (ECONNREFUSED).
+    Nobody,
+    Other,
+}
+
 /// Why there is no connection; one line for a person.
 #[derive(Debug)]
 pub struct DialError {
     pub text: String,
-    /// The listener knows of another session between the same two nodes.
-    pub duplicate: bool,
-    /// The listener has said no, in its own words.
-    pub refused: bool,
-    /// Its machine says that nobody listens (ECONNREFUSED).
-    pub nobody: bool,
+    pub failure: Failure,
     /// What the listener has proven, if it came to a HELLO.
     pub(super) key: Option<PublicKey>,
 }
 
 impl DialError {
     fn new(text: String) -> Self {
-        Self { text, duplicate: false, refused: false, nobody: false, key: None }
+        Self { text, failure: Failure::Other, key: None }
     }
 }
 
@@ -168,7 +175,7 @@ pub(super) fn dial_any(
         match dial_one(target, hello, Instant::now() + share, access) {
             Ok(conn) => return Ok(conn),
             // The right one, and not the time for another session.
-            Err(e) if e.duplicate => return Err(e),
+            Err(e) if e.failure == Failure::Duplicate => return Err(e),
             Err(e) => last = e,
         }
     }
@@ -275,7 +282,8 @@ fn dial_one(target: SocketAddr, hello: &Hello, deadline: Instant, access: &Acces
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     let stream = TcpStream::connect_timeout(&target, left).map_err(|e| {
         let nobody = e.kind() == io::ErrorKind::ConnectionRefused;
-        DialError { nobody, ..DialError::new(format!("connect to {target}: {e}")) }
+        let failure = if nobody { Failure::Nobody } else { Failure::Other };
+        DialError { failure, ..DialError::new(format!("connect to {target}: {e}")) }
     })?;
     let mut dialling = Dialling { stream, target, deadline };
     tune(&dialling.stream, hello.role, hello.lane).map_err(|e| dialling.failed("socket options for", &e))?;
@@ -301,11 +309,11 @@ fn dial_one(target: SocketAddr, hello: &Hello, deadline: Instant, access: &Acces
         }
         Verdict::Duplicate => {
             let text = format!("{target} has a session with this node already");
-            Err(DialError { duplicate: true, key: known.key, ..DialError::new(text) })
+            Err(DialError { failure: Failure::Duplicate, key: known.key, ..DialError::new(text) })
         }
         Verdict::Refused => {
             let text = format!("{target} refused: {}", peer.reason);
-            Err(DialError { refused: true, ..DialError::new(text) })
+            Err(DialError { failure: Failure::Refused, ..DialError::new(text) })
         }
     }
 }

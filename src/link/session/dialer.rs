@@ -3,7 +3,8 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::conn::{DialError, dial};
+use super::backoff::Backoff;
+use super::conn::{DialError, Failure, dial};
 use super::node::Node;
 use crate::errno::{OsResult, Step};
 use crate::limits::{BULK_AFTER_MS, DIAL_END_MS, HELLO_DEADLINE_MS, LINKS_MAX, REDIAL_FIRST_MS, REDIAL_MAX_MS};
@@ -33,16 +34,15 @@ pub fn keep_session(node: &Node, addr: String) -> OsResult<()> {
     Ok(())
 }
 
-/// When the next attempt is, and what has been said of the last one.
+/// When the next attempt is.
 struct Redial {
-    pause: Duration,
-    said: String,
+    backoff: Backoff,
     up: Option<Instant>,
 }
 
 impl Default for Redial {
     fn default() -> Self {
-        Self { pause: Duration::from_millis(REDIAL_FIRST_MS), said: String::new(), up: None }
+        Self { backoff: Backoff::new(REDIAL_FIRST_MS, REDIAL_MAX_MS), up: None }
     }
 }
 
@@ -52,40 +52,32 @@ impl Redial {
     fn is_early(&mut self, node: &Node) -> bool {
         let Some(since) = self.up.take() else { return false };
         if since.elapsed() >= Duration::from_millis(REDIAL_MAX_MS) {
-            self.pause = Duration::from_millis(REDIAL_FIRST_MS);
+            self.backoff.begin_again();
             return false;
         }
-        self.wait(node);
+        self.backoff.wait(node, Instant::now());
         node.has_session(None)
     }
 
     fn on_up(&mut self) {
-        self.said.clear();
+        self.backoff.forget_failures();
         self.up = Some(Instant::now());
     }
 
     fn on_failure(&mut self, node: &Node, e: &DialError) {
         // Also one that dialled first, and from an address that this node does not dial, is the peer that is dialled.
-        let is_here = e.duplicate && e.key.is_some() && node.learn(e.key);
-        // Once for each new reason: a peer that is down for a night must not fill the log.
-        if e.text != self.said {
+        let is_here = e.failure == Failure::Duplicate && e.key.is_some() && node.learn(e.key);
+        if self.backoff.is_news(&e.text) {
             match is_here {
                 true => tracing::info!("{e}, which it has dialled; programs here use that one"),
                 false => tracing::info!("no session yet: {e}; trying again"),
             }
-            self.said.clone_from(&e.text);
         }
         if is_here {
             self.up = Some(Instant::now());
         } else {
-            self.wait(node);
+            self.backoff.wait(node, Instant::now());
         }
-    }
-
-    /// Longer each time.
-    fn wait(&mut self, node: &Node) {
-        node.pause(self.pause);
-        self.pause = (self.pause * 2).min(Duration::from_millis(REDIAL_MAX_MS));
     }
 }
 

@@ -8,6 +8,7 @@ pub(super) mod access;
 #[cfg(test)]
 mod address_tests;
 mod answer;
+mod backoff;
 pub mod conn;
 mod dialer;
 mod door;

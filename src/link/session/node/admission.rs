@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::super::file_links::FilePlace;
 use super::{Node, Session, State};
-use crate::limits::{INITIAL_WINDOW, LINKS_MAX, SESSIONS_A_KEY, SESSIONS_MAX};
+use crate::limits::{LINKS_MAX, SESSIONS_A_KEY, SESSIONS_MAX};
 use crate::link::worker::inbox::PairRef;
 use crate::link::worker::peer::{Known, Peer};
 use crate::mux::Options;
@@ -129,9 +129,8 @@ impl Node {
         let pair = session.pairs[index].get_or_insert_with(|| PairRef { inbox: Arc::clone(inbox), pair: next }).pair;
         let peer = Arc::clone(&session.peer);
         state.next_pair += u64::from(begins);
-        let (window, peer_window) = (INITIAL_WINDOW, hello.initial_window);
-        let agreed = Agreed::with(hello, self.features(), self.workers());
-        let options = Options { dialer: dialled, window, peer_window, agreed, now_us: 0 };
+        let (peer_window, agreed) = (hello.initial_window, Agreed::with(hello, self.features(), self.workers()));
+        let options = Options { peer_window, agreed, ..Options::new(dialled) };
         self.0.changed.notify_all();
         let resumes = hello.resumes();
         Some(Admission::Link { pair, worker, options, peer, lane: hello.lane, begins, resumes })

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::Node;
 use super::admission::Admission;
 use crate::limits::{HELLO_DEADLINE_MS, NOBODY_MS, RESUME_FIRST_MS, RESUME_MAX_MS, RESUME_OTHER_MS};
-use crate::link::conn::{Conn, dial};
+use crate::link::conn::{Conn, Failure, dial};
+use crate::link::session::backoff::Backoff;
 use crate::link::worker::inbox::{Cmd, PairRef};
 use crate::link::worker::peer::Peer;
 use crate::wire::features::RESUMES;
@@ -15,8 +16,6 @@ use crate::wire::hello::{Hello, Lane, Role};
 
 /// A lane without a link.
 struct Lost {
-    session: u64,
-    role: Role,
     peer: Arc<Peer>,
     /// By this node.
     dialled: bool,
@@ -39,57 +38,52 @@ impl Node {
     fn lost(&self, pair: u64, lane: Lane) -> Option<Lost> {
         let mut state = self.state();
         state.lost.insert((pair, lane));
-        let at = |s: &&super::Session| s.pairs.iter().flatten().any(|p| p.pair == pair);
-        let session = state.sessions.iter().find(at)?;
+        let session = state.sessions.iter().find(|s| s.has_pair(pair))?;
         let (dialled, other) = (session.dialled, session.role == Role::Peer && state.expected.is(&session.peer));
         let addr = if dialled { session.addr.clone()? } else { state.dials.clone().filter(|_| other)? };
         let index = session.pairs.iter().position(|p| p.as_ref().is_some_and(|p| p.pair == pair))?;
-        let (id, role) = (session.id, session.role);
-        let mut hello = self.hello(role, lane, id, u16::try_from(index).expect("at most LINKS_MAX"));
+        let mut hello = self.hello(session.role, lane, session.id, u16::try_from(index).expect("at most LINKS_MAX"));
         hello.features |= RESUMES;
         let peer = Arc::clone(&session.peer);
-        Some(Lost { session: id, role, peer, dialled, addr, pair: session.pairs[index].clone()?, hello })
+        Some(Lost { peer, dialled, addr, pair: session.pairs[index].clone()?, hello })
     }
 
     /// Dials until the lane has a link, the peer no longer has the session, or this node has ended it.
     fn dial_again(&self, lost: &Lost) {
-        let mut pause = Duration::from_millis(RESUME_FIRST_MS);
         if !lost.dialled {
             self.pause(Duration::from_millis(RESUME_OTHER_MS));
         }
-        let mut said = String::new();
+        let mut backoff = Backoff::new(RESUME_FIRST_MS, RESUME_MAX_MS);
         let mut nobody: Option<Instant> = None;
         while self.has(lost) {
             let begun = Instant::now();
-            match dial(&lost.addr, &lost.hello, Duration::from_millis(HELLO_DEADLINE_MS), self.access()) {
+            let e = match dial(&lost.addr, &lost.hello, Duration::from_millis(HELLO_DEADLINE_MS), self.access()) {
                 Ok(conn) => return self.go_on(conn, lost),
-                Err(e) if e.refused || e.duplicate => return end(lost, &e.text),
-                // ECONNREFUSED comes from a live machine: the process that held the other half of the session has ended.
-                Err(e) if e.nobody && nobody.get_or_insert(begun).elapsed() > Duration::from_millis(NOBODY_MS) => {
-                    return end(lost, &e.text);
-                }
-                Err(e) if e.text != said => {
-                    tracing::info!(peer = %lost.peer, "no link yet: {e}; trying again");
-                    said = e.text;
-                }
-                Err(e) if !e.nobody => nobody = None,
-                Err(_) => {}
+                Err(e) => e,
+            };
+            nobody = (e.failure == Failure::Nobody).then(|| nobody.unwrap_or(begun));
+            // ECONNREFUSED comes from a live machine: the process that held the other half of the session has ended.
+            let is_gone = nobody.is_some_and(|since| since.elapsed() > Duration::from_millis(NOBODY_MS));
+            if is_gone || matches!(e.failure, Failure::Refused | Failure::Duplicate) {
+                return end(lost, &e.text);
             }
-            self.pause(pause.saturating_sub(begun.elapsed()).max(Duration::from_millis(RESUME_FIRST_MS)));
-            pause = (pause * 2).min(Duration::from_millis(RESUME_MAX_MS));
+            if backoff.is_news(&e.text) {
+                tracing::info!(peer = %lost.peer, "no link yet: {e}; trying again");
+            }
+            backoff.wait(self, begun);
         }
     }
 
     fn has(&self, lost: &Lost) -> bool {
         let state = self.state();
-        let mut sessions = state.sessions.iter().filter(|s| s.dialled == lost.dialled && s.role == lost.role);
-        let mut is_there =
-            || sessions.any(|s| s.id == lost.session && s.pairs.iter().flatten().any(|p| p.pair == lost.pair.pair));
-        state.lost.contains(&(lost.pair.pair, lost.hello.lane)) && is_there()
+        let pair = lost.pair.pair;
+        // A pair's number is never used again.
+        state.lost.contains(&(pair, lost.hello.lane)) && state.sessions.iter().any(|s| s.has_pair(pair))
     }
 
     fn go_on(&self, conn: Conn, lost: &Lost) {
-        let peer = Peer { known: conn.known.clone(), addr: conn.peer_addr, node: conn.peer.node, role: lost.role };
+        let peer =
+            Peer { known: conn.known.clone(), addr: conn.peer_addr, node: conn.peer.node, role: lost.hello.role };
         if !lost.peer.is(&peer) {
             return end(lost, "another node answers there");
         }

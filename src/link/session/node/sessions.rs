@@ -84,7 +84,7 @@ impl Node {
         self.state().lost.remove(&(pair, lane));
         self.0.inboxes[worker].push(Cmd::Link { pair, lane, fd, guard, options, peer, begins, resumes });
         // Retired since it was placed: the order to leave may have come too early for the worker.
-        let retired = |s: &Session| s.retired && s.pairs.iter().flatten().any(|p| p.pair == pair);
+        let retired = |s: &Session| s.retired && s.has_pair(pair);
         if self.state().sessions.iter().any(retired) {
             self.0.inboxes[worker].push(Cmd::Leave { pair });
         }
@@ -93,7 +93,7 @@ impl Node {
     /// The peer takes no new streams on one pair of a session, and so on none.
     pub(super) fn on_peer_leaving(&self, pair: u64) {
         let mut state = self.state();
-        let session = state.sessions.iter_mut().find(|s| s.pairs.iter().flatten().any(|p| p.pair == pair));
+        let session = state.sessions.iter_mut().find(|s| s.has_pair(pair));
         if let Some(session) = session
             && !session.retired
         {
@@ -105,9 +105,7 @@ impl Node {
     /// One pair is over: its session is.
     pub(super) fn on_pair_end(&self, pair: u64, why: &End) {
         let mut state = self.state();
-        let Some(at) = state.sessions.iter().position(|s| s.pairs.iter().flatten().any(|p| p.pair == pair)) else {
-            return;
-        };
+        let Some(at) = state.sessions.iter().position(|s| s.has_pair(pair)) else { return };
         if state.sessions[at].retired && *why == End::Drained {
             // A retired session's pairs end one by one, each with its last stream.
             state.sessions[at]
@@ -120,8 +118,7 @@ impl Node {
             }
         }
         let session = state.sessions.swap_remove(at);
-        let of_it = |pair: u64| session.pairs.iter().flatten().any(|p| p.pair == pair);
-        state.lost.retain(|(lost, _)| *lost != pair && !of_it(*lost));
+        state.lost.retain(|(lost, _)| *lost != pair && !session.has_pair(*lost));
         for other in session.pairs.iter().flatten().filter(|p| p.pair != pair) {
             other.inbox.push(Cmd::End { pair: other.pair, reason: format!("another link: {why}") });
         }
@@ -196,6 +193,10 @@ impl Peer {
 impl Session {
     pub(super) fn is_of(&self, id: u64, peer: &Peer) -> bool {
         self.id == id && self.peer.is(peer)
+    }
+
+    pub(super) fn has_pair(&self, pair: u64) -> bool {
+        self.pairs.iter().flatten().any(|p| p.pair == pair)
     }
 
     /// No new streams on it; it ends with its last one.
