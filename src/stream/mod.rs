@@ -273,17 +273,21 @@ impl<P: Payload> Stream<P> {
             self.reset = ForcedReset::Working;
             return Some(Action::ForceReset);
         }
+        if let Some(action) = self.poll_close() {
+            return Some(action);
+        }
         let key = self.key;
         if let Some(action) = self.sink.poll(|count| mux.tells_of(key, count), speaks) {
             return Some(Action::Sink(action));
         }
-        self.poll_close().or_else(|| self.poll_hangup())
+        self.poll_hangup()
     }
 
     fn poll_source(&mut self, kind: Kind, mux: &Mux<P>, choked: bool) -> Option<SourceAction> {
-        let room = match kind.row().reads {
-            Reads::Clients => u32::from(mux.is_open(self.key)),
-            _ => mux.room(self.key),
+        let key = self.key;
+        let room = || match kind.row().reads {
+            Reads::Clients => u32::from(mux.is_open(key)),
+            _ => mux.room(key),
         };
         match self.source.poll(kind, room, choked)? {
             // Of a stream that is closed the close has done it, and there may be no fd any more.
@@ -305,17 +309,10 @@ impl<P: Payload> Stream<P> {
         // When both directions have ended over there, it was a close: other holders of a shared socket must not feel it.
         let ended = self.source.is_ended();
         let closes = self.reset == ForcedReset::Done || (ended && self.shared);
-        if self.is(Kind::is_socket) && !closes {
-            // One that nobody else holds is shut down by its close; a helper that takes fds out of it holds another number
-            // of it.
-            return Some(Action::ShutWrites { unless_alone: ended && !self.source.has_seen_fds() });
-        }
-        self.poll_closed()
-    }
-
-    /// The sink has just been closed.
-    fn poll_closed(&mut self) -> Option<Action<P>> {
-        self.sink.poll(|_| true, false).map(Action::Sink)
+        // One that nobody else holds is shut down by its close; a helper that takes fds out of it holds another number of
+        // it.
+        let unless_alone = ended && !self.source.has_seen_fds();
+        (self.is(Kind::is_socket) && !closes).then_some(Action::ShutWrites { unless_alone })
     }
 
     fn poll_hangup(&mut self) -> Option<Action<P>> {

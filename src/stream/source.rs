@@ -324,8 +324,8 @@ impl Source {
 
     // ---- what is to be done --------------------------------------------------------------------------------------
 
-    /// `room`: bytes that the window allows. `choked`: fds must not be received.
-    pub(super) fn poll(&mut self, kind: Kind, room: u32, choked: bool) -> Option<SourceAction> {
+    /// `room`: asked for the bytes that the window allows. `choked`: fds must not be received.
+    pub(super) fn poll(&mut self, kind: Kind, room: impl FnOnce() -> u32, choked: bool) -> Option<SourceAction> {
         if self.flight == Flight::Cancel {
             self.flight = Flight::Cancelled;
             return Some(SourceAction::Cancel);
@@ -346,7 +346,7 @@ impl Source {
             }
             State::Idle(_) if self.finishing == Finishing::Asks => Some(SourceAction::SeeWhatIsLeft),
             State::Idle(next) => {
-                let need = if let Next::Record(len) = next { len.max(1) } else { 1 };
+                let (need, room) = (if let Next::Record(len) = next { len.max(1) } else { 1 }, room());
                 if room < need {
                     self.state = State::Starved(next);
                     return Some(SourceAction::WaitForRoom { need });

@@ -5,7 +5,6 @@ use bytes::Bytes;
 use super::*;
 use crate::limits::{INITIAL_WINDOW, PEEKS_A_TICK, RECORD_WINDOW};
 use crate::mux::{Mux, Options, Recipes};
-use crate::wire::features::Agreed;
 use crate::wire::frame::{FrameType, Header};
 use crate::wire::hello::Lane;
 
@@ -17,13 +16,7 @@ struct World {
 
 /// A stream that the peer has taken up, with a local end of that kind.
 fn world(kind: Option<Kind>) -> World {
-    let options = Options {
-        dialer: true,
-        window: INITIAL_WINDOW,
-        peer_window: INITIAL_WINDOW,
-        agreed: Agreed::default(),
-        now_us: 0,
-    };
+    let options = Options::new(true);
     let mut mux = Mux::new(options);
     let key = mux.open(1, Vec::new(), INITIAL_WINDOW).unwrap();
     let accept = Header { credit: RECORD_WINDOW, ..Header::new(FrameType::Accept, key.id()) };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ctx::Ctx;
-use super::inbox::{First, Notice, Pending, Terms, Verdict};
+use super::inbox::{First, Pending, Terms, Verdict};
 use super::pair::Pair;
 use super::peer::Incoming;
 use crate::errno::Errno;
@@ -185,10 +185,6 @@ impl Pair {
             self.outputs.begin(*parent);
         }
         local.stream.attach(kind, &self.records)
-    }
-
-    pub(super) fn when_children_done(&mut self, key: Key, then: Notice) {
-        self.outputs.when_done(key, then);
     }
 
     /// The command behind `key` has ended.

@@ -7,7 +7,7 @@ use super::ctx::Ctx;
 use super::guard::Guard;
 use super::lane::LaneEnd;
 use super::pair::Pair;
-use super::token::{Token, What};
+use super::token::What;
 use super::track::Track;
 use crate::errno::Errno;
 use crate::limits::{DEAD_AFTER_MS, EXCUSED_KERNEL_MS, HALF_CLOSED_MS, HELLO_DEADLINE_MS};
@@ -118,11 +118,6 @@ impl Links {
         self.fading.retain(|end| !end.is_over());
     }
 
-    /// Whether the lane has had a link.
-    fn has_had(&self, index: usize) -> bool {
-        self.had[index]
-    }
-
     /// Lanes that need a new link. Each is returned once.
     pub(super) fn take_lost(&mut self) -> impl Iterator<Item = Lane> {
         let lost = std::mem::take(&mut self.lost);
@@ -141,14 +136,14 @@ impl Pair {
             (Some(_), true) => self.lose(lane, ctx),
             (Some(_), false) => return,
             // A link that does not resume must not restart a lane.
-            (None, false) if self.links.has_had(index) => return,
+            (None, false) if self.links.had[index] => return,
             (None, _) => {}
         }
         let number = self.links.next;
         self.links.next += 1;
         let token = self.token(What::LinkRecv, number);
         let mut end = LaneEnd::new(lane, number, fd, guard);
-        if self.links.has_had(index) {
+        if self.links.had[index] {
             end.resume(&mut self.links.tracks[index]);
         }
         end.receive(ctx, token);
@@ -239,13 +234,12 @@ impl Pair {
         if self.links.closing {
             return;
         }
-        let (id, slot) = (What::LinkSend, self.slot());
-        let token = |number| Token { what: id, pair: slot, index: number }.pack();
         for index in 0..2 {
+            let idle = self.links.lanes[index].as_ref().filter(|end| end.is_idle());
+            let Some(token) = idle.map(|end| self.token(What::LinkSend, end.number())) else { continue };
             let links = &mut self.links;
             if let Some(end) = &mut links.lanes[index]
-                && end.is_idle()
-                && let Err(e) = end.transmit((&mut links.tracks, &mut self.mux), ctx, token(end.number()))
+                && let Err(e) = end.transmit((&mut links.tracks, &mut self.mux), ctx, token)
             {
                 self.end(e, ctx);
             }

@@ -279,7 +279,7 @@ impl Worker {
             Cmd::Reset { key, errno, .. } => pair.reset(key, errno, &mut ctx),
             Cmd::Answer { local, answer, .. } => pair.on_answer(local, answer, &mut ctx),
             Cmd::FinishChildren { key, .. } => pair.finish_children(key, &mut ctx),
-            Cmd::WhenChildrenDone { key, then, .. } => pair.when_children_done(key, then),
+            Cmd::WhenChildrenDone { key, then, .. } => pair.outputs.when_done(key, then),
             Cmd::Leave { .. } => pair.mux.leave(),
             Cmd::End { reason, .. } => pair.end(End::Gone(reason), &mut ctx),
             Cmd::Stop => unreachable!("taken above"),

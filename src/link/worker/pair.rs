@@ -83,10 +83,6 @@ impl Pair {
         self.locals.iter().map(one).collect::<String>() + &format!("{:?}", self.mux.books())
     }
 
-    pub(super) fn slot(&self) -> usize {
-        self.slot
-    }
-
     pub(super) fn token(&self, what: What, index: usize) -> u64 {
         Token { what, pair: self.slot, index }.pack()
     }

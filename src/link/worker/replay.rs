@@ -51,18 +51,14 @@ impl<P: Payload> Replay<P> {
         self.kept.push_back(Kept { batch, start });
     }
 
-    /// Takes back a batch that was not used.
-    pub(super) fn forget(&mut self, batch: Batch<P>) {
-        self.recycle(batch);
-    }
-
     /// Frees everything without waiting for an acknowledgement.
     pub(super) fn forget_all(&mut self) {
         let sent = self.sent;
         self.on_ack(sent).expect("as much as there is");
     }
 
-    fn recycle(&mut self, mut batch: Batch<P>) {
+    /// Takes back a batch that is not needed.
+    pub(super) fn recycle(&mut self, mut batch: Batch<P>) {
         batch.clear();
         self.spare = Some(batch);
     }

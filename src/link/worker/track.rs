@@ -56,7 +56,7 @@ impl Track {
     }
 
     /// Whether the driver must wait for an ACK before it takes more frames from the mux.
-    pub(super) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.bound.is_some_and(|bound| self.replay.held() >= bound)
     }
 
@@ -71,7 +71,7 @@ impl Track {
         let mut batch = self.replay.spare();
         mux.poll_transmit(self.lane, &mut batch, budget);
         if batch.is_empty() {
-            self.replay.forget(batch);
+            self.replay.recycle(batch);
             return false;
         }
         if self.resumes() {
