@@ -22,7 +22,6 @@ use bytes::Bytes;
 use farside::limits::{EARLY_CONTROL_MAX, INITIAL_WINDOW, OPEN_MAX, RECORD_MAX, RECORD_WINDOW};
 use farside::mux::{Batch, Event, Mux, Options};
 use farside::wire::WireResult;
-use farside::wire::features::Agreed;
 use farside::wire::frame::{FrameType, Header, flags};
 use farside::wire::hello::Lane;
 use seeds::for_seeds;
@@ -57,13 +56,7 @@ fn a_peer_that_says_anything_at_all_finds_no_panic_and_no_unbounded_queue() {
 
 /// A mux whose peer is the test.
 fn alone() -> Mux<Bytes> {
-    let options = Options {
-        dialer: false,
-        window: INITIAL_WINDOW,
-        peer_window: INITIAL_WINDOW,
-        agreed: Agreed::default(),
-        now_us: 0,
-    };
+    let options = Options::new(false);
     let mut mux = Mux::new(options);
     Lane::ALL.into_iter().for_each(|lane| mux.on_link_up(lane));
     mux
@@ -93,7 +86,7 @@ fn empty_frames_that_wait_are_bounded() {
 #[test]
 fn the_largest_record_leaves_as_soon_as_the_window_was_widened() {
     let record = vec![5; RECORD_MAX as usize];
-    let mut near: Mux<Bytes> = Mux::new(Options { dialer: true, ..options() });
+    let mut near: Mux<Bytes> = Mux::new(Options::new(true));
     let mut far = alone();
     Lane::ALL.into_iter().for_each(|lane| near.on_link_up(lane));
     let key = near.open(1, Vec::new(), INITIAL_WINDOW).unwrap();
@@ -132,10 +125,6 @@ fn the_largest_record_leaves_as_soon_as_the_window_was_widened() {
     println!("waited {waited} times");
 }
 
-fn options() -> Options {
-    Options { dialer: false, window: INITIAL_WINDOW, peer_window: INITIAL_WINDOW, agreed: Agreed::default(), now_us: 0 }
-}
-
 /// Everything that waits in `from` reaches `to`.
 fn carry(from: &mut Mux<Bytes>, to: &mut Mux<Bytes>) {
     use farside::wire::parser::{Parser, Step};
@@ -168,7 +157,7 @@ fn carry(from: &mut Mux<Bytes>, to: &mut Mux<Bytes>) {
 
 #[test]
 fn a_stream_whose_announcement_is_refused_ends_at_the_announcer() {
-    let mut near: Mux<Bytes> = Mux::new(Options { dialer: true, ..options() });
+    let mut near: Mux<Bytes> = Mux::new(Options::new(true));
     let mut far = alone();
     near.on_link_up(Lane::Lat);
     let key = near.announce(INITIAL_WINDOW).unwrap();
@@ -185,7 +174,7 @@ fn a_stream_whose_announcement_is_refused_ends_at_the_announcer() {
 
 #[test]
 fn a_stream_that_was_dropped_before_it_was_taken_up_ends_where_it_is_taken_up() {
-    let mut near: Mux<Bytes> = Mux::new(Options { dialer: true, ..options() });
+    let mut near: Mux<Bytes> = Mux::new(Options::new(true));
     let mut far = alone();
     near.on_link_up(Lane::Lat);
     let key = near.announce(INITIAL_WINDOW).unwrap();
@@ -204,7 +193,7 @@ fn a_stream_that_was_dropped_before_it_was_taken_up_ends_where_it_is_taken_up() 
 #[test]
 fn unread_reaches_the_other_program_once_and_only_if_it_was_said() {
     for unread in [true, false] {
-        let mut near: Mux<Bytes> = Mux::new(Options { dialer: true, ..options() });
+        let mut near: Mux<Bytes> = Mux::new(Options::new(true));
         let mut far = alone();
         near.on_link_up(Lane::Lat);
         let key = near.open(1, Vec::new(), INITIAL_WINDOW).unwrap();

@@ -14,33 +14,9 @@
 //! `connect` would, and exports nothing but what it interposes. When anything at all is missing, the local kernel's
 //! answer stands.
 
-// A dev build unwinds, which on stable Rust only std can. It shows that the code compiles; what is installed, and what
-// the tests load, is the release build.
-#[cfg(panic = "unwind")]
-extern crate std;
-
 mod ask;
 mod hooks;
 mod kernel;
+mod no_unwind;
 mod real;
 mod settings;
-
-/// Never reached: the release build has no panic path, and a test reads that `abort` is not imported.
-#[cfg(panic = "abort")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // SAFETY: abort takes nothing and does not return.
-    unsafe { libc::abort() }
-}
-
-// The prebuilt core names the routine that would unwind it. Nothing here unwinds, so it is a name and nothing behind it;
-// hidden, because a program's own Rust must not find it.
-#[cfg(panic = "abort")]
-core::arch::global_asm!(
-    ".pushsection .rodata",
-    ".hidden rust_eh_personality",
-    ".globl rust_eh_personality",
-    "rust_eh_personality:",
-    ".quad 0",
-    ".popsection",
-);

@@ -7,25 +7,22 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fchmod};
 
 use crate::errno::{OsResult, Step};
-use crate::sys::file;
+use crate::sys::{file, sealed};
 
 pub(super) fn make() -> OsResult<OwnedFd> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let nothing = memfd_create(c"farside-refused", flags).step("memfd_create")?;
+    let nothing = sealed::memfd(c"farside-refused", &[])?;
     fchmod(&nothing, Mode::empty()).step("fchmod")?;
-    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
-    fcntl(&nothing, FcntlArg::F_ADD_SEALS(seals)).step("F_ADD_SEALS")?;
     file::reopen(nothing.as_fd(), OFlag::O_PATH).step("open a placeholder")
 }
 
 #[cfg(test)]
 mod tests {
     use nix::errno::Errno;
+    use nix::fcntl::{FcntlArg, fcntl};
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
     use nix::sys::socket::{getsockopt, sockopt};

@@ -31,13 +31,12 @@ use super::worker::pair::Pair;
 use super::worker::peer::{Handler, Incoming, Known, Peer};
 use crate::errno::Errno;
 use crate::fdpass::{Maker, Pump};
-use crate::limits::{INITIAL_WINDOW, RECORDS_HELD_MAX};
+use crate::limits::RECORDS_HELD_MAX;
 use crate::mux::Options;
 use crate::mux::sim::Rng;
 use crate::ring::faulty::FaultyEngine;
 use crate::stream::Kind;
 use crate::sys::pool::Job;
-use crate::wire::features::Agreed;
 use crate::wire::hello::{Lane, Role};
 use crate::wire::service;
 
@@ -98,13 +97,7 @@ impl Side {
         let here = "127.0.0.1:1".parse().expect("an address");
         let known = Known { name: "sim".into(), key: None, bearer: None };
         let peer = Arc::new(Peer { known, addr: here, node: [0; 16], role: Role::Peer });
-        let options = Options {
-            dialer,
-            window: INITIAL_WINDOW,
-            peer_window: INITIAL_WINDOW,
-            agreed: Agreed::default(),
-            now_us: 0,
-        };
+        let options = Options::new(dialer);
         let begins = lane == Lane::Lat && !resumes;
         self.inbox.push(Cmd::Link { pair: PAIR, lane, fd, guard: Guard::Plain, options, peer, begins, resumes });
     }

@@ -12,7 +12,6 @@ use nix::errno::Errno;
 
 use super::{Batch, Event, Key, Mux, Options, Part, Recipes};
 use crate::limits::INITIAL_WINDOW;
-use crate::wire::features::Agreed;
 use crate::wire::frame::FrameType;
 use crate::wire::hello::Lane;
 use crate::wire::parser::{Parser, Step};
@@ -82,13 +81,7 @@ const RECORD: usize = usize::MAX;
 impl World {
     fn new(seed: u64) -> Self {
         let end = |dialer| {
-            let options = Options {
-                dialer,
-                window: INITIAL_WINDOW,
-                peer_window: INITIAL_WINDOW,
-                agreed: Agreed::default(),
-                now_us: 0,
-            };
+            let options = Options::new(dialer);
             let mut mux = Mux::new(options);
             Lane::ALL.into_iter().for_each(|lane| mux.on_link_up(lane));
             End { mux, parsers: Default::default(), streams: BTreeMap::new() }

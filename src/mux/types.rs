@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use crate::limits::{FDS_MAX, RECIPES_MAX};
+use crate::limits::{FDS_MAX, INITIAL_WINDOW, RECIPES_MAX};
 use crate::wire::features::Agreed;
 
 /// A stream: its slot, and its birth against the slot's next tenant. The id would not do: the peer may give it again.
@@ -84,4 +84,12 @@ pub struct Options {
     pub peer_window: u32,
     pub agreed: Agreed,
     pub now_us: u64,
+}
+
+impl Options {
+    /// Between two nodes of this version, with the usual windows. `dialer`: as the field.
+    pub fn new(dialer: bool) -> Self {
+        let window = INITIAL_WINDOW;
+        Self { dialer, window, peer_window: window, agreed: Agreed::default(), now_us: 0 }
+    }
 }

@@ -15,15 +15,14 @@
 //! must stay small, because a host runs hundreds: no std, no allocation, no lock; system calls only. It trusts no byte of
 //! its plan before that is decoded, and it has no fd but its socket while the command runs.
 
-// A dev build unwinds, which on stable Rust only std can. Nothing here uses it: the program has its own start.
-#[cfg(panic = "unwind")]
-extern crate std;
-
 mod caps;
 mod command;
 mod inherit;
 mod kernel;
 mod memory;
+// Where the shim has it.
+#[path = "../../ldpreload/src/no_unwind.rs"]
+mod no_unwind;
 mod passing;
 mod watch;
 
@@ -34,25 +33,6 @@ use kernel::{close_all_but, errno, send};
 // The prebuilt std of other programs names the C library; here nobody else does.
 #[link(name = "c")]
 unsafe extern "C" {}
-
-/// Never reached by what this program does; the process ends, and the daemon sees its socket's end.
-#[cfg(panic = "abort")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // SAFETY: abort takes nothing and does not return.
-    unsafe { libc::abort() }
-}
-
-// The prebuilt core names the routine that would unwind it. Nothing here unwinds, so it is a name and nothing behind it.
-#[cfg(panic = "abort")]
-core::arch::global_asm!(
-    ".pushsection .rodata",
-    ".hidden rust_eh_personality",
-    ".globl rust_eh_personality",
-    "rust_eh_personality:",
-    ".quad 0",
-    ".popsection",
-);
 
 const BY_HAND: &[u8] =
     b"rexec-supervisor: is started by rexec_server and farside host, for each command; not by hand\n";

@@ -95,23 +95,28 @@ fn breathe() {
     }
 }
 
-/// An fd that a program has sent: dropped, it is closed as above.
-#[derive(Debug)]
-pub struct Received(Option<OwnedFd>);
+/// An fd that a program has sent: dropped, it is closed by `close`.
+pub type Received = ClosedLater<false>;
 
-impl Received {
+/// A socket in which messages may be that nobody has read: dropped, it is closed by `close_unread`.
+pub type Unread = ClosedLater<true>;
+
+#[derive(Debug)]
+pub struct ClosedLater<const UNREAD: bool>(Option<OwnedFd>);
+
+impl<const UNREAD: bool> ClosedLater<UNREAD> {
     pub fn into_inner(mut self) -> OwnedFd {
         self.0.take().expect("taken once")
     }
 }
 
-impl From<OwnedFd> for Received {
+impl<const UNREAD: bool> From<OwnedFd> for ClosedLater<UNREAD> {
     fn from(fd: OwnedFd) -> Self {
         Self(Some(fd))
     }
 }
 
-impl Deref for Received {
+impl<const UNREAD: bool> Deref for ClosedLater<UNREAD> {
     type Target = OwnedFd;
 
     fn deref(&self) -> &OwnedFd {
@@ -119,44 +124,17 @@ impl Deref for Received {
     }
 }
 
-impl AsFd for Received {
+impl<const UNREAD: bool> AsFd for ClosedLater<UNREAD> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         (**self).as_fd()
     }
 }
 
-impl Drop for Received {
+impl<const UNREAD: bool> Drop for ClosedLater<UNREAD> {
     fn drop(&mut self) {
-        close(self.0.take());
-    }
-}
-
-/// A socket in which messages may be that nobody has read: dropped, it is closed by `close_unread`.
-#[derive(Debug)]
-pub struct Unread(Option<OwnedFd>);
-
-impl Unread {
-    pub fn into_inner(mut self) -> OwnedFd {
-        self.0.take().expect("taken once")
-    }
-}
-
-impl From<OwnedFd> for Unread {
-    fn from(socket: OwnedFd) -> Self {
-        Self(Some(socket))
-    }
-}
-
-impl AsFd for Unread {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_ref().expect("not taken").as_fd()
-    }
-}
-
-impl Drop for Unread {
-    fn drop(&mut self) {
-        if let Some(socket) = self.0.take() {
-            close_unread(socket);
+        match self.0.take() {
+            Some(socket) if UNREAD => close_unread(socket),
+            fd => close(fd),
         }
     }
 }

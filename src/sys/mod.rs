@@ -32,7 +32,7 @@ pub mod record_end;
 pub mod same_file;
 pub mod sched;
 pub mod scm;
-mod sealed;
+pub mod sealed;
 pub mod secret;
 pub mod seldom;
 pub mod shared_file;

@@ -15,7 +15,7 @@ const NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(0x8);
 
 /// # Errors
 /// The kernel's: no memory, or no fd.
-pub(super) fn memfd(name: &CStr, bytes: &[u8]) -> OsResult<OwnedFd> {
+pub fn memfd(name: &CStr, bytes: &[u8]) -> OsResult<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let made = match memfd_create(name, flags | NOEXEC_SEAL) {
         // An older kernel.

@@ -11,7 +11,6 @@ use farside::limits::{
 };
 use farside::mux::{Batch, Event, Key, Mux, Options, Recipes};
 use farside::wire::WireResult;
-use farside::wire::features::Agreed;
 use farside::wire::frame::{FrameType, Header, flags};
 use farside::wire::hello::Lane;
 
@@ -47,8 +46,7 @@ struct Victim {
 pub fn run(input: &[u8]) {
     let mut choices = Choices::new(input);
     let peer_window = choices.one_of(&[INITIAL_WINDOW, 0, 1, u32::MAX]);
-    let options =
-        Options { dialer: choices.flag(), window: INITIAL_WINDOW, peer_window, agreed: Agreed::default(), now_us: 0 };
+    let options = Options { peer_window, ..Options::new(choices.flag()) };
     let mut victim = Victim { mux: Mux::new(options), keys: Vec::new(), unconsumed: Vec::new(), now_us: 0 };
     Lane::ALL.into_iter().for_each(|lane| victim.mux.on_link_up(lane));
     let mut free_frames = 0;

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use farside::errno::Errno;
 use farside::limits::{INITIAL_WINDOW, RECORD_MAX, RECORD_WINDOW, WINDOW_MAX};
 use farside::mux::{Batch, Key, Mux, Options, Part, Recipes};
-use farside::wire::features::Agreed;
 use farside::wire::hello::Lane;
 use farside::wire::parser::{Parser, Step};
 
@@ -123,13 +122,7 @@ fn window(records: bool) -> u32 {
 impl World {
     fn new() -> Self {
         let end = |dialer| {
-            let options = Options {
-                dialer,
-                window: INITIAL_WINDOW,
-                peer_window: INITIAL_WINDOW,
-                agreed: Agreed::default(),
-                now_us: 0,
-            };
+            let options = Options::new(dialer);
             let mut mux = Mux::new(options);
             mux.on_link_up(Lane::Lat);
             End { mux, parsers: Default::default(), sides: BTreeMap::new() }
